@@ -1,0 +1,182 @@
+"""The decoder: Llama 3.2 and Qwen2 shapes over a vocabulary of speech units.
+
+    h = embedding[tokens]
+    per layer:  h += o_proj(attention(rope(qkv_proj(rmsnorm(h)))))
+                h += down_proj(swiglu(gate_up_proj(rmsnorm(h))))
+    logits = head(rmsnorm(h))
+
+B rows, T tokens in a row, D model width, H query heads, Hkv key and value heads, K head width, F
+the SwiGLU width. qkv_proj.weight is [q | k | v] of ((H + 2 Hkv) K, D), gate_up_proj.weight [gate |
+up] of (2F, D): one matmul each. Held against transformers' LlamaForCausalLM and Qwen2ForCausalLM;
+`hugging_face.py` has their names.
+"""
+
+import dataclasses
+import hashlib
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tresse.engine.config import ModelConfig
+from tresse.kernels.attention import attention
+from tresse.kernels.cross_entropy import cross_entropy
+from tresse.kernels.rmsnorm import add_rmsnorm
+from tresse.kernels.rope import rope, rope_tables
+from tresse.kernels.swiglu import swiglu
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+class Transformer(nn.Module):
+    """A causal language model; parameters and activations share one dtype, bf16 or fp32.
+
+    vocab_width: rows of the embedding and columns of the logits, padded; vocab_used: ids that
+    exist. Parameters hold what nn.Linear puts there until `init_weights` or a checkpoint fills
+    them; a large model is best built under torch.device("meta"), followed by `to_empty`.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_width: int, vocab_used: int) -> None:
+        super().__init__()
+        if not 0 < vocab_used <= vocab_width:
+            raise ValueError(f"vocab_used={vocab_used} is not in 1..vocab_width={vocab_width}")
+        self.config = config
+        self.vocab_width = vocab_width
+        self.vocab_used = vocab_used
+        self.embedding = nn.Embedding(vocab_width, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = AddRMSNorm(config.hidden_size, config.norm_eps)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.hidden_size, vocab_width, bias=False)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> torch.Tensor:
+        """Losses of the labels, (B, T) fp32 in nats; without labels the logits, (B, T, vocab_used).
+
+        tokens: (B, T) int64; labels: (B, T) int64, -100 where nothing is to be predicted (loss 0).
+        cu_seqlens, max_seqlen: the document mask, as `kernels.attention` takes it.
+        """
+        tables = self._rope_tables(tokens)
+        branch, residual = self.embedding(tokens), None
+        for layer in self.layers:
+            branch, residual = layer(branch, residual, tables, cu_seqlens, max_seqlen)
+        hidden, _ = self.norm(branch, residual)
+        tied = self.config.tie_embeddings
+        logits = F.linear(hidden, self.embedding.weight) if tied else self.head(hidden)
+        if labels is None:
+            return logits[..., : self.vocab_used]
+        return cross_entropy(logits, labels, self.vocab_used)
+
+    def hidden_states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Embeddings and output of each layer: num_layers + 1 of (B, T, D), the last one normed."""
+        tables = self._rope_tables(tokens)
+        branch, residual = self.embedding(tokens), None
+        states = [branch]
+        for layer in self.layers:
+            branch, residual = layer(branch, residual, tables, None, None)
+            states.append(branch + residual)
+        states[-1], _ = self.norm(branch, residual)
+        return tuple(states)
+
+    def num_parameters(self) -> int:
+        """Parameters, a tied head counted once, padded vocabulary rows included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Fill parameters: normal(0, init_std), ones for norms, zeros for biases and padded rows.
+
+        Each tensor has a generator of its own, seeded by its name, so that values depend neither on
+        the order nor on the device. Padded rows get no gradient: they stay zero, and exports may
+        leave them out.
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.copy_(_normal(parameter.shape, self.config.init_std, f"{seed}/{name}"))
+        self.embedding.weight[self.vocab_used :] = 0.0
+        if not self.config.tie_embeddings:
+            self.head.weight[self.vocab_used :] = 0.0
+
+    def _rope_tables(self, tokens: torch.Tensor) -> Tables:
+        config = self.config
+        scaling = config.rope_scaling and dataclasses.astuple(config.rope_scaling)
+        return rope_tables(
+            tokens.shape[1], config.head_dim, config.rope_theta, scaling, tokens.device
+        )
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each on the normed residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, K, F_ = config.hidden_size, config.head_dim, config.intermediate_size
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, K
+        num_qkv = config.num_heads + 2 * config.num_kv_heads
+        self.attention_norm = AddRMSNorm(D, config.norm_eps)
+        self.qkv_proj = nn.Linear(D, num_qkv * K, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.num_heads * K, D, bias=False)
+        self.mlp_norm = AddRMSNorm(D, config.norm_eps)
+        self.gate_up_proj = nn.Linear(D, 2 * F_, bias=False)
+        self.down_proj = nn.Linear(F_, D, bias=False)
+
+    def forward(
+        self,
+        branch: torch.Tensor,
+        residual: torch.Tensor | None,
+        tables: Tables,
+        cu_seqlens: torch.Tensor | None,
+        max_seqlen: int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the last layer's output, not yet added to the residual, and return this layer's so.
+
+        branch, residual: (B, T, D). The addition is left to the next norm, which reads both anyway.
+        """
+        x, residual = self.attention_norm(branch, residual)
+        x = self._attend(self.qkv_proj(x), tables, cu_seqlens, max_seqlen)
+        x, residual = self.mlp_norm(self.o_proj(x), residual)
+        return self.down_proj(swiglu(self.gate_up_proj(x))), cast(torch.Tensor, residual)
+
+    def _attend(
+        self,
+        qkv: torch.Tensor,
+        tables: Tables,
+        cu_seqlens: torch.Tensor | None,
+        max_seqlen: int | None,
+    ) -> torch.Tensor:
+        H, Hkv = self.num_heads, self.num_kv_heads
+        qk, v = qkv.unflatten(-1, (-1, self.head_dim)).split((H + Hkv, Hkv), dim=2)
+        q, k = rope(qk, *tables).split((H, Hkv), dim=2)
+        return attention(q, k, v, cu_seqlens, max_seqlen).flatten(2)
+
+
+class AddRMSNorm(nn.Module):
+    """Residual addition and RMSNorm; a module, so that ZeRO-3 gathers its weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(..., D) twice -> (normed sum, sum), both (..., D)."""
+        return add_rmsnorm(x, residual, self.weight, self.eps)
+
+
+def _normal(shape: torch.Size, std: float, key: str) -> torch.Tensor:
+    """Draw fp32 normals on the CPU, a pure function of the shape and the key."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.randn(shape, generator=generator) * std
