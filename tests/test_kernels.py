@@ -1,0 +1,232 @@
+"""Each function of `kernels` against its formula in fp64, forward and backward.
+
+The bound is relative to what PyTorch reaches with the formula written plainly in the same dtype:
+twice its error and one unit in the last place of the largest value.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tresse.kernels.attention import attention, document_mask
+from tresse.kernels.cross_entropy import cross_entropy
+from tresse.kernels.rmsnorm import add_rmsnorm, rmsnorm
+from tresse.kernels.rope import rope, rope_tables
+from tresse.kernels.swiglu import swiglu
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.bfloat16]
+SIZES = [(4, 64), (3, 123), (1, 1)]  # 123 is no power of two and odd, 1 is a mean over one
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def run(function: Callable, inputs: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Outputs and gradients of the inputs for a fixed random cotangent, in fp64."""
+    leaves = [x.to(dtype).requires_grad_() for x in inputs]
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    cotangents = [random(*y.shape, seed=9).to(y.dtype) for y in outputs]
+    grads = torch.autograd.grad(outputs, leaves, cotangents)
+    return [x.detach().double() for x in (*outputs, *grads)]
+
+
+def assert_as_accurate_as_pytorch(
+    function: Callable, formula: Callable, inputs: list[torch.Tensor], dtype: torch.dtype
+) -> None:
+    inputs = [x.to(dtype).double() for x in inputs]  # the rounding of the inputs is no error
+    exact = run(formula, inputs, torch.float64)
+    results = run(function, inputs, dtype), run(formula, inputs, dtype)
+    for i, (want, ours, plain) in enumerate(zip(exact, *results, strict=True)):
+        error, floor = ((x - want).abs().max().item() for x in (ours, plain))
+        ulp = torch.finfo(dtype).eps * want.abs().max().item()
+        assert error <= 2 * floor + ulp, f"result {i}: {error=:.3e} {floor=:.3e} {ulp=:.3e}"
+
+
+def rmsnorm_formula(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return weight * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_rmsnorm_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
+    inputs = [random(*size), random(size[1], seed=1)]
+    assert_as_accurate_as_pytorch(partial(rmsnorm, eps=1e-5), rmsnorm_formula, inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_add_rmsnorm_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
+    def formula(x, residual, weight):
+        return rmsnorm_formula(x + residual, weight), x + residual
+
+    inputs = [random(*size), random(*size, seed=1), random(size[1], seed=2)]
+    assert_as_accurate_as_pytorch(partial(add_rmsnorm, eps=1e-5), formula, inputs, dtype)
+
+
+def test_add_rmsnorm_without_residual_starts_the_stream():
+    x, weight = random(3, 5), random(5, seed=1)
+    normed, residual = add_rmsnorm(x, None, weight, 1e-5)
+    assert torch.equal(normed, rmsnorm(x, weight, 1e-5))
+    assert torch.equal(residual, x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(2, 7, 3, 64), (1, 1, 1, 2), (1, 13, 2, 6)])
+def test_rope_is_as_accurate_as_pytorch(size: tuple[int, ...], dtype: torch.dtype):
+    cos, sin = rope_tables(size[1], size[3], 10_000.0, None, CPU)
+
+    def formula(x):
+        half = size[3] // 2
+        table_cos, table_sin = cos.to(x.dtype)[:, None], sin.to(x.dtype)[:, None]
+        x1, x2 = x[..., :half], x[..., half:]
+        rotated = x1 * table_cos - x2 * table_sin, x1 * table_sin + x2 * table_cos
+        return torch.cat(rotated, -1)
+
+    assert_as_accurate_as_pytorch(lambda x: rope(x, cos, sin), formula, [random(*size)], dtype)
+
+
+def test_rope_turns_pair_i_at_position_t_by_t_times_theta_to_minus_2i_over_k():
+    K, theta = 8, 500.0
+    x = random(1, 11, 1, K)
+    y = rope(x, *rope_tables(11, K, theta, None, CPU))
+    turned = torch.complex(x[..., :4], x[..., 4:])
+    angles = torch.arange(11.0)[:, None] * theta ** (-2 * torch.arange(4, dtype=torch.float64) / K)
+    turned = turned * torch.polar(torch.ones_like(angles), angles)[:, None]
+    torch.testing.assert_close(y, torch.cat((turned.real, turned.imag), -1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_swiglu_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
+    def formula(gate_up):
+        gate, up = gate_up.chunk(2, -1)
+        return gate / (1 + (-gate).exp()) * up
+
+    inputs = [4 * random(size[0], 2 * size[1])]
+    assert_as_accurate_as_pytorch(swiglu, formula, inputs, dtype)
+
+
+def test_swiglu_is_finite_where_the_exponential_overflows():
+    gate_up = torch.tensor([[-1e4, 1e4, 1.0, 1.0]], requires_grad=True)
+    y = swiglu(gate_up)
+    y.sum().backward()
+    assert y.tolist() == [[0.0, 1e4]]
+    assert gate_up.grad is not None
+    assert gate_up.grad.tolist() == [[0.0, 1.0, 0.0, 1e4]]
+
+
+def attention_formula(q, k, v, cuts: list[int]):
+    """Softmax over the keys up to the query, one document and one head at a time."""
+    H, group = q.shape[2], q.shape[2] // k.shape[2]
+    flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))
+    documents = []
+    for start, stop in itertools.pairwise(cuts):
+        heads = []
+        for head in range(H):
+            qd = flat_q[start:stop, head]
+            kd, vd = flat_k[start:stop, head // group], flat_v[start:stop, head // group]
+            scores = qd @ kd.T / q.shape[3] ** 0.5
+            future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+            heads.append(scores.masked_fill(future, float("-inf")).softmax(-1) @ vd)
+        documents.append(torch.stack(heads, 1))
+    return torch.cat(documents).view(q.shape)
+
+
+# Heads: as many key heads as query heads, groups of 3 (no power of two), one key head for all.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [(2, 2), (6, 2), (3, 1)])
+@pytest.mark.parametrize("rows", [(2, 37), (1, 128)])  # a prime, a tile
+def test_attention_is_as_accurate_as_pytorch(
+    rows: tuple[int, int], heads: tuple[int, int], dtype: torch.dtype
+):
+    (B, T), (H, Hkv), K = rows, heads, 16
+    inputs = [random(B, T, H, K), random(B, T, Hkv, K, seed=1), random(B, T, Hkv, K, seed=2)]
+    cuts = list(range(0, B * T + 1, T))
+    formula = partial(attention_formula, cuts=cuts)
+    assert_as_accurate_as_pytorch(attention, formula, inputs, dtype)
+
+
+def test_attention_of_one_token_is_its_value():
+    q, k = (random(2, 1, heads, 16).float().requires_grad_() for heads in (6, 2))
+    v = random(2, 1, 2, 16, seed=2).float()
+    y = attention(q, k, v)
+    assert torch.equal(y, v.repeat_interleave(3, dim=2))
+    for grad in torch.autograd.grad(y.sum(), (q, k)):
+        torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_in_documents_is_as_accurate_as_pytorch(dtype: torch.dtype):
+    B, T, K = 2, 19, 16
+    cuts = [0, 1, 7, 19, 19, 19, 36, 38, 38]  # length 1, empty ones inside and at the end
+    inputs = [random(B, T, 4, K), random(B, T, 2, K, seed=1), random(B, T, 2, K, seed=2)]
+    function = partial(attention, cu_seqlens=torch.tensor(cuts, dtype=torch.int32))
+    formula = partial(attention_formula, cuts=cuts)
+    assert_as_accurate_as_pytorch(function, formula, inputs, dtype)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 9), st.data())
+def test_document_mask_is_causal_and_block_diagonal(B: int, T: int, data: st.DataObject):
+    interior = data.draw(st.lists(st.integers(0, B * T), max_size=8))
+    cuts = sorted([*interior, *range(0, B * T + 1, T)])
+    mask = document_mask(torch.tensor(cuts, dtype=torch.int32), B, T)
+    for row, query, key in itertools.product(range(B), range(T), range(T)):
+        start = max(cut for cut in cuts if cut <= row * T + query)
+        assert mask[row, 0, query, key].item() == (start <= row * T + key <= row * T + query)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_varlen_attention_agrees_with_the_mask_on_a_gpu():
+    B, T, K = 2, 190, 64
+    cuts = [0, 1, 70, 190, 190, 360, 380, 380]
+    inputs = [random(B, T, 4, K), random(B, T, 2, K, seed=1), random(B, T, 2, K, seed=2)]
+    cu_seqlens = torch.tensor(cuts, dtype=torch.int32, device="cuda")
+    formula = partial(attention_formula, cuts=cuts[:-1])
+
+    def function(q, k, v):
+        return attention(q.cuda(), k.cuda(), v.cuda(), cu_seqlens, 170).cpu()
+
+    assert_as_accurate_as_pytorch(function, formula, inputs, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(5, 128, 37), (3, 64, 64), (1, 1, 1)])  # 37: padded columns
+def test_cross_entropy_is_as_accurate_as_pytorch(size: tuple[int, int, int], dtype: torch.dtype):
+    N, V, num_classes = size
+    labels = torch.randint(num_classes, (N,), generator=torch.Generator().manual_seed(0))
+    labels[::2] = torch.where(torch.arange(len(labels[::2])) % 2 == 1, -100, labels[::2])
+
+    def formula(logits):
+        used = logits[:, :num_classes]
+        picked = used.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+        losses = used.logsumexp(1) - picked
+        return torch.where(labels == -100, 0.0, losses)
+
+    inputs = [3 * random(N, V)]
+    assert_as_accurate_as_pytorch(
+        lambda logits: cross_entropy(logits, labels, num_classes), formula, inputs, dtype
+    )
+
+
+def test_cross_entropy_is_fp32_and_exactly_zero_at_ignored_labels_and_padded_columns():
+    logits = (3 * random(2, 3, 128)).bfloat16().requires_grad_()
+    labels = torch.tensor([[1, -100, 36], [-100, 0, 5]])
+    losses = cross_entropy(logits, labels, 37)
+    losses.sum().backward()
+    assert losses.dtype == torch.float32
+    assert losses.shape == labels.shape
+    assert (losses == 0).tolist() == (labels == -100).tolist()
+    assert logits.grad is not None
+    assert not logits.grad[labels == -100].any()
+    assert not logits.grad[..., 37:].any()
+    assert logits.grad[labels != -100].any(-1).all()
