@@ -1,0 +1,93 @@
+"""Cloze items: which of two endings follows a prompt?
+
+An items file is JSON lines, one item per line:
+
+    {"task": "sSC", "id": "1", "prompt": "a/prompt", "correct": "a/ending", "incorrect": "b/ending"}
+
+`prompt`, `correct` and `incorrect` are keys of documents of the corpus beside the file; `prompt` is
+null where the choice is between two whole recordings (sWUGGY, sBLIMP). Every document is there in
+every language, so one item can be scored for each pair of prompt and ending language.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One choice between two documents."""
+
+    task: str
+    """Name of the set, such as sSC; accuracies are per task."""
+    id: str
+    """Name of the item, different from all others of its task."""
+    prompt: str | None
+    """Key of the document that comes first, or None."""
+    correct: str
+    """Key of the document that should be more likely."""
+    incorrect: str
+    """Key of the document that should be less likely."""
+
+
+def read_items(path: Path) -> Iterator[Item]:
+    """The items of a file in order, line by line.
+
+    Raises ValueError naming file and line: bad UTF-8 or JSON, a wrong field, an item seen before.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                item = parse(line)
+                check_new(item, number, seen)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            yield item
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """Write an items file; it appears under its name only when it is whole and on disk."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    seen: dict[tuple[str, str], int] = {}
+    try:
+        with part.open("x", encoding="utf-8", newline="\n") as file:
+            for number, item in enumerate(items, start=1):
+                check_new(item, number, seen)
+                file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def parse(line: bytes) -> Item:
+    """One item from one line."""
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"found a {type(record).__name__}, expected an object")
+    names = [field.name for field in fields(Item)]
+    if set(record) != set(names):
+        raise ValueError(f"found the fields {sorted(record)}, expected {sorted(names)}")
+    for name, value in record.items():
+        if not (isinstance(value, str) and value) and not (name == "prompt" and value is None):
+            raise ValueError(f"{name} is {value!r}, expected a string that is not empty")
+    if record["correct"] == record["incorrect"]:
+        raise ValueError(f"correct and incorrect are both {record['correct']!r}")
+    return Item(**record)
+
+
+def check_new(item: Item, number: int, seen: dict[tuple[str, str], int]) -> None:
+    """Note an item's name, or say where it was before."""
+    before = seen.setdefault((item.task, item.id), number)
+    if before != number:
+        raise ValueError(f"item {item.id!r} of {item.task} is there already, as number {before}")
