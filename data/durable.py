@@ -1,0 +1,65 @@
+"""Files and folders that are whole or absent: temporary name, sync, rename, sync of the folder."""
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def staged_folder(out: str | Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` at the end, and vanishes when something is raised.
+
+    ValueError when `out` holds anything. What a killed run leaves is named `{out}.{random}.tmp`.
+    """
+    out = Path(out).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; choose another or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in sorted(out.parent.iterdir()):
+        if left.name.startswith(f"{out.name}.") and left.suffix == ".tmp":
+            logger.warning("%s is left of a run that died, unless one is writing now", left)
+    folder = out.parent / f"{out.name}.{secrets.token_hex(4)}.tmp"
+    folder.mkdir()
+    try:
+        yield folder
+        sync_folder(folder)
+        commit(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; a copy where the file system has no links or is another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            sync(file.fileno())
+
+
+def sync(descriptor: int) -> None:
+    """Wait until what was written to an open file or folder is on the disk."""
+    os.fsync(descriptor)
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Rename a synced file or folder to its final name, and sync the folder that holds the name."""
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
