@@ -123,6 +123,17 @@ def test_swiglu_is_finite_where_the_exponential_overflows():
     assert gate_up.grad.tolist() == [[0.0, 1.0, 0.0, 1e4]]
 
 
+@pytest.mark.parametrize("name", ["rmsnorm", "rope", "swiglu"])
+def test_bf16_results_are_those_of_fp32_rounded_once(name: str):
+    function, inputs = {
+        "rmsnorm": (partial(rmsnorm, eps=1e-5), [random(5, 123), random(123, seed=1)]),
+        "rope": (lambda x: rope(x, *rope_tables(7, 64, 500.0, None, CPU)), [random(2, 7, 3, 64)]),
+        "swiglu": (swiglu, [random(5, 246)]),
+    }[name]
+    inputs = [x.bfloat16() for x in inputs]
+    assert torch.equal(function(*inputs), function(*(x.float() for x in inputs)).bfloat16())
+
+
 def attention_formula(q, k, v, cuts: list[int]):
     """Softmax over the keys up to the query, one document and one head at a time."""
     H, group = q.shape[2], q.shape[2] // k.shape[2]
