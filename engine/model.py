@@ -12,7 +12,10 @@ up] of (2F, D): one matmul each. Held against transformers' LlamaForCausalLM and
 """
 
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -173,6 +176,15 @@ class AddRMSNorm(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(..., D) twice -> (normed sum, sum), both (..., D)."""
         return add_rmsnorm(x, residual, self.weight, self.eps)
+
+
+@functools.cache
+def parameter_shapes(config: ModelConfig, vocab_width: int) -> Mapping[str, torch.Size]:
+    """Name and shape of every parameter, in order; nothing is allocated."""
+    with torch.device("meta"):
+        model = Transformer(config, vocab_width, vocab_width)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    return MappingProxyType(shapes)
 
 
 def _normal(shape: torch.Size, std: float, key: str) -> torch.Tensor:

@@ -1,0 +1,286 @@
+"""Our tensors under the names of transformers, and back: checkpoints, exports, pretrained weights.
+
+transformers keeps q, k and v and gate and up apart, and has no padded vocabulary rows. Everything
+here only cuts, joins and renames along the first dimension, so moments convert like weights and
+nothing is rounded:
+
+    embedding.weight                [V, D]          model.embed_tokens.weight, the used rows
+    layers.0.attention_norm.weight  [D]             model.layers.0.input_layernorm.weight
+    layers.0.qkv_proj.weight, .bias [(H+2Hkv)K, D]  model.layers.0.self_attn.{q,k,v}_proj.weight,
+    .bias layers.0.o_proj.weight          [D, HK]         model.layers.0.self_attn.o_proj.weight
+    layers.0.mlp_norm.weight        [D]             model.layers.0.post_attention_layernorm.weight
+    layers.0.gate_up_proj.weight    [2F, D]         model.layers.0.mlp.{gate,up}_proj.weight
+    layers.0.down_proj.weight       [D, F]          model.layers.0.mlp.down_proj.weight norm.weight
+    [D]             model.norm.weight head.weight                     [V, D]
+    lm_head.weight, the used rows; none when tied
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tresse.data.durable import staged_folder, sync
+from tresse.engine.config import ModelConfig
+from tresse.engine.model import parameter_shapes
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+VOCABULARY = {"embedding.weight": "model.embed_tokens.weight", "head.weight": "lm_head.weight"}
+
+
+def to_hf(
+    tensors: Mapping[str, torch.Tensor], config: ModelConfig, vocab_used: int
+) -> dict[str, torch.Tensor]:
+    """Cut and rename parameters, or their moments. Views, in any dtype, of any subset."""
+    out = {}
+    for name, tensor in tensors.items():
+        rows = _hf_parts(name, config)
+        if name in VOCABULARY:
+            rows = dict.fromkeys(rows, vocab_used)
+        used = tensor[: sum(rows.values())]
+        out |= zip(rows, used.split(list(rows.values())), strict=True)
+    return out
+
+
+def from_hf(
+    tensors: Mapping[str, torch.Tensor], config: ModelConfig, vocab_width: int
+) -> dict[str, torch.Tensor]:
+    """Join and rename all parts of any subset of the parameters; vocabulary rows pad with zeros.
+
+    Raises ValueError naming a tensor that is unknown, missing beside its siblings, or of another
+    shape.
+    """
+    names = {
+        hf: name for name in parameter_shapes(config, vocab_width) for hf in hf_names(name, config)
+    }
+    if unknown := sorted(set(tensors) - set(names)):
+        raise ValueError(f"unknown tensor {unknown[0]}; this model has {len(names)} others")
+
+    def read(hf_name: str) -> torch.Tensor:
+        if hf_name not in tensors:
+            raise ValueError(f"tensor {hf_name} is missing")
+        return tensors[hf_name]
+
+    present = dict.fromkeys(names[hf] for hf in tensors)
+    return {name: _join(name, read, config, vocab_width) for name in present}
+
+
+def hf_names(name: str, config: ModelConfig) -> tuple[str, ...]:
+    """Names in transformers of the parts of one of our parameters, in order."""
+    return tuple(_hf_parts(name, config))
+
+
+def _hf_parts(name: str, config: ModelConfig) -> dict[str, int]:
+    """Names of the parts and their rows; as a vocabulary may have any number, 0 stands there."""
+    if name in VOCABULARY:
+        return {VOCABULARY[name]: 0}
+    if name == "norm.weight":
+        return {"model.norm.weight": config.hidden_size}
+    _, layer, module, kind = name.split(".")
+    rows = _layer_parts(config)[module]
+    return {f"model.layers.{layer}.{part}.{kind}": count for part, count in rows.items()}
+
+
+def _layer_parts(config: ModelConfig) -> dict[str, dict[str, int]]:
+    D, H, Hkv, K = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+    qkv = {"q": H * K, "k": Hkv * K, "v": Hkv * K}
+    return {
+        "attention_norm": {"input_layernorm": D},
+        "qkv_proj": {f"self_attn.{part}_proj": rows for part, rows in qkv.items()},
+        "o_proj": {"self_attn.o_proj": D},
+        "mlp_norm": {"post_attention_layernorm": D},
+        "gate_up_proj": {f"mlp.{part}_proj": config.intermediate_size for part in ("gate", "up")},
+        "down_proj": {"mlp.down_proj": D},
+    }
+
+
+def _join(
+    name: str, read: Callable[[str], torch.Tensor], config: ModelConfig, vocab_width: int
+) -> torch.Tensor:
+    """Read the parts of a parameter, check their shapes, join them, pad a vocabulary."""
+    shape, parts = parameter_shapes(config, vocab_width)[name], []
+    for hf_name, rows in _hf_parts(name, config).items():
+        tensor = read(hf_name)
+        found = tuple(tensor.shape)
+        expected = (rows or min(tensor.shape[0], vocab_width), *shape[1:])
+        if found != expected:
+            raise ValueError(f"tensor {hf_name}: found shape {found}, expected {expected}")
+        parts.append(tensor)
+    if name in VOCABULARY:
+        return F.pad(parts[0], (0, 0, 0, vocab_width - parts[0].shape[0]))
+    return torch.cat(parts)
+
+
+def export(
+    tensors: Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    out: str | Path,
+    dtype: torch.dtype,
+    *,
+    vocab_used: int,
+    max_positions: int,
+    eos: int | None = None,
+    bos: int | None = None,
+) -> None:
+    """Write a folder that transformers' AutoModelForCausalLM.from_pretrained loads.
+
+    tensors: our parameters by name; dtype: that of the file; max_positions: the longest row trained
+    on. The folder appears when it is whole. Raises ValueError if it holds anything already.
+    """
+    weights = {
+        name: tensor.detach().to("cpu", dtype, copy=True).contiguous()
+        for name, tensor in to_hf(tensors, config, vocab_used).items()
+    }
+    description = hf_config(config, vocab_used, max_positions, eos, bos, dtype)
+    with staged_folder(out) as folder:
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                sync(file.fileno())
+
+
+def hf_config(
+    config: ModelConfig,
+    vocab_used: int,
+    max_positions: int,
+    eos: int | None,
+    bos: int | None,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Fields of config.json; rotary fields in the form of transformers 4 and in that of 5."""
+    family = "Qwen2" if config.qkv_bias else "Llama"
+    precision = str(dtype).removeprefix("torch.")
+    scaling = _hf_scaling(config)
+    biases = {} if config.qkv_bias else {"attention_bias": False, "mlp_bias": False}
+    return {
+        "architectures": [f"{family}ForCausalLM"],
+        "model_type": family.lower(),
+        "vocab_size": vocab_used,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": max_positions,
+        "initializer_range": config.init_std,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": None,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "rope_parameters": {"rope_theta": config.rope_theta}
+        | (scaling or {"rope_type": "default"}),
+        "torch_dtype": precision,
+        "dtype": precision,
+    } | biases
+
+
+def _hf_scaling(config: ModelConfig) -> dict[str, Any] | None:
+    if config.rope_scaling is None:
+        return None
+    fields = asdict(config.rope_scaling)
+    fields["original_max_position_embeddings"] = fields.pop("original_context")
+    return {"rope_type": "llama3"} | fields
+
+
+def load_pretrained(folder: str | Path, config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Parameters of a Llama or Qwen2 checkpoint under our names, the vocabulary's left out.
+
+    Raises ValueError naming every field of config.json that differs from `config`, or the tensor
+    that is missing or of another shape.
+    """
+    folder = Path(folder)
+    _check_config(folder / CONFIG, config)
+    files = _tensor_files(folder)
+
+    def read(part: str) -> torch.Tensor:
+        if part not in files:
+            raise ValueError(f"tensor {part} is missing")
+        try:
+            with safe_open(files[part], framework="pt") as file:
+                return file.get_tensor(part)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{files[part]}: cannot read {part}: {error}") from error
+
+    names = [name for name in parameter_shapes(config, vocab_width=1) if name not in VOCABULARY]
+    try:
+        return {name: _join(name, read, config, vocab_width=1) for name in names}
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """The file that holds each tensor, from the index or from the single file."""
+    index, single = folder / INDEX, folder / WEIGHTS
+    if index.exists():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"{index}: has no weight_map")
+        return {name: folder / file for name, file in weight_map.items()}
+    if not single.exists():
+        raise ValueError(f"{folder}: holds neither {WEIGHTS} nor {INDEX}")
+    try:
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    except SafetensorError as error:
+        raise ValueError(f"{single}: not a safetensors file, or cut short: {error}") from error
+
+
+def _check_config(path: Path, config: ModelConfig) -> None:
+    found = _read_json(path)
+    differences = [
+        f"{name}: found {found_value!r}, expected {expected!r}"
+        for name, found_value, expected in _comparisons(found, config)
+        if found_value != expected
+    ]
+    if differences:
+        raise ValueError(f"{path}: another model: {'; '.join(differences)}")
+
+
+def _comparisons(found: dict[str, Any], config: ModelConfig) -> Iterable[tuple[str, Any, Any]]:
+    """Field, value in config.json with transformers' defaults, value that `config` asks for."""
+    family = "qwen2" if config.qkv_bias else "llama"
+    heads = found.get("num_attention_heads", 0)
+    rope = found.get("rope_parameters") or {}
+    rope = {"rope_theta": found.get("rope_theta", 10_000.0)} | rope
+    rope |= found.get("rope_scaling") or {}
+    rope["rope_type"] = rope.pop("type", rope.get("rope_type", "default"))
+    yield "model_type", found.get("model_type"), family
+    yield "hidden_size", found.get("hidden_size"), config.hidden_size
+    yield "num_hidden_layers", found.get("num_hidden_layers"), config.num_layers
+    yield "num_attention_heads", heads, config.num_heads
+    yield "num_key_value_heads", found.get("num_key_value_heads") or heads, config.num_kv_heads
+    derived = found.get("hidden_size", 0) // max(heads, 1)
+    yield "head_dim", found.get("head_dim") or derived, config.head_dim
+    yield "intermediate_size", found.get("intermediate_size"), config.intermediate_size
+    yield "rms_norm_eps", found.get("rms_norm_eps", 1e-6), config.norm_eps
+    yield "hidden_act", found.get("hidden_act", "silu"), "silu"
+    for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
+        yield name, found.get(name, False), False
+    expected = {"rope_type": "default"} | (_hf_scaling(config) or {})
+    for name in sorted(expected.keys() | rope.keys() - {"rope_theta"}):
+        yield name, rope.get(name), expected.get(name)
+    yield "rope_theta", float(rope["rope_theta"]), config.rope_theta
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
+    return content
