@@ -91,6 +91,13 @@ def test_an_aligned_sentence_says_the_same_concepts_in_every_language():
             assert [[w // world.pronunciations for w in s] for s in said] == story.tolist()
 
 
+def test_the_words_of_two_languages_have_nothing_in_common():
+    en, fr = (lexicon(WORLD, language)[:-1] for language in WORLD.languages)
+    shifted = np.where(fr < 0, fr, fr - WORLD.units_per_language)
+    assert (en[:, :2] == shifted[:, :2]).mean() < 0.05  # chance: one in 120
+    assert np.corrcoef((en >= 0).sum(1), (fr >= 0).sum(1))[0, 1] < 0.5
+
+
 def test_a_story_without_noise_follows_the_order_of_its_topic():
     world = dataclasses.replace(WORLD, noise=0.0, skip=0.0, sentences_per_story=2)
     stories = draw_stories(world, 48)
