@@ -1,3 +1,186 @@
-#include <nanobind/nanobind.h>
+// Python's view of the packer: checks arrays, keeps them alive, releases the GIL, calls.
 
-NB_MODULE(_packer, m) { m.doc() = "The interleaving packer."; }
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "packer.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+std::span<const T> view(const Array<T>& array) {
+  return {array.data(), array.size()};
+}
+
+// A CorpusView and the arrays it looks at.
+struct Corpus {
+  tresse::CorpusView view;
+  std::vector<nb::object> alive;
+
+  Corpus(int token_bytes, std::size_t num_languages) {
+    if (token_bytes != 2 && token_bytes != 4)
+      throw std::invalid_argument("tokens have 2 or 4 bytes, found " + std::to_string(token_bytes));
+    view = {token_bytes, std::vector<tresse::LanguageView>(num_languages)};
+  }
+
+  template <class Token>
+  void add_shard(std::size_t language, Array<Token> tokens, Array<std::uint16_t> sentence_lengths,
+                 Array<std::uint32_t> document_lengths, Array<std::int64_t> document_tokens,
+                 Array<std::int64_t> document_sentences, Array<std::uint64_t> key_hash) {
+    if (language >= view.languages.size())
+      throw std::invalid_argument("language index " + std::to_string(language) + " is unknown");
+    if (sizeof(Token) != static_cast<std::size_t>(view.token_bytes))
+      throw std::invalid_argument("a shard holds tokens of " + std::to_string(sizeof(Token)) +
+                                  " bytes, the corpus of " + std::to_string(view.token_bytes));
+    view.languages[language].add({reinterpret_cast<const std::byte*>(tokens.data()),
+                                  static_cast<std::int64_t>(tokens.size()),
+                                  ::view(sentence_lengths), ::view(document_lengths),
+                                  ::view(document_tokens), ::view(document_sentences),
+                                  ::view(key_hash)});
+    const auto keep = [this](const auto& array) { alive.push_back(nb::cast(array)); };
+    keep(tokens), keep(sentence_lengths), keep(document_lengths);
+    keep(document_tokens), keep(document_sentences), keep(key_hash);
+  }
+};
+
+tresse::Mode parse_mode(const std::string& mode) {
+  if (mode == "mono") return tresse::Mode::mono;
+  if (mode == "alternate") return tresse::Mode::alternate;
+  if (mode == "sample") return tresse::Mode::sample;
+  throw std::invalid_argument("mode must be mono, alternate or sample, found " + mode);
+}
+
+tresse::PackingMode parse_packing(const std::string& mode) {
+  if (mode == "concat") return tresse::PackingMode::concat;
+  if (mode == "best_fit") return tresse::PackingMode::best_fit;
+  throw std::invalid_argument("packing must be concat or best_fit, found " + mode);
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return {owned->data(), {owned->size()}, owner};
+}
+
+template <class T>
+using Rows = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+class Packer {
+ public:
+  Packer(const Corpus& corpus, std::int64_t row_length, const std::string& mode, std::int64_t eos,
+         std::int64_t bos, std::int64_t language_switch, bool mask_documents)
+      : token_bytes_(corpus.view.token_bytes),
+        row_length_(row_length),
+        packer_(corpus.view, {row_length, parse_packing(mode), {eos, bos, language_switch}, mask_documents}) {
+    if (row_length < 1)
+      throw std::invalid_argument("row_length must be at least 1, found " + std::to_string(row_length));
+  }
+
+  std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,
+                          bool random_order, std::vector<std::uint64_t> thresholds,
+                          Matrix<std::int64_t> documents, std::uint64_t seed, std::uint64_t stage,
+                          std::uint64_t index, std::int64_t targets) {
+    alive_.push_back(nb::cast(documents));
+    tresse::StreamSpec spec{std::move(languages), parse_mode(mode), random_order,
+                            std::move(thresholds), {documents.data(), documents.size()},
+                            seed, stage, index};
+    nb::gil_scoped_release release;
+    return packer_.add_stream(std::move(spec), targets);
+  }
+
+  std::int64_t num_rows() const { return packer_.num_rows(); }
+
+  template <class Out>
+  nb::tuple fill(std::int64_t first_row, Rows<Out> tokens, Counts num_valid, int threads) {
+    if (static_cast<std::int64_t>(tokens.shape(1)) != row_length_ + 1 ||
+        num_valid.shape(0) != tokens.shape(0))
+      throw std::invalid_argument("tokens must be [rows, " + std::to_string(row_length_ + 1) +
+                                  "] and num_valid [rows]");
+    if (sizeof(Out) < static_cast<std::size_t>(token_bytes_))
+      throw std::invalid_argument("tokens must be uint32: the corpus' are");
+    tresse::Boundaries boundaries;
+    {
+      nb::gil_scoped_release release;
+      boundaries = packer_.fill(first_row, static_cast<std::int64_t>(tokens.shape(0)),
+                                {reinterpret_cast<std::byte*>(tokens.data()),
+                                 static_cast<int>(sizeof(Out)), num_valid.data()},
+                                threads);
+    }
+    return nb::make_tuple(to_numpy(std::move(boundaries.cu_seqlens)),
+                          to_numpy(std::move(boundaries.span_starts)),
+                          to_numpy(std::move(boundaries.span_languages)));
+  }
+
+ private:
+  int token_bytes_;
+  std::int64_t row_length_;
+  std::vector<nb::object> alive_;
+  tresse::Packer packer_;
+};
+
+template <class Token, class Class>
+void bind_add_shard(Class& corpus) {
+  corpus.def("add_shard", &Corpus::add_shard<Token>, "language"_a, "tokens"_a.noconvert(),
+             "sentence_lengths"_a.noconvert(), "document_lengths"_a.noconvert(),
+             "document_tokens"_a.noconvert(), "document_sentences"_a.noconvert(),
+             "key_hash"_a.noconvert());
+}
+
+template <class Out, class Class>
+void bind_fill(Class& packer) {
+  packer.def("fill", &Packer::fill<Out>, "first_row"_a, "tokens"_a.noconvert(),
+             "num_valid"_a.noconvert(), "threads"_a);
+}
+
+}  // namespace
+
+NB_MODULE(_packer, m) {
+  m.doc() = "The interleaving packer; see tresse.data.packer.";
+
+  nb::class_<Corpus> corpus(m, "Corpus");
+  corpus.def(nb::init<int, std::size_t>(), "token_bytes"_a, "num_languages"_a);
+  bind_add_shard<std::uint16_t>(corpus);
+  bind_add_shard<std::uint32_t>(corpus);
+
+  nb::class_<Packer> packer(m, "Packer");
+  packer.def(nb::init<const Corpus&, std::int64_t, const std::string&, std::int64_t, std::int64_t,
+                      std::int64_t, bool>(),
+             nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
+             "language_switch"_a, "mask_documents"_a);
+  packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
+             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a);
+  packer.def_prop_ro("num_rows", &Packer::num_rows);
+  bind_fill<std::uint16_t>(packer);
+  bind_fill<std::uint32_t>(packer);
+
+  // For tests: the definition's primitives.
+  m.def("hash_words", [](const std::vector<std::uint64_t>& words) {
+    std::uint64_t hash = 0;
+    for (auto word : words) hash = tresse::fold(hash, word);
+    return hash;
+  });
+  m.def("permute", [](std::uint64_t n, std::uint64_t key) {
+    const tresse::Permutation permutation(n, key);
+    std::vector<std::int64_t> images(n);
+    for (std::uint64_t i = 0; i < n; ++i) images[i] = static_cast<std::int64_t>(permutation(i));
+    return to_numpy(std::move(images));
+  });
+}

@@ -1,2 +1,100 @@
 #pragma once
+// Rows of a training stage: which stream each belongs to, and what it holds. Knows no Python.
+
+#include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "best_fit.hpp"
+#include "corpus_view.hpp"
+#include "mixing.hpp"
+#include "row_writer.hpp"
+#include "stream.hpp"
+#include "timeline.hpp"
+
+namespace tresse {
+
+enum class PackingMode { concat, best_fit };
+
+struct PackingSpec {
+  std::int64_t row_length = 0;  // T: inputs of a row, which holds T + 1 tokens
+  PackingMode mode = PackingMode::concat;
+  Specials specials;
+  bool mask_documents = false;  // a label that begins a document does not count
+};
+
+// Where the caller wants the rows: tokens [num_rows, T + 1], num_valid [num_rows].
+struct Destination {
+  std::byte* tokens;
+  int token_bytes;  // 2 or 4, not less than the corpus'
+  std::int32_t* num_valid;
+};
+
+// Boundaries within a batch of B rows.
+struct Boundaries {
+  std::vector<std::int32_t> cu_seqlens;  // over the B * T inputs: rows, documents, padding
+  std::vector<std::int32_t> span_starts;  // over the B * (T + 1) tokens: rows, languages
+  std::vector<std::uint8_t> span_languages;
+};
+
+class Packer {
+ public:
+  // The corpus must outlive the packer.
+  Packer(const CorpusView& corpus, PackingSpec packing) : corpus_(&corpus), packing_(packing) {}
+  Packer(const Packer&) = delete;
+  Packer& operator=(const Packer&) = delete;
+
+  // Adds the rows of a stream that hold `targets` counted labels; returns their number.
+  std::int64_t add_stream(StreamSpec spec, std::int64_t targets);
+
+  std::int64_t num_rows() const noexcept { return mixture_.num_rows(); }
+
+  // Writes rows first .. first + num_rows; the same bytes for any number of threads. Rows past the
+  // end are zero and have no valid label. Safe to call from several threads.
+  Boundaries fill(std::int64_t first, std::int64_t num_rows, Destination destination, int threads);
+
+ private:
+  struct Source {
+    Source(const CorpusView& corpus, StreamSpec spec, const PackingSpec& packing)
+        : stream(corpus, std::move(spec), packing.specials),
+          timeline(stream),
+          best_fit(stream, packing.row_length + 1, packing.mask_documents) {}
+
+    Stream stream;
+    Timeline timeline;
+    BestFitRows best_fit;
+    std::int64_t num_rows = 0, last_num_valid = 0;
+  };
+  // Rows of one stream that a thread fills: consecutive in the stream, anywhere in the batch.
+  struct Task {
+    std::int64_t first_row = 0;
+    std::vector<std::int64_t> slots;
+  };
+
+  template <class In, class Out>
+  void fill_part(std::int64_t first, std::int64_t begin, std::int64_t end,
+                 const Destination& destination, Notes& notes, std::span<RowNotes> rows);
+  template <class In, class Out>
+  void fill_concat(Source& source, const Task& task, const Destination& destination, Notes& notes,
+                   std::span<RowNotes> rows);
+  template <class In, class Out>
+  void fill_best_fit(Source& source, const Task& task, const Destination& destination, Notes& notes,
+                     std::span<RowNotes> rows);
+  template <class Out>
+  Out* row_of(const Destination& destination, std::int64_t slot) const noexcept {
+    return reinterpret_cast<Out*>(destination.tokens) + slot * (packing_.row_length + 1);
+  }
+  std::int64_t valid_limit(const Source& source, std::int64_t row) const noexcept;
+  Boundaries join(std::span<const RowNotes> rows) const;
+
+  const CorpusView* corpus_;
+  PackingSpec packing_;
+  std::deque<Source> sources_;  // their addresses stay
+  Mixture mixture_;
+};
+
+}  // namespace tresse

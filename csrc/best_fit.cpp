@@ -1,0 +1,225 @@
+#include "best_fit.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "parallel.hpp"
+
+namespace tresse {
+namespace {
+
+constexpr std::size_t kRecentLayouts = 8;
+
+// A set of small integers with the question "the smallest member that is at least n".
+class RoomSet {
+ public:
+  explicit RoomSet(std::int64_t size) : words_(size / 64 + 1), summary_(words_.size() / 64 + 1) {}
+
+  void insert(std::int64_t n) noexcept {
+    words_[n / 64] |= bit(n);
+    summary_[n / 4096] |= bit(n / 64);
+  }
+  void erase(std::int64_t n) noexcept {
+    words_[n / 64] &= ~bit(n);
+    if (words_[n / 64] == 0) summary_[n / 4096] &= ~bit(n / 64);
+  }
+  // -1 if there is none.
+  std::int64_t at_least(std::int64_t n) const noexcept {
+    if (const auto word = words_[n / 64] & from(n)) return n / 64 * 64 + std::countr_zero(word);
+    const auto next = n / 64 + 1;
+    for (auto i = next / 64; i < static_cast<std::int64_t>(summary_.size()); ++i) {
+      const auto words = summary_[i] & (i == next / 64 ? from(next) : ~std::uint64_t{0});
+      if (words == 0) continue;
+      const auto word = i * 64 + std::countr_zero(words);
+      return word * 64 + std::countr_zero(words_[word]);
+    }
+    return -1;
+  }
+
+ private:
+  static std::uint64_t bit(std::int64_t n) noexcept { return std::uint64_t{1} << n % 64; }
+  static std::uint64_t from(std::int64_t n) noexcept { return ~std::uint64_t{0} << n % 64; }
+
+  std::vector<std::uint64_t> words_, summary_;
+};
+
+// Open rows by the room left in them; of equal ones the last to get there is taken first.
+class OpenRows {
+ public:
+  explicit OpenRows(std::int64_t capacity) : rooms_(capacity), newest_(capacity + 1, -1) {}
+
+  // The row for a piece of this length: the fullest that has room, or a new one.
+  std::int64_t place(std::int64_t length) {
+    auto room = rooms_.at_least(length);
+    std::int64_t row = static_cast<std::int64_t>(older_.size());
+    if (room < 0) {
+      room = static_cast<std::int64_t>(newest_.size()) - 1;
+      older_.push_back(-1);
+    } else {
+      row = std::exchange(newest_[room], older_[newest_[room]]);
+      if (newest_[room] < 0) rooms_.erase(room);
+    }
+    if (room > length) open(row, room - length);
+    return row;
+  }
+
+  std::int64_t num_rows() const noexcept { return static_cast<std::int64_t>(older_.size()); }
+
+ private:
+  void open(std::int64_t row, std::int64_t room) {
+    older_[row] = std::exchange(newest_[room], row);
+    rooms_.insert(room);
+  }
+
+  RoomSet rooms_;
+  std::vector<std::int64_t> newest_;  // row, by room
+  std::vector<std::int64_t> older_;   // the next row with the same room, by row
+};
+
+std::vector<Piece> cut_into_pieces(std::span<const std::int64_t> lengths, std::int64_t capacity) {
+  std::vector<Piece> pieces;
+  for (std::size_t item = 0; item < lengths.size(); ++item)
+    for (std::int64_t offset = 0; offset < lengths[item]; offset += capacity)
+      pieces.push_back({static_cast<std::int64_t>(item), offset,
+                        std::min(capacity, lengths[item] - offset)});
+  return pieces;
+}
+
+// Indices of the pieces, longest first, equal ones in order (counting sort).
+std::vector<std::int64_t> longest_first(std::span<const Piece> pieces, std::int64_t capacity) {
+  std::vector<std::int64_t> start(capacity + 2, 0), order(pieces.size());
+  for (const auto& piece : pieces) ++start[capacity - piece.length + 1];
+  std::partial_sum(start.begin(), start.end(), start.begin());
+  for (std::size_t i = 0; i < pieces.size(); ++i) order[start[capacity - pieces[i].length]++] = i;
+  return order;
+}
+
+}  // namespace
+
+Layout pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t capacity,
+                     std::uint64_t key) {
+  const auto pieces = cut_into_pieces(lengths, capacity);
+  OpenRows open(capacity);
+  std::vector<std::int64_t> row_of(pieces.size());
+  for (auto i : longest_first(pieces, capacity)) row_of[i] = open.place(pieces[i].length);
+
+  // Rows come off the packing sorted by length, so they are shuffled.
+  const auto num_rows = open.num_rows();
+  const Permutation shuffle(num_rows, key);
+  std::vector<std::int64_t> place_of(num_rows);
+  for (std::int64_t i = 0; i < num_rows; ++i) place_of[shuffle(i)] = i;
+
+  Layout layout;
+  layout.first_piece.assign(num_rows + 1, 0);
+  for (auto row : row_of) ++layout.first_piece[place_of[row] + 1];
+  std::partial_sum(layout.first_piece.begin(), layout.first_piece.end(),
+                   layout.first_piece.begin());
+  auto next = layout.first_piece;
+  layout.pieces.resize(pieces.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i)
+    layout.pieces[next[place_of[row_of[i]]]++] = pieces[i];
+  return layout;
+}
+
+BestFitRows::Window BestFitRows::window(std::int64_t number) const noexcept {
+  const auto documents = stream_->num_documents();
+  const auto per_epoch = (documents + kWindow - 1) / kWindow;
+  const auto first = number % per_epoch * kWindow;
+  return {number / per_epoch, first, std::min(kWindow, documents - first)};
+}
+
+Layout BestFitRows::pack(std::int64_t number) const {
+  const auto [epoch, first, size] = window(number);
+  std::vector<std::int64_t> lengths(size);
+  stream_->lengths(stream_->epoch(epoch), first, lengths);
+  const auto& spec = stream_->spec();
+  return pack_best_fit(lengths, capacity_,
+                       hash_words(spec.seed, Domain::row_order, spec.stage, spec.index, epoch,
+                                  first / kWindow));
+}
+
+std::int64_t BestFitRows::num_targets(std::span<const Piece> row) const noexcept {
+  std::int64_t targets = mask_documents_ ? 0 : -1;
+  for (const auto& piece : row) targets += piece.length - mask_documents_;
+  return targets;
+}
+
+// Number of leading labels of the row that hold this many targets, at least 1.
+std::int64_t BestFitRows::valid_prefix(std::span<const Piece> row,
+                                       std::int64_t targets) const noexcept {
+  if (!mask_documents_) return targets;
+  std::int64_t column = 0;
+  for (const auto& piece : row) {
+    if (targets < piece.length) return column + targets;
+    targets -= piece.length - 1;
+    column += piece.length;
+  }
+  return column;
+}
+
+void BestFitRows::lay_out_more(std::int64_t windows) {
+  const auto begin = static_cast<std::int64_t>(first_row_.size()) - 1;
+  first_row_.resize(begin + windows + 1);
+  first_target_.resize(begin + windows + 1);
+  const auto measure = [&](int, std::int64_t from, std::int64_t to) {
+    for (auto i = begin + from; i < begin + to; ++i) {
+      const auto layout = pack(i);
+      first_row_[i + 1] = layout.num_rows();
+      first_target_[i + 1] = 0;
+      for (std::int64_t r = 0; r < layout.num_rows(); ++r)
+        first_target_[i + 1] += num_targets(layout.row(r));
+    }
+  };
+  parallel_parts(windows, static_cast<int>(std::min<std::int64_t>(windows, default_threads())), measure);
+  for (auto i = begin; i < begin + windows; ++i) {
+    first_row_[i + 1] += first_row_[i];
+    first_target_[i + 1] += first_target_[i];
+  }
+}
+
+BestFitRows::End BestFitRows::extend(std::int64_t targets) {
+  for (std::int64_t windows = 1; first_target_.back() < targets;
+       windows = std::min<std::int64_t>(2 * windows, 64)) {
+    lay_out_more(windows);
+    if (first_target_.back() == 0 && window(first_row_.size()).epoch > 64)
+      throw std::invalid_argument(
+          "the stream has no targets: every document is one token; add separators or pack with "
+          "concat");
+  }
+  const auto last = std::lower_bound(first_target_.begin(), first_target_.end(), targets) - 1;
+  const auto number = last - first_target_.begin();
+  const auto laid_out = layout(number);
+  targets -= *last;
+  std::int64_t r = 0;
+  while (targets > num_targets(laid_out->row(r))) targets -= num_targets(laid_out->row(r++));
+  return {first_row_[number] + r + 1, valid_prefix(laid_out->row(r), targets)};
+}
+
+BestFitRows::Row BestFitRows::row(std::int64_t row) {
+  const auto next = std::upper_bound(first_row_.begin(), first_row_.end(), row);
+  const auto number = next - first_row_.begin() - 1;
+  const auto [epoch, first, size] = window(number);
+  return {layout(number), epoch, first, row - first_row_[number]};
+}
+
+std::shared_ptr<const Layout> BestFitRows::layout(std::int64_t number) {
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = std::find_if(recent_.begin(), recent_.end(),
+                                    [&](const auto& entry) { return entry.first == number; });
+    if (found != recent_.end()) {
+      recent_.splice(recent_.begin(), recent_, found);
+      return found->second;
+    }
+  }
+  auto made = std::make_shared<const Layout>(pack(number));
+  std::lock_guard lock(mutex_);
+  recent_.emplace_front(number, made);
+  if (recent_.size() > kRecentLayouts) recent_.pop_back();
+  return made;
+}
+
+}  // namespace tresse

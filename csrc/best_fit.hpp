@@ -1,0 +1,78 @@
+#pragma once
+// Best-fit decreasing (Johnson 1974) of documents into rows, in windows of the epoch's order.
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "stream.hpp"
+
+namespace tresse {
+
+// Part of a document: all of it unless the document is longer than a row.
+struct Piece {
+  std::int64_t item, offset, length;  // item: the document's position in the window
+};
+
+// Rows of a window: row r holds pieces[first_piece[r]] .. pieces[first_piece[r + 1]], in order.
+struct Layout {
+  std::vector<std::int64_t> first_piece{0};
+  std::vector<Piece> pieces;
+
+  std::int64_t num_rows() const noexcept {
+    return static_cast<std::int64_t>(first_piece.size()) - 1;
+  }
+  std::span<const Piece> row(std::int64_t r) const noexcept {
+    return std::span(pieces).subspan(first_piece[r], first_piece[r + 1] - first_piece[r]);
+  }
+};
+
+// Packs documents of the given lengths (>= 1) into rows of `capacity` tokens. Longer documents are
+// cut into pieces of `capacity`. Row i of the result is the Permutation(rows, key)(i)-th one opened.
+Layout pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t capacity,
+                     std::uint64_t key);
+
+// The rows of a stream under best_fit. Safe to use from several threads once extended.
+class BestFitRows {
+ public:
+  static constexpr std::int64_t kWindow = 4096;  // documents
+  struct Row {
+    std::shared_ptr<const Layout> layout;
+    std::int64_t epoch, first_position;  // of the window
+    std::int64_t index;                  // of the row in the window
+  };
+  struct End {
+    std::int64_t num_rows, last_num_valid;
+  };
+
+  BestFitRows(const Stream& stream, std::int64_t capacity, bool mask_documents)
+      : stream_(&stream), capacity_(capacity), mask_documents_(mask_documents) {}
+
+  // Lays out windows until their rows hold `targets`; returns where exactly they are reached.
+  End extend(std::int64_t targets);
+  Row row(std::int64_t row);
+
+ private:
+  struct Window {
+    std::int64_t epoch, first_position, num_documents;
+  };
+
+  Window window(std::int64_t number) const noexcept;
+  Layout pack(std::int64_t number) const;
+  std::shared_ptr<const Layout> layout(std::int64_t number);
+  std::int64_t num_targets(std::span<const Piece> row) const noexcept;
+  std::int64_t valid_prefix(std::span<const Piece> row, std::int64_t targets) const noexcept;
+  void lay_out_more(std::int64_t windows);
+
+  const Stream* stream_;
+  std::int64_t capacity_;
+  bool mask_documents_;
+  std::vector<std::int64_t> first_row_{0}, first_target_{0};  // of each window, and after the last
+  std::mutex mutex_;
+  std::list<std::pair<std::int64_t, std::shared_ptr<const Layout>>> recent_;  // newest first
+};
+
+}  // namespace tresse

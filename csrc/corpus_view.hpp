@@ -1,0 +1,75 @@
+#pragma once
+// A view of a corpus whose arrays live elsewhere, usually in memory-mapped shards.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace tresse {
+
+// Arrays of one shard; `tokens` holds uint16 or uint32, see CorpusView::token_bytes.
+struct Shard {
+  const std::byte* tokens;
+  std::int64_t num_tokens;
+  std::span<const std::uint16_t> sentence_lengths;
+  std::span<const std::uint32_t> document_lengths;
+  std::span<const std::int64_t> document_tokens;     // [documents + 1], offsets into tokens
+  std::span<const std::int64_t> document_sentences;  // [documents + 1], offsets into sentence_lengths
+  std::span<const std::uint64_t> key_hash;
+};
+
+// A document of one language: where it is, not what it holds.
+struct Place {
+  const Shard* shard;
+  std::int64_t document;  // within the shard
+};
+
+// All shards of a language; documents are numbered through them in order.
+class LanguageView {
+ public:
+  void add(Shard shard) {
+    check(shard);
+    first_document_.push_back(num_documents() + static_cast<std::int64_t>(shard.key_hash.size()));
+    shards_.push_back(shard);
+  }
+
+  std::int64_t num_documents() const noexcept { return first_document_.back(); }
+
+  Place locate(std::int64_t document) const noexcept {
+    auto next = std::upper_bound(first_document_.begin() + 1, first_document_.end() - 1, document);
+    auto index = next - first_document_.begin() - 1;
+    return {&shards_[index], document - first_document_[index]};
+  }
+
+ private:
+  static void check(const Shard& shard) {
+    const auto documents = shard.key_hash.size();
+    const bool sizes = shard.document_lengths.size() == documents &&
+                       shard.document_tokens.size() == documents + 1 &&
+                       shard.document_sentences.size() == documents + 1;
+    if (!sizes)
+      throw std::invalid_argument("shard with " + std::to_string(documents) +
+                                  " key hashes has document arrays of another length");
+    if (shard.document_tokens.front() != 0 || shard.document_tokens.back() != shard.num_tokens)
+      throw std::invalid_argument("shard: document_tokens must run from 0 to its " +
+                                  std::to_string(shard.num_tokens) + " tokens");
+    const auto sentences = static_cast<std::int64_t>(shard.sentence_lengths.size());
+    if (shard.document_sentences.front() != 0 || shard.document_sentences.back() != sentences)
+      throw std::invalid_argument("shard: document_sentences must run from 0 to its " +
+                                  std::to_string(sentences) + " sentences");
+  }
+
+  std::vector<Shard> shards_;
+  std::vector<std::int64_t> first_document_{0};
+};
+
+struct CorpusView {
+  int token_bytes;  // 2 or 4
+  std::vector<LanguageView> languages;
+};
+
+}  // namespace tresse

@@ -1,0 +1,82 @@
+#pragma once
+// Counter-based randomness: every draw is a function of what it is for, and nothing has a state.
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+
+namespace tresse {
+
+__extension__ using uint128 = unsigned __int128;
+
+// What a draw is for; the numbers are part of the definition of every row.
+enum class Domain : std::uint64_t { order = 1, draw = 2, language_order = 3, row_order = 4 };
+
+// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+constexpr std::uint64_t mix(std::uint64_t z) noexcept {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+constexpr std::uint64_t fold(std::uint64_t hash, std::uint64_t word) noexcept {
+  return mix((hash ^ word) + 0x9e3779b97f4a7c15u);
+}
+
+template <class... Words>
+constexpr std::uint64_t hash_words(Words... words) noexcept {
+  std::uint64_t hash = 0;
+  ((hash = fold(hash, static_cast<std::uint64_t>(words))), ...);
+  return hash;
+}
+
+// Maps a hash to [0, n) by the high word of the product; no division.
+constexpr std::uint64_t bounded(std::uint64_t hash, std::uint64_t n) noexcept {
+  return static_cast<std::uint64_t>(static_cast<uint128>(hash) * n >> 64);
+}
+
+// A pseudo-random bijection of [0, n): mixed-radix Feistel network over digits (low < a, high < b),
+// a = ceil(sqrt n), b = ceil(n / a), 6 half rounds. The fewer than a excess points are walked over.
+class Permutation {
+ public:
+  static constexpr int kHalfRounds = 6;
+
+  Permutation(std::uint64_t n, std::uint64_t key) noexcept : size_(n), a_(ceil_sqrt(n)) {
+    b_ = n == 0 ? 0 : (n + a_ - 1) / a_;
+    for (int round = 0; round < kHalfRounds; ++round)
+      keys_[round] = fold(key, static_cast<std::uint64_t>(round));
+  }
+
+  std::uint64_t size() const noexcept { return size_; }
+
+  // The image of i, which must be less than size().
+  std::uint64_t operator()(std::uint64_t i) const noexcept {
+    do i = encrypt(i);
+    while (i >= size_);
+    return i;
+  }
+
+ private:
+  static std::uint64_t ceil_sqrt(std::uint64_t n) noexcept {
+    auto root = static_cast<std::uint64_t>(std::sqrt(static_cast<double>(n)));
+    while (root * root < n) ++root;
+    while (root > 1 && (root - 1) * (root - 1) >= n) --root;
+    return root;
+  }
+
+  std::uint64_t encrypt(std::uint64_t i) const noexcept {
+    std::uint64_t low = i % a_, high = i / a_;
+    for (int round = 0; round < kHalfRounds; round += 2) {
+      low += bounded(fold(keys_[round], high), a_);
+      low -= low >= a_ ? a_ : 0;
+      high += bounded(fold(keys_[round + 1], low), b_);
+      high -= high >= b_ ? b_ : 0;
+    }
+    return high * a_ + low;
+  }
+
+  std::uint64_t size_, a_, b_;
+  std::array<std::uint64_t, kHalfRounds> keys_;
+};
+
+}  // namespace tresse

@@ -1,0 +1,148 @@
+#include "timeline.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+#include "parallel.hpp"
+
+namespace tresse {
+namespace {
+
+constexpr std::size_t kKeptTables = 4;
+constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, hardly this many
+
+}  // namespace
+
+EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, int threads)
+    : stream_(&stream), epoch_(stream.epoch(epoch)) {
+  const auto documents = stream.num_documents();
+  const auto strides = (documents + kStride - 1) / kStride;
+  cumulative_.assign(strides + 1, 0);
+  const auto measure = [&](int, std::int64_t begin, std::int64_t end) {
+    std::array<std::int64_t, kStride> lengths;
+    for (auto i = begin; i < end; ++i) {
+      const auto size = std::min(kStride, documents - i * kStride);
+      stream.lengths(epoch_, i * kStride, std::span(lengths).first(size));
+      for (auto length : std::span(lengths).first(size)) cumulative_[i + 1] += length;
+    }
+  };
+  parallel_parts(strides, strides < 64 ? 1 : threads, measure);
+  for (std::int64_t i = 0; i < strides; ++i) cumulative_[i + 1] += cumulative_[i];
+}
+
+Location EpochTable::locate(std::int64_t token) const {
+  const auto next = std::upper_bound(cumulative_.begin(), cumulative_.end(), token);
+  const auto stride = next - cumulative_.begin() - 1;
+  std::array<std::int64_t, kStride> lengths;
+  const auto size = std::min(kStride, stream_->num_documents() - stride * kStride);
+  stream_->lengths(epoch_, stride * kStride, std::span(lengths).first(size));
+  auto offset = token - cumulative_[stride];
+  std::int64_t i = 0;
+  while (offset >= lengths[i]) offset -= lengths[i++];
+  return {epoch_.number, stride * kStride + i, offset};
+}
+
+std::int64_t EpochTable::inner_token(std::int64_t n) const {
+  // A document of length l holds l - 1 tokens that do not begin it.
+  std::int64_t low = 0, high = static_cast<std::int64_t>(cumulative_.size()) - 1;
+  while (high - low > 1) {
+    const auto middle = (low + high) / 2;
+    (cumulative_[middle] - middle * kStride < n ? low : high) = middle;
+  }
+  std::array<std::int64_t, kStride> lengths;
+  const auto size = std::min(kStride, stream_->num_documents() - low * kStride);
+  stream_->lengths(epoch_, low * kStride, std::span(lengths).first(size));
+  auto start = cumulative_[low];
+  n -= start - low * kStride;
+  for (std::int64_t i = 0; n > lengths[i] - 1; ++i) {
+    n -= lengths[i] - 1;
+    start += lengths[i];
+  }
+  return start + n;
+}
+
+Timeline::Table Timeline::table(std::int64_t epoch) {
+  std::promise<Table> promise;
+  std::unique_lock lock(mutex_);
+  if (auto found = tables_.find(epoch); found != tables_.end()) {
+    auto future = found->second;
+    lock.unlock();
+    return future.get();
+  }
+  if (tables_.size() >= kKeptTables)
+    tables_.erase(epoch > tables_.begin()->first ? tables_.begin() : std::prev(tables_.end()));
+  auto future = tables_.emplace(epoch, promise.get_future().share()).first->second;
+  lock.unlock();
+  try {
+    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, default_threads()));
+  } catch (...) {
+    promise.set_exception(std::current_exception());
+  }
+  return future.get();
+}
+
+std::int64_t Timeline::num_tokens(std::int64_t epoch) {
+  const auto key = stream_->length_period() == 1 ? 0 : epoch;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto found = num_tokens_.find(key); found != num_tokens_.end()) return found->second;
+  }
+  const auto tokens = table(epoch)->num_tokens();
+  std::lock_guard lock(mutex_);
+  return num_tokens_[key] = tokens;
+}
+
+// The epoch in which the running sum of `measure` passes `amount`, what is left of `amount` there,
+// and the tokens before that epoch. Whole periods of epochs are skipped at once.
+Timeline::Span Timeline::find_epoch(std::int64_t amount, const Measure& measure) {
+  Span found{0, amount, 0};
+  if (const auto period = stream_->length_period()) {
+    std::int64_t per_period = 0, tokens = 0;
+    for (std::int64_t epoch = 0; epoch < period; ++epoch) {
+      per_period += measure(epoch);
+      tokens += num_tokens(epoch);
+    }
+    const auto periods = per_period == 0 ? 0 : amount / per_period;
+    found = {periods * period, amount - periods * per_period, periods * tokens};
+  }
+  for (int barren = 0; barren < kBarrenEpochs; ++found.epoch) {
+    const auto measured = measure(found.epoch);
+    if (found.rest < measured) return found;
+    found.rest -= measured;
+    found.start += num_tokens(found.epoch);
+    barren = measured == 0 ? barren + 1 : 0;
+  }
+  throw std::invalid_argument(
+      "the stream has no targets: every document is one token and masked; pack without "
+      "mask_documents or add separators");
+}
+
+Location Timeline::locate(std::int64_t token) {
+  const auto found = find_epoch(token, [this](std::int64_t epoch) { return num_tokens(epoch); });
+  if (found.rest > num_tokens(found.epoch) / 2) build_ahead(found.epoch + 1);
+  return table(found.epoch)->locate(found.rest);
+}
+
+std::int64_t Timeline::last_inner_target(std::int64_t targets) {
+  const auto inner = [this](std::int64_t epoch) {
+    return num_tokens(epoch) - stream_->num_documents();
+  };
+  const auto found = find_epoch(targets - 1, inner);
+  return found.start + table(found.epoch)->inner_token(found.rest + 1);
+}
+
+void Timeline::build_ahead(std::int64_t epoch) {
+  std::lock_guard lock(mutex_);
+  const bool busy = ahead_.valid() && ahead_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  if (busy || tables_.contains(epoch)) return;
+  ahead_ = std::async(std::launch::async, [this, epoch] {
+    try {
+      num_tokens(epoch);
+      table(epoch);
+    } catch (...) {  // whoever needs the table gets the error then
+    }
+  });
+}
+
+}  // namespace tresse

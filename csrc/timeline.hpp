@@ -1,0 +1,68 @@
+#pragma once
+// Where a token of an endless stream lies: its epoch, its document, its offset in the document.
+
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "stream.hpp"
+
+namespace tresse {
+
+struct Location {
+  std::int64_t epoch, position;  // of the document, in the epoch's order
+  std::int64_t offset;           // of the token, in the document
+};
+
+// Tokens before every 64th document of an epoch's order, and after the last one.
+class EpochTable {
+ public:
+  static constexpr std::int64_t kStride = 64;
+
+  EpochTable(const Stream& stream, std::int64_t epoch, int threads);
+
+  std::int64_t num_tokens() const noexcept { return cumulative_.back(); }
+  // The document that holds the epoch's token, and the token's offset in it.
+  Location locate(std::int64_t token) const;
+  // The token that is the epoch's n-th, from 1, of those that do not begin a document.
+  std::int64_t inner_token(std::int64_t n) const;
+
+ private:
+  const Stream* stream_;
+  Epoch epoch_;
+  std::vector<std::int64_t> cumulative_;
+};
+
+// All epochs, one after the other. Safe to use from several threads.
+class Timeline {
+ public:
+  explicit Timeline(const Stream& stream) : stream_(&stream) {}
+
+  Location locate(std::int64_t token);
+  // The smallest N such that the labels 1 .. N hold `targets` that do not begin a document.
+  std::int64_t last_inner_target(std::int64_t targets);
+
+ private:
+  using Table = std::shared_ptr<const EpochTable>;
+  using Measure = std::function<std::int64_t(std::int64_t epoch)>;
+  struct Span {
+    std::int64_t epoch, rest, start;
+  };
+
+  Table table(std::int64_t epoch);
+  void build_ahead(std::int64_t epoch);
+  std::int64_t num_tokens(std::int64_t epoch);
+  Span find_epoch(std::int64_t amount, const Measure& measure);
+
+  const Stream* stream_;
+  std::mutex mutex_;
+  std::map<std::int64_t, std::shared_future<Table>> tables_;
+  std::map<std::int64_t, std::int64_t> num_tokens_;
+  std::future<void> ahead_;  // last, so that it is waited for before the rest is gone
+};
+
+}  // namespace tresse

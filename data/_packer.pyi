@@ -1,0 +1,54 @@
+"""The C++ packer (`csrc/bindings.cpp`). Arrays must be C-contiguous and of exactly these dtypes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+class Corpus:
+    """Shards by language, as views of arrays that are kept alive."""
+
+    def __init__(self, token_bytes: int, num_languages: int) -> None: ...
+    def add_shard(
+        self,
+        language: int,
+        tokens: np.ndarray,
+        sentence_lengths: np.ndarray,
+        document_lengths: np.ndarray,
+        document_tokens: np.ndarray,
+        document_sentences: np.ndarray,
+        key_hash: np.ndarray,
+    ) -> None: ...
+
+class Packer:
+    """Streams and their rows; an id of -1 is a token that is not inserted."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        row_length: int,
+        mode: str,
+        eos: int,
+        bos: int,
+        language_switch: int,
+        mask_documents: bool,
+    ) -> None: ...
+    def add_stream(
+        self,
+        languages: Sequence[int],
+        mode: str,
+        random_order: bool,
+        thresholds: Sequence[int],
+        documents: np.ndarray,
+        seed: int,
+        stage: int,
+        index: int,
+        targets: int,
+    ) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+    def fill(
+        self, first_row: int, tokens: np.ndarray, num_valid: np.ndarray, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+def hash_words(words: Sequence[int]) -> int: ...
+def permute(n: int, key: int) -> np.ndarray: ...

@@ -1,0 +1,287 @@
+"""Rows of tokens for a training stage, packed in C++ from the memory-mapped shards of a corpus.
+
+A stage mixes streams; a stream is an endless sequence of documents, epoch after epoch; packing cuts
+it into rows of T + 1 tokens, T inputs and their labels. A row is a function of (corpus, streams,
+packing, seed, stage, row) alone. `reference.py` defines the same rows in plain Python.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tresse.data import _packer
+from tresse.data.corpus import Corpus
+from tresse.data.shards import Shard
+from tresse.data.streams import Packing, Stream, Vocabulary, split_targets, thresholds
+
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
+MAX_LANGUAGES = 255
+
+
+@dataclass
+class Batch:
+    """B rows of T + 1 tokens."""
+
+    tokens: np.ndarray
+    """uint16 or uint32 [B, T + 1]; inputs are [:, :-1], labels [:, 1:]."""
+    num_valid: np.ndarray
+    """int32 [B]: labels of each row that are not past its end or the budget."""
+    cu_seqlens: np.ndarray
+    """int32 [segments + 1] over the flattened B * T inputs: cut at every row, at every start of a
+    document and before padding."""
+    span_starts: np.ndarray
+    """int32 [spans + 1] over the flattened B * (T + 1) tokens: cut at rows and where the language
+    changes."""
+    span_languages: np.ndarray
+    """uint8 [spans], indices into `Plan.languages`. Padding has the language before it, rows past
+    the end have language 0."""
+
+    def language_ids(self) -> np.ndarray:
+        """Language of every token, uint8 [B, T + 1]."""
+        ids = np.repeat(self.span_languages, np.diff(self.span_starts))
+        return ids.reshape(self.tokens.shape)
+
+    def counted(self, mask_documents: bool) -> np.ndarray:
+        """Which labels count, bool [B, T]."""
+        T = self.tokens.shape[1] - 1
+        counted = np.arange(T) < self.num_valid[:, None]
+        if mask_documents:
+            cuts = self.cu_seqlens[self.cu_seqlens % T != 0]
+            counted.reshape(-1)[cuts - 1] = False
+        return counted
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What a stage takes from one stream."""
+
+    stream: Stream
+    num_rows: int
+    num_targets: int
+    epochs: float
+    """Passes over the stream's documents, about: draws, switches and padding are not counted."""
+    targets: dict[str, float]
+    """Expected targets of each language."""
+    num_documents: int
+    num_left_out: dict[str, int]
+    """Documents of each language whose key is not in all the stream's languages."""
+
+    def __str__(self) -> str:
+        """One line, more if documents are left out."""
+        split = ", ".join(f"{name} {count:,.0f}" for name, count in self.targets.items())
+        left_out = ", ".join(
+            f"{name} {count:,}" for name, count in self.num_left_out.items() if count
+        )
+        line = (
+            f"{'+'.join(self.stream.languages)} {self.stream.mode}: {self.num_rows:,} rows, "
+            f"{self.num_targets:,} targets ({split}), {self.epochs:.2f} epochs of "
+            f"{self.num_documents:,} documents"
+        )
+        return f"{line}; without a translation, left out: {left_out}" if left_out else line
+
+
+class Plan:
+    """The rows of a stage; made by `plan_rows`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        packer: _packer.Packer,
+        languages: tuple[str, ...],
+        vocabulary: Vocabulary,
+        packing: Packing,
+        streams: tuple[StreamPlan, ...],
+    ) -> None:
+        self._packer = packer
+        self.languages = languages
+        self.vocabulary = vocabulary
+        self.packing = packing
+        self.streams = streams
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that hold the stage's targets."""
+        return self._packer.num_rows
+
+    @property
+    def row_length(self) -> int:
+        """T, inputs of a row."""
+        return self.packing.row_length
+
+    @property
+    def num_targets(self) -> int:
+        """Labels that count, over all rows."""
+        return sum(stream.num_targets for stream in self.streams)
+
+    def summary(self) -> str:
+        """One line per stream."""
+        return "\n".join(f"  {stream}" for stream in self.streams)
+
+    def fill(
+        self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
+    ) -> Batch:
+        """Pack rows `first_row` .. `first_row + num_rows`; the same for any number of threads.
+
+        Rows past the end are zero, with `num_valid` 0. `allocate(shape, dtype)` gives the memory.
+        """
+        tokens = allocate((num_rows, self.row_length + 1), self.vocabulary.dtype)
+        num_valid = allocate((num_rows,), np.int32)
+        boundaries = self._packer.fill(first_row, tokens, num_valid, threads)
+        return Batch(tokens, num_valid, *boundaries)
+
+
+def plan_rows(
+    corpus: Corpus,
+    streams: Sequence[Stream],
+    packing: Packing,
+    *,
+    tokens: int,
+    seed: int,
+    stage: int,
+) -> Plan:
+    """Plan the rows whose counted labels are exactly `tokens`, shared by the streams' weights.
+
+    ValueError for a language that the corpus lacks, languages without a common key, documents whose
+    sentences do not match, and a share of less than one target.
+    """
+    shares = split_targets(tokens, streams)
+    vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
+    packer = _open_packer(corpus, packing, vocabulary)
+    planned = []
+    for index, (stream, targets) in enumerate(zip(streams, shares, strict=True)):
+        documents = _documents(corpus, stream)
+        num_rows = packer.add_stream(
+            languages=[corpus.languages.index(language) for language in stream.languages],
+            mode=stream.mode,
+            random_order=stream.language_order == "random",
+            thresholds=thresholds(stream),
+            documents=documents,
+            seed=seed,
+            stage=stage,
+            index=index,
+            targets=targets,
+        )
+        planned.append(_describe(corpus, stream, packing, documents, targets, num_rows))
+    return Plan(packer, tuple(corpus.languages), vocabulary, packing, tuple(planned))
+
+
+def _open_packer(corpus: Corpus, packing: Packing, vocabulary: Vocabulary) -> _packer.Packer:
+    """Hand the shards' arrays to the packer, which keeps them alive."""
+    if len(corpus.languages) > MAX_LANGUAGES:
+        raise ValueError(
+            f"{corpus.path}: {len(corpus.languages)} languages, the packer takes {MAX_LANGUAGES}"
+        )
+    shards = [(i, s) for i, name in enumerate(corpus.languages) for s in corpus.shards[name]]
+    view = _packer.Corpus(shards[0][1].tokens.itemsize, len(corpus.languages))
+    for language, shard in shards:
+        view.add_shard(
+            language,
+            shard.tokens,
+            shard.sentence_lengths,
+            shard.document_lengths,
+            shard.document_tokens,
+            shard.document_sentences,
+            shard.key_hash,
+        )
+    return _packer.Packer(
+        view,
+        row_length=packing.row_length,
+        mode=packing.mode,
+        eos=vocabulary.eos if packing.separators != "none" else -1,
+        bos=vocabulary.bos if packing.separators == "bos_eos" else -1,
+        language_switch=vocabulary.switch if packing.language_switch else -1,
+        mask_documents=packing.mask_documents,
+    )
+
+
+def _documents(corpus: Corpus, stream: Stream) -> np.ndarray:
+    """Keys of an interleaved stream: int64 [n, languages], documents numbered through the shards.
+
+    A mono stream takes all documents and needs no table: [0, 1].
+    """
+    for language in stream.languages:
+        if language not in corpus.languages:
+            raise ValueError(
+                f"{corpus.path}: no language {language!r}; it has {', '.join(corpus.languages)}"
+            )
+    if stream.mode == "mono":
+        return np.empty((0, 1), np.int64)
+    documents = np.ascontiguousarray(corpus.aligned(stream.languages), dtype=np.int64)
+    if not len(documents):
+        raise ValueError(
+            f"{corpus.path}: no key is in all of {', '.join(stream.languages)}; "
+            "interleaving needs translations"
+        )
+    _check_sentences(corpus, stream, documents)
+    return documents
+
+
+def _check_sentences(corpus: Corpus, stream: Stream, documents: np.ndarray) -> None:
+    counts = np.stack(
+        [
+            _per_document(corpus, language, _num_sentences)[documents[:, j]]
+            for j, language in enumerate(stream.languages)
+        ],
+        axis=1,
+    )
+    wrong = np.flatnonzero((counts != counts[:, :1]).any(axis=1))
+    if wrong.size:
+        keys = [corpus.key(stream.languages[0], int(documents[i, 0])) for i in wrong[:5]]
+        raise ValueError(
+            f"{corpus.path}: {wrong.size} keys differ in their number of sentences between "
+            f"{', '.join(stream.languages)}: {', '.join(keys)}{', ...' * (wrong.size > 5)}"
+        )
+
+
+def _per_document(
+    corpus: Corpus, language: str, value: Callable[[Shard], np.ndarray]
+) -> np.ndarray:
+    return np.concatenate([value(shard) for shard in corpus.shards[language]])
+
+
+def _num_sentences(shard: Shard) -> np.ndarray:
+    return np.diff(shard.document_sentences)
+
+
+def _num_tokens(shard: Shard) -> np.ndarray:
+    return shard.document_lengths
+
+
+def _describe(
+    corpus: Corpus,
+    stream: Stream,
+    packing: Packing,
+    documents: np.ndarray,
+    targets: int,
+    num_rows: int,
+) -> StreamPlan:
+    """Sum up a stream; separators and switches are left out of the split by language."""
+    totals = {name: corpus.num_documents(name) for name in stream.languages}
+    num_documents = len(documents) if stream.mode != "mono" else totals[stream.languages[0]]
+    L = len(stream.languages)
+    share = stream.probabilities or (1 / L if stream.mode == "sample" else 1.0,) * L
+    tokens = np.array(share) * [
+        _per_document(corpus, language, _num_tokens)[index].sum(dtype=np.int64)
+        for language, index in zip(stream.languages, _columns(stream, documents), strict=True)
+    ]
+    inserted = num_documents * ("none", "eos", "bos_eos").index(packing.separators)
+    per_epoch = tokens.sum() + inserted
+    if packing.mode == "best_fit":
+        epochs = (targets + num_rows) / per_epoch
+    else:
+        epochs = targets / (per_epoch - num_documents * packing.mask_documents)
+    split = targets * tokens / tokens.sum()
+    return StreamPlan(
+        stream=stream,
+        num_rows=num_rows,
+        num_targets=targets,
+        epochs=float(epochs),
+        targets=dict(zip(stream.languages, split.tolist(), strict=True)),
+        num_documents=num_documents,
+        num_left_out={name: total - num_documents for name, total in totals.items()},
+    )
+
+
+def _columns(stream: Stream, documents: np.ndarray) -> list[Any]:
+    return [slice(None)] if stream.mode == "mono" else list(documents.T)

@@ -1,0 +1,165 @@
+"""What a stage reads and how it is cut into rows: the part of the packer that a user configures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+Mode = Literal["mono", "alternate", "sample"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """Documents in one or several languages, and how they become one sequence of tokens."""
+
+    languages: tuple[str, ...]
+    """One language for `mono`, two or more that share keys for the other modes."""
+    mode: Mode = "mono"
+    """`mono`: documents of one language. `alternate`: every sentence in every language, sentence by
+    sentence. `sample`: each sentence in one language, drawn anew every epoch."""
+    weight: float = 1.0
+    """Share of the stage's targets, relative to the other streams."""
+    probabilities: tuple[float, ...] = ()
+    """`sample`: probability of each language. Empty or all equal: uniform, and then every sentence
+    is used once per language in as many epochs as there are languages."""
+    language_order: Literal["fixed", "random"] = "random"
+    """`alternate`: as `languages` has it, or drawn per document and epoch."""
+
+    def __post_init__(self) -> None:
+        what = f"stream of {', '.join(self.languages) or 'no language'}"
+        if self.mode not in ("mono", "alternate", "sample"):
+            raise ValueError(f"{what}: mode is {self.mode!r}, not mono, alternate or sample")
+        if self.language_order not in ("fixed", "random"):
+            raise ValueError(
+                f"{what}: language_order is {self.language_order!r}, not fixed or random"
+            )
+        if self.mode == "mono" and len(self.languages) != 1:
+            raise ValueError(f"{what}: mono takes one language, alternate and sample several")
+        if self.mode != "mono" and len(self.languages) < 2:
+            raise ValueError(f"{what}: {self.mode} takes two or more languages, mono one")
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"{what}: a language is named twice")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"{what}: weight is {self.weight}, expected a finite number above 0")
+        self._check_probabilities(what)
+
+    def _check_probabilities(self, what: str) -> None:
+        given = self.probabilities
+        if not given:
+            return
+        if self.mode != "sample":
+            raise ValueError(f"{what}: probabilities are for mode sample, the mode is {self.mode}")
+        if len(given) != len(self.languages):
+            raise ValueError(
+                f"{what}: {len(given)} probabilities for {len(self.languages)} languages"
+            )
+        if not all(0 <= p <= 1 for p in given) or abs(sum(given) - 1) > 1e-6:
+            raise ValueError(f"{what}: probabilities {given} must be in [0, 1] and sum to 1")
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether each language is drawn as often as the others."""
+        return len(set(self.probabilities)) <= 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packing:
+    """How a stream becomes rows."""
+
+    row_length: int = 2048
+    """T, inputs of a row."""
+    mode: Literal["concat", "best_fit"] = "concat"
+    """`concat`: consecutive windows of the stream, nothing padded or dropped. `best_fit`: whole
+    documents, best-fit decreasing in windows of 4,096; only longer ones than a row are cut."""
+    separators: Literal["none", "eos", "bos_eos"] = "none"
+    """Tokens inserted after, or before and after, every document."""
+    language_switch: bool = False
+    """Insert a token where the language changes within a document."""
+    mask_documents: bool = False
+    """Attend within documents only; a label that starts a document then does not count."""
+
+    def __post_init__(self) -> None:
+        if self.row_length < 1:
+            raise ValueError(f"row_length is {self.row_length}, expected at least 1")
+        if self.mode not in ("concat", "best_fit"):
+            raise ValueError(f"packing mode is {self.mode!r}, not concat or best_fit")
+        if self.separators not in ("none", "eos", "bos_eos"):
+            raise ValueError(f"separators is {self.separators!r}, not none, eos or bos_eos")
+
+    @property
+    def uses_specials(self) -> bool:
+        """Whether any token is inserted."""
+        return self.separators != "none" or self.language_switch
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Ids of a run: units 0 .. units - 1, then the three specials if any stage uses one."""
+
+    units: int
+    has_specials: bool = False
+
+    @property
+    def eos(self) -> int:
+        """Id that ends a document."""
+        return self.units
+
+    @property
+    def bos(self) -> int:
+        """Id that begins a document."""
+        return self.units + 1
+
+    @property
+    def switch(self) -> int:
+        """Id that announces another language."""
+        return self.units + 2
+
+    @property
+    def num_used(self) -> int:
+        """Number of ids that can occur."""
+        return self.units + 3 * self.has_specials
+
+    @property
+    def width(self) -> int:
+        """Width of the logits: a multiple of 128."""
+        return -(-self.num_used // 128) * 128
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """Smallest of uint16 and uint32 that holds every id."""
+        return np.uint16 if self.num_used <= 1 << 16 else np.uint32
+
+
+def split_targets(tokens: int, streams: Sequence[Stream]) -> list[int]:
+    """Share `tokens` by the streams' weights, exactly: of the first k + 1, the first k get a floor.
+
+    Weights count as the decimal numbers they are written as.
+    """
+    if not streams:
+        raise ValueError("a stage needs at least one stream")
+    weights = [Fraction(repr(float(stream.weight))) for stream in streams]
+    shares = []
+    for k in range(len(streams) - 1, 0, -1):
+        before = math.floor(tokens * sum(weights[:k]) / sum(weights[: k + 1]))
+        shares.append(tokens - before)
+        tokens = before
+    shares.append(tokens)
+    for stream, share in zip(streams, reversed(shares), strict=True):
+        if share < 1:
+            raise ValueError(
+                f"stream of {', '.join(stream.languages)}: weight {stream.weight} leaves it "
+                f"{share} targets; raise the stage's tokens or the weight"
+            )
+    return shares[::-1]
+
+
+def thresholds(stream: Stream) -> list[int]:
+    """Cumulative probabilities times 2^64, less the last; empty for uniform draws."""
+    if stream.is_uniform:
+        return []
+    exact = [Fraction(repr(float(p))) for p in stream.probabilities]
+    cumulative = [sum(exact[:k]) for k in range(1, len(exact))]
+    return [min(math.floor(c * 2**64 / sum(exact)), 2**64 - 1) for c in cumulative]
