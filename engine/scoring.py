@@ -1,0 +1,236 @@
+"""Which of two endings does the model find more likely?
+
+An item of a cloze set asks about two sequences, prompt + correct ending and prompt + incorrect
+ending. One forward pass over both gives four measures of each: the log-likelihood summed over
+tokens or averaged over them, of the full sequence or of the continuation (the ending) alone.
+Without a prompt the two are the same. The score is 1 where the correct sequence measures higher,
+1/2 at a tie, else 0; an accuracy is the mean score.
+
+Batches are a pure function of the sequences, so every number is the same for any count of ranks.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tresse.data.cloze import Item
+from tresse.data.corpus import Corpus
+from tresse.engine.padded_batches import padded_batches
+from tresse.engine.ranks import Ranks
+from tresse.kernels.cross_entropy import IGNORE_INDEX
+
+MEASURES: tuple[str, ...] = ("sum_full", "mean_full", "sum_continuation", "mean_continuation")
+MAX_NAMED = 10
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScore:
+    """What the model makes of one item in one pair of languages."""
+
+    task: str
+    id: str
+    pair: str
+    """`en`, or `en->fr` for an English prompt and French endings."""
+    correct: dict[str, float]
+    """Log-likelihood of the correct sequence in nats, by the four MEASURES."""
+    incorrect: dict[str, float]
+    """The same of the incorrect sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """All items of a task in one pair of languages."""
+
+    task: str
+    pair: str
+    num_items: int
+    accuracy: dict[str, float]
+    """Mean score by the four MEASURES, in [0, 1]."""
+    stderr: dict[str, float]
+    """Its standard error: the scores' sample deviation over the root of their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    tokens: np.ndarray  # int64; the first one is context
+    num_prompt: int  # tokens before the ending, at least 1
+
+    @property
+    def num_scored(self) -> tuple[int, int]:
+        """Scored tokens of the full sequence and of the continuation."""
+        return len(self.tokens) - 1, len(self.tokens) - self.num_prompt
+
+
+def language_pairs(languages: Iterable[str]) -> list[Pair]:
+    """All pairs of a prompt's and an ending's language, those of one language first."""
+    languages = list(languages)
+    within = [(language, language) for language in languages]
+    return within + [(a, b) for a in languages for b in languages if a != b]
+
+
+def score_cloze(
+    model: nn.Module,
+    corpus: Corpus,
+    items: Iterable[Item],
+    *,
+    pairs: Sequence[Pair],
+    row_length: int,
+    batch_tokens: int,
+    ranks: Ranks,
+    prefix_token: int | None = None,
+    switch_token: int | None = None,
+) -> list[ItemScore]:
+    """Score every item in every pair of (prompt's, ending's) language; a collective.
+
+    An item without a prompt is scored in the pairs of one language only.
+    model: a Transformer or an engine around one. row_length: longest input, in tokens, that it was
+    trained on. batch_tokens: tokens of a forward pass on one rank. prefix_token: put before each
+    sequence (bos or eos), so that its first token is scored; without one that token is context.
+    switch_token: put between languages. Raises ValueError listing documents that are missing and
+    sequences that are too long or empty.
+    """
+    questions = [
+        (item, pair)
+        for pair in pairs
+        for item in items
+        if item.prompt is not None or pair[0] == pair[1]
+    ]
+    documents = _read_documents(corpus, questions)
+    sequences = [
+        _join(documents, item, key, pair, prefix_token, switch_token)
+        for item, pair in questions
+        for key in (item.correct, item.incorrect)
+    ]
+    _check_lengths(questions, sequences, row_length)
+    sums = _log_likelihoods(model, sequences, batch_tokens, ranks)
+    measures = [_measures(*each) for each in zip(sequences, sums.tolist(), strict=True)]
+    return [
+        ItemScore(item.task, item.id, _name(pair), correct, incorrect)
+        for (item, pair), correct, incorrect in zip(
+            questions, measures[::2], measures[1::2], strict=True
+        )
+    ]
+
+
+def accuracies(scores: Iterable[ItemScore]) -> list[Accuracy]:
+    """Mean scores per task and pair, in the order in which those appear."""
+    groups: dict[tuple[str, str], list[ItemScore]] = {}
+    for score in scores:
+        groups.setdefault((score.task, score.pair), []).append(score)
+    return [_accuracy(task, pair, group) for (task, pair), group in groups.items()]
+
+
+def write_scores(path: str | Path, scores: Iterable[ItemScore]) -> None:
+    """Write JSON lines, one per item and pair, with the measures of both sequences."""
+    lines = (json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in scores)
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_documents(
+    corpus: Corpus, questions: Iterable[tuple[Item, Pair]]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Tokens of every document that is asked about, by language and key."""
+    needed = {}
+    for item, (prompt_language, ending_language) in questions:
+        if item.prompt is not None:
+            needed[prompt_language, item.prompt] = None
+        needed |= {(ending_language, key): None for key in (item.correct, item.incorrect)}
+    documents, missing = {}, []
+    for language, key in needed:
+        try:
+            index = corpus.find(language, key)
+        except ValueError as error:
+            missing.append(str(error))
+            continue
+        sentences = corpus.document(language, index)
+        documents[language, key] = np.concatenate(sentences).astype(np.int64)
+    _raise_if_any(missing, "documents that items name are missing")
+    return documents
+
+
+def _join(
+    documents: dict[tuple[str, str], np.ndarray],
+    item: Item,
+    ending: str,
+    pair: Pair,
+    prefix_token: int | None,
+    switch_token: int | None,
+) -> _Sequence:
+    """Build the tokens of a sequence: prefix, prompt, switch, ending, each where there is one."""
+    parts = [] if prefix_token is None else [np.array([prefix_token])]
+    if item.prompt is not None:
+        parts.append(documents[pair[0], item.prompt])
+        if switch_token is not None and pair[0] != pair[1]:
+            parts.append(np.array([switch_token]))
+    num_prompt = max(1, sum(map(len, parts)))
+    return _Sequence(np.concatenate([*parts, documents[pair[1], ending]]), num_prompt)
+
+
+def _check_lengths(
+    questions: list[tuple[Item, Pair]], sequences: list[_Sequence], row_length: int
+) -> None:
+    faults = []
+    for index, sequence in enumerate(sequences):
+        num_inputs, num_scored = len(sequence.tokens) - 1, sequence.num_scored[1]
+        item, pair = questions[index // 2]
+        name = f"{item.task} {item.id} {_name(pair)}, {('correct', 'incorrect')[index % 2]}"
+        if num_inputs > row_length:
+            faults.append(f"{name}: {num_inputs} tokens, expected at most {row_length}")
+        if num_scored < 1:
+            faults.append(f"{name}: one token and nothing before it; score with a prefix token")
+    _raise_if_any(faults, "sequences cannot be scored")
+
+
+def _raise_if_any(faults: list[str], title: str) -> None:
+    if faults:
+        shown = "".join(f"\n  {fault}" for fault in faults[:MAX_NAMED])
+        rest = f"\n  and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
+        raise ValueError(f"{len(faults)} {title}:{shown}{rest}")
+
+
+@torch.no_grad()
+def _log_likelihoods(
+    model: nn.Module, sequences: list[_Sequence], batch_tokens: int, ranks: Ranks
+) -> torch.Tensor:
+    """Log-likelihood of each full sequence and of each continuation, (n, 2) fp64."""
+    num_prompt = torch.tensor([s.num_prompt for s in sequences], device=ranks.device)
+    sums = torch.zeros(len(sequences), 2, dtype=torch.float64, device=ranks.device)
+    for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks):
+        labels = batch.tokens.masked_fill(~batch.inside(), IGNORE_INDEX)[:, 1:].contiguous()
+        losses = model(batch.tokens[:, :-1].contiguous(), labels).double()
+        positions = torch.arange(1, batch.tokens.shape[1], device=ranks.device)
+        ending = positions >= num_prompt[batch.indices, None]
+        if batch.is_own:
+            sums[batch.indices] = -torch.stack((losses.sum(1), (losses * ending).sum(1)), dim=1)
+    return ranks.all_reduce(sums)
+
+
+def _measures(sequence: _Sequence, sums: Sequence[float]) -> dict[str, float]:
+    num_full, num_continuation = sequence.num_scored
+    full, continuation = sums
+    values = (full, full / num_full, continuation, continuation / num_continuation)
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def _accuracy(task: str, pair: str, group: list[ItemScore]) -> Accuracy:
+    accuracy, stderr = {}, {}
+    for measure in MEASURES:
+        correct = np.array([score.correct[measure] for score in group])
+        incorrect = np.array([score.incorrect[measure] for score in group])
+        values = (correct > incorrect) + 0.5 * (correct == incorrect)
+        accuracy[measure] = float(values.mean())
+        deviation = float(values.std(ddof=1)) if len(group) > 1 else math.nan
+        stderr[measure] = deviation / math.sqrt(len(group))
+    return Accuracy(task, pair, len(group), accuracy, stderr)
+
+
+def _name(pair: Pair) -> str:
+    return pair[0] if pair[0] == pair[1] else "->".join(pair)
