@@ -8,9 +8,9 @@ translation of sentence i in every other language: the same concepts, but each l
 its own for them, adds filler words where it likes (`fillers`), and has units of its own. So nothing
 but context can tell a model that two words mean the same. A story, units as letters:
 
-    concepts   wake dress | walk MOON play | eat sleep       skipped: learn; off the subject: MOON
-    en         kalu dof   | ro um miba te  | gi fo           a filler: um
-    fr         ZYX QW     | EH VY PUH XWZ  | PUH KE JO       a filler: PUH
+    concepts   wake dress | walk MOON | eat wake       skipped: play, sleep; MOON is off the subject
+    en         kalu dof   | um ro mib | gi teg         um is a filler; teg is another word for wake
+    fr         ZYX QW     | EH VY     | PUH JO ZYX     PUH is a filler
 
 A cloze item shows all sentences but the last (the prompt) and asks which of two endings follows:
 
@@ -49,7 +49,7 @@ class StoryWorld:
     """Rounds of concepts that stories are about; no two share a concept."""
     concepts_per_topic: int = 10
     """Concepts in a round."""
-    pronunciations: int = 1
+    pronunciations: int = 2
     """Words for a concept in each language; a speaker takes any of them."""
     units_per_language: int = 120
     """Units of a language; the vocabulary is this times the number of languages, below 2048."""
@@ -61,7 +61,7 @@ class StoryWorld:
     """Words in a sentence, fillers not counted; if it varied, short endings would be likelier."""
     skip: float = 0.3
     """Probability that a story skips the next concept of the round, and again for the one after."""
-    noise: float = 0.2
+    noise: float = 0.15
     """Probability that a word is off the subject: any concept of the world."""
     fillers: float = 0.15
     """Probability of a filler, which means nothing, before a word; drawn for each language."""
@@ -265,14 +265,20 @@ def split(story: Document) -> tuple[Document, Document]:
 
 def items(topics: np.ndarray, places: np.ndarray) -> Iterator[Item]:
     """One sSC and one sTC item per story: its prompt, its ending, and the ending of its partner."""
-    for task, partner in zip(("sSC", "sTC"), partners(topics, places), strict=True):
-        for number, other in enumerate(partner):
+    same, other = partners(topics, places)
+    if (places == places[same]).any():
+        raise ValueError(
+            f"cloze_documents={len(topics)}: too few stories of a topic to borrow an ending "
+            "from another place; raise it"
+        )
+    for task, partner in (("sSC", same), ("sTC", other)):
+        for number, lender in enumerate(partner):
             yield Item(
                 task=task,
                 id=f"{number:06d}",
                 prompt=f"cloze/{number:06d}/prompt",
                 correct=f"cloze/{number:06d}/ending",
-                incorrect=f"cloze/{other:06d}/ending",
+                incorrect=f"cloze/{lender:06d}/ending",
             )
 
 

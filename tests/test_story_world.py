@@ -129,6 +129,12 @@ def test_a_world_too_small_for_its_stories_is_an_error():
         draw_stories(dataclasses.replace(WORLD, **small), 600)
 
 
+def test_too_few_stories_to_borrow_wrong_endings_from_are_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="cloze_documents=6: too few stories"):
+        generate(dataclasses.replace(WORLD, cloze_documents=6), tmp_path / "few")
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_endings_are_of_the_right_topic_at_the_wrong_time_or_of_another_topic(cloze):
     stories, same, other = cloze
     apart = (stories.places - stories.places[same]) % WORLD.concepts_per_topic
