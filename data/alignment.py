@@ -109,10 +109,12 @@ def write_alignment(
 
 
 def open_alignment(
-    path: Path, hashes: Mapping[str, str], num_documents: Mapping[str, int]
+    path: Path, num_bytes: int, hashes: Mapping[str, str], num_documents: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """Language -> column of the table, checked against its hashes and the documents there are."""
     file = open_tensors(path)
+    if file.num_bytes != num_bytes:
+        raise ValueError(f"{path}: {file.num_bytes} bytes, expected {num_bytes}")
     if file.metadata != {"format": FORMAT, "version": VERSION}:
         raise ValueError(f"{path}: metadata {file.metadata}, expected {FORMAT} version {VERSION}")
     names = {PREFIX + language: ("I64",) for language in num_documents}

@@ -72,8 +72,8 @@ class Corpus:
         alignment = {}
         if index.alignment is not None:
             sizes = {name: sum(s.num_documents for s in own) for name, own in shards.items()}
-            path = folder / index.alignment.file
-            alignment = open_alignment(path, index.alignment.xxh3, sizes)
+            entry = index.alignment
+            alignment = open_alignment(folder / entry.file, entry.bytes, entry.xxh3, sizes)
         id_ = hashlib.sha256(content).hexdigest()
         return Corpus(folder, id_, index, index.tokenizer, tuple(shards), shards, alignment)
 
@@ -162,6 +162,7 @@ def write_corpus(
     that share a key but not their number of sentences; with `skip_misaligned` these are left out in
     every language, with a warning. Nothing is left at `out` unless all went well.
     """
+    _check_free(out)
     with staged_folder(out) as folder:
         languages = _write_shards(folder, documents, tokenizer)
         if skip_misaligned:
@@ -184,6 +185,7 @@ def merge_corpora(inputs: Sequence[str | Path], out: str | Path) -> Corpus:
                 f"{corpus.path} has {corpus.tokenizer}, {corpora[0].path} has "
                 f"{corpora[0].tokenizer}; corpora of different tokenizers do not merge"
             )
+    _check_free(out)
     languages: dict[str, list[ShardEntry]] = {}
     with staged_folder(out) as folder:
         for corpus in corpora:
@@ -221,6 +223,11 @@ def verify_corpus(path: str | Path) -> Corpus:
                     f"{corpus.path}: the alignment of {language} does not follow from the keys"
                 )
     return corpus
+
+
+def _check_free(out: str | Path) -> None:
+    if (Path(out) / FILE).exists():
+        raise ValueError(f"{out} already holds a corpus; remove it or choose another folder")
 
 
 def _write_shards(

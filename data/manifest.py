@@ -1,0 +1,73 @@
+"""The manifest: JSON lines, one document in one language per line, the format that units come in.
+
+    {"key": "0001/v07", "lang": "fr", "sentences": [[12, 907], [3, 3, 41]], "words": [[0], [0, 2]]}
+
+Lines of different languages with the same key are translations of each other, sentence by sentence.
+`words` is optional: the tokens at which the words of each sentence start. Units and offsets are
+checked where they are packed (`documents.pack`), which names the line by `Document.where`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tresse.data.documents import Document, check_language
+from tresse.data.tensor_file import decode_json
+
+REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
+
+
+def read_manifest(paths: Sequence[str | Path]) -> Iterator[Document]:
+    """Documents of one or more files, a line at a time; empty lines are skipped.
+
+    ValueError names file and line: not UTF-8, not JSON, fields missing, unknown or of another type.
+    """
+    files = [Path(path) for path in paths]
+    if not files:
+        raise ValueError("no manifest files")
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+    total = sum(path.stat().st_size for path in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
+        for path in files:
+            yield from _read_file(path, bar)
+
+
+def _read_file(path: Path, bar: tqdm) -> Iterator[Document]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            bar.update(len(line))
+            if not line.strip():
+                continue
+            try:
+                document = _document(decode_json(line), where)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+            yield document
+
+
+def _document(record: Any, where: str) -> Document:
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    for name in REQUIRED:
+        if name not in record:
+            raise ValueError(f"field {name!r} is missing")
+    for name in record:
+        if name not in REQUIRED + OPTIONAL:
+            raise ValueError(f"unknown field {name!r}; known are {', '.join(REQUIRED + OPTIONAL)}")
+    for name in ("key", "lang"):
+        if not isinstance(record[name], str):
+            raise ValueError(f"{name} is {record[name]!r}, expected text")
+    for name in ("sentences", "words"):
+        if name in record and not _is_lists(record[name]):
+            raise ValueError(f"{name} is not a list of lists")
+    language = check_language(record["lang"])
+    return Document(record["key"], language, record["sentences"], record.get("words"), where)
+
+
+def _is_lists(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(inner, list) for inner in value)
