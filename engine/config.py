@@ -1,6 +1,10 @@
-"""The configuration of a run: frozen dataclasses, one docstring per field, the command line's help."""
+"""The configuration of a run: frozen dataclasses whose docstrings are the command line's help."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from tresse.data.story_world import StoryWorld
+from tresse.data.streams import Packing, Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +50,7 @@ class ModelConfig:
     init_std: float = 0.02
     """Standard deviation of the normal initialisation of embeddings and projections."""
     pretrained: str = ""
-    """Folder of a Hugging Face Llama or Qwen2 checkpoint to start from, its text embedding dropped."""
+    """Folder of a Hugging Face checkpoint to start from, its text embedding dropped (TWIST)."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -55,3 +59,142 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; RoPE rotates pairs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a linear decay to zero, started anew in every stage."""
+
+    lr: float = 5e-4
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of a stage's steps over which the learning rate rises to `lr`."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the first and second moments."""
+    eps: float = 1e-8
+    """Term added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of the matrices; norms and biases have none."""
+    clip: float = 1.0
+    """Largest global norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optim.warmup={self.warmup} is not a share of the steps in [0, 1)")
+        if self.lr <= 0 or self.clip <= 0:
+            raise ValueError(f"optim.lr={self.lr} and optim.clip={self.clip} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardingConfig:
+    """How DeepSpeed divides the training state among the ranks."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What is divided: 0 nothing, 1 moments and masters, 2 also gradients, 3 also weights."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Compute dtype. Masters, moments and the accumulation of gradients are fp32 in both."""
+    offload_optimizer: bool = False
+    """Keep masters and moments in host memory and update them there (stages 1 to 3)."""
+
+    def __post_init__(self) -> None:
+        if self.zero_stage == 0 and self.precision == "bf16":
+            raise ValueError(
+                "sharding.zero_stage=0 is fp32 only: DeepSpeed has no fp32 accumulation of bf16 "
+                "gradients there; use --sharding.zero-stage 1, or --sharding.precision fp32"
+            )
+        if self.zero_stage == 0 and self.offload_optimizer:
+            raise ValueError("sharding.offload_optimizer needs sharding.zero_stage of 1, 2 or 3")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The corpora of a run, made by `data/prepare.py`."""
+
+    corpus: str = ""
+    """Folder of the training corpus."""
+    valid: str = ""
+    """Folder of a held-out corpus, whose loss per language is measured; empty: none."""
+    cloze: str = ""
+    """Folder of a corpus with items.jsonl, scored at the end of every stage; empty: none."""
+    story_world: StoryWorld | None = None
+    """Generate the corpora that are not named into the run folder instead of reading them."""
+    packing: Packing = Packing()
+    """How documents become rows of tokens."""
+    threads: int = 1
+    """Threads that pack rows, per rank; they run ahead of the step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """One training with a schedule of its own, from the weights of another to a checkpoint."""
+
+    name: str
+    """Name of the stage: its folder in the run, its row in the table."""
+    streams: tuple[Stream, ...]
+    """What the rows are drawn from."""
+    tokens: int
+    """Targets to train on, all streams together; each stream has its share by weight."""
+    init: str = "previous"
+    """Weights to start from: `previous`, `scratch`, or the name of an earlier stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """When the training state is written. The end of a stage always is, and is always kept."""
+
+    every: int = 1000
+    """Steps between two checkpoints within a stage."""
+    keep: int = 2
+    """Checkpoints kept within a stage; older ones are removed once a newer one is complete."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1:
+            raise ValueError(
+                f"checkpoint.every={self.every} and checkpoint.keep={self.keep} must be at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A run: a model, its data, and the stages that train it."""
+
+    recipe: str
+    """Name of the recipe that the other fields come from."""
+    run_dir: str = ""
+    """Folder of the run; empty: runs/RECIPE. Named alone, an interrupted run goes on."""
+    init: str = ""
+    """RUN/STAGE of another run, whose final weights the first stage starts from."""
+    model: ModelConfig
+    data: DataConfig
+    stages: tuple[StageConfig, ...]
+    """The stages, trained in this order."""
+    rows_per_step: int
+    """Rows of an optimizer step, over all ranks and micro-batches."""
+    micro_rows: int
+    """Rows of one forward and backward pass on one rank."""
+    optim: OptimConfig = OptimConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    valid_every: int = 500
+    """Steps between two measurements of the held-out loss; one is also made when a stage ends."""
+    score_by: Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"] = (
+        "mean_full"
+    )
+    """Log-likelihood that the table compares: per token or summed, with or without the prompt."""
+    seed: int = 0
+    """Seed of the weights, the order of documents and the draws of languages."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
+    deterministic: bool = False
+    """Refuse operations that give different bits from run to run, at some cost of speed."""
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"stages need names of their own, one at least; found {names}")
+        for position, stage in enumerate(self.stages):
+            allowed = ["previous", "scratch", *names[:position]]
+            if stage.init not in allowed:
+                raise ValueError(
+                    f"stages.{position}.init={stage.init!r} is none of {', '.join(allowed)}"
+                )

@@ -1,0 +1,60 @@
+"""Rows of the packer as tensors on the device: inputs, labels, and what the model needs to mask.
+
+B rows, T tokens in a row. Tokens cross to the device in the shards' 16 bits and are widened there.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tresse.data.packer import Batch
+from tresse.kernels.cross_entropy import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBatch:
+    """A micro-batch as the model takes it."""
+
+    tokens: Tensor
+    """(B, T) int64."""
+    labels: Tensor
+    """(B, T) int64, the next token; IGNORE_INDEX where it does not count."""
+    languages: Tensor
+    """(B, T) uint8, the language of each label."""
+    cu_seqlens: Tensor | None
+    """(num_documents + 1,) int32 over the flattened tokens, if documents are masked."""
+
+
+def to_device(batch: Batch, device: torch.device, mask_documents: bool) -> DeviceBatch:
+    """Copy a batch to the device and shift its labels."""
+    tokens = _copy(batch.tokens, device).long()
+    cu_seqlens = _copy(batch.cu_seqlens, device) if mask_documents else None
+    labels = _labels(tokens, _copy(batch.num_valid, device), cu_seqlens)
+    languages = _copy(batch.language_ids(), device)[:, 1:]
+    return DeviceBatch(tokens[:, :-1].contiguous(), labels, languages, cu_seqlens)
+
+
+def pinned(shape: Any, dtype: Any) -> np.ndarray:
+    """Allocate page-locked memory like `numpy.empty`, so that copies to the GPU run beside it."""
+    torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+    return torch.empty(shape, dtype=torch_dtype, pin_memory=True).numpy()
+
+
+def _copy(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def _labels(tokens: Tensor, num_valid: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """Shift the tokens (B, T + 1) and mask what lies past num_valid or starts a document."""
+    T = tokens.shape[1] - 1
+    labels = tokens[:, 1:].clone()
+    labels[torch.arange(T, device=tokens.device) >= num_valid[:, None]] = IGNORE_INDEX
+    if cu_seqlens is not None:
+        cuts = cu_seqlens[1:-1].long()
+        within_row = cuts % T != 0  # a cut between rows separates no label from its token
+        flat = labels.view(-1)
+        flat[cuts - 1] = torch.where(within_row, IGNORE_INDEX, flat[cuts - 1])
+    return labels

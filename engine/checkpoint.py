@@ -1,0 +1,167 @@
+"""Checkpoints: the training state in full, independent of rank count and ZeRO stage, no pickle.
+
+    STAGE/step-00000200/model-00001-of-00002.safetensors       fp32 weights under HF names
+                        optimizer-00001-of-00002.safetensors   exp_avg.NAME and exp_avg_sq.NAME, fp32
+                        state.json                             counters, corpus, config, file hashes
+    STAGE/latest                                               name of the newest checkpoint
+
+Every rank writes the parameters of its share. The folder is complete or it has another name: it is
+written as step-N.tmp, synced and renamed.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tresse.data.durable import commit, sync, sync_folder
+from tresse.engine.hugging_face import join_parameter, to_hf
+from tresse.engine.model import Transformer
+from tresse.engine.ranks import Ranks
+from tresse.engine.run_folder import write_text
+from tresse.engine.sharding import MOMENTS, Engine, full_state
+
+FORMAT = "tresse.checkpoint"
+VERSION = 1
+HASH_BLOCK_BYTES = 1 << 24
+
+State = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) -> Path:
+    """Write the checkpoint of `state["step"]` into a stage's folder; a collective.
+
+    state: JSON values; format, version and the files' hashes are added. Once it is complete, all
+    but the newest `keep` are removed. Returns its folder.
+    """
+    final = folder / f"step-{state['step']:08d}"
+    temporary = final.with_name(final.name + ".tmp")
+    if ranks.is_first:
+        for leftover in (*folder.glob("step-*.tmp"), final):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    ranks.barrier()
+    files = _write_share(temporary, engine, ranks)
+    shares = ranks.gather(files)
+    if ranks.is_first:
+        state = state | {"format": FORMAT, "version": VERSION}
+        state["files"] = {name: entry for share in shares for name, entry in share.items()}
+        write_text(temporary / "state.json", json.dumps(state, indent=2) + "\n")
+        sync_folder(temporary)
+        commit(temporary, final)
+        write_text(folder / "latest", final.name + "\n")
+        for old in _all(folder)[keep:]:
+            shutil.rmtree(old)
+    ranks.barrier()
+    return final
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a stage that verifies; name the broken ones and skip them."""
+    for path in _all(folder):
+        fault = find_fault(path)
+        if fault is None:
+            return path
+        logger.warning("%s: %s; skipping this checkpoint", path, fault)
+    return None
+
+
+def find_fault(path: Path) -> str | None:
+    """Check a checkpoint's files against the sizes and hashes it was written with."""
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        expected = state["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"state.json cannot be read ({error})"
+    if (state.get("format"), state.get("version")) != (FORMAT, VERSION):
+        return f"is {state.get('format')} {state.get('version')}, expected {FORMAT} {VERSION}"
+    for name, entry in expected.items():
+        file = path / name
+        size = file.stat().st_size if file.exists() else 0
+        if size != entry["bytes"]:
+            return f"{name} has {size} bytes, expected {entry['bytes']}"
+        if _hash(file) != entry["xxh3"]:
+            return f"{name} has other content than was written"
+    return None
+
+
+class Checkpoint:
+    """A complete checkpoint, its tensors read as they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state: State = json.loads((path / "state.json").read_bytes())
+
+    def weight(self, name: str, model: Transformer) -> Tensor:
+        """One parameter's fp32 value, under the model's own name."""
+        return self._joined(name, model, "")
+
+    def training_state(self, name: str, model: Transformer) -> dict[str, Tensor]:
+        """One parameter's weight and moments, as `sharding.set_full_state` takes them."""
+        moments = {key: self._joined(name, model, f"{key}.") for key in MOMENTS}
+        return {"weight": self.weight(name, model)} | moments
+
+    def _joined(self, name: str, model: Transformer, prefix: str) -> Tensor:
+        def read(part: str) -> Tensor:
+            return self._read(prefix + part)
+
+        return join_parameter(name, read, model.config, model.vocab_width)
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self._files:
+            raise ValueError(f"{self.path}: no tensor {name}; the checkpoint is of another model")
+        return self._files[name].get_tensor(name)
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        files = [safe_open(str(self.path / name), "pt") for name in self.state["files"]]
+        return {name: file for file in files for name in file.keys()}  # noqa: SIM118
+
+
+def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, State]:
+    """Write this rank's share of the parameters; return its files' sizes and hashes."""
+    model, moments = {}, {}
+    for name, tensors in _share(engine, ranks):
+        module = engine.module
+        for key, tensor in tensors.items():
+            parts = to_hf({name: tensor.cpu()}, module.config, module.vocab_used)
+            target, prefix = (model, "") if key == "weight" else (moments, f"{key}.")
+            target |= {prefix + hf: part.contiguous().clone() for hf, part in parts.items()}
+    suffix = f"{ranks.rank + 1:05d}-of-{ranks.world_size:05d}.safetensors"
+    written = {}
+    for kind, content in (("model", model), ("optimizer", moments)):
+        if content:
+            path = folder / f"{kind}-{suffix}"
+            save_file(content, path)
+            with path.open("rb") as file:
+                sync(file.fileno())
+            written[path.name] = {"bytes": path.stat().st_size, "xxh3": _hash(path)}
+    return written
+
+
+def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    for position, item in enumerate(full_state(engine)):
+        if position % ranks.world_size == ranks.rank:
+            yield item
+
+
+def _all(folder: Path) -> list[Path]:
+    """All complete checkpoints of a stage, newest first."""
+    return sorted((p for p in folder.glob("step-*") if p.suffix != ".tmp"), reverse=True)
+
+
+def _hash(path: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

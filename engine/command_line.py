@@ -1,0 +1,71 @@
+"""The command line of the main job: a recipe, then any field of it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from tresse.engine.config import RunConfig
+from tresse.engine.recipes import RECIPES
+from tresse.engine.run_folder import read_config
+
+DEFAULT_RECIPE = "demo"
+USAGE = """usage: engine/train.py [RECIPE] [--run-dir DIR] [--field value ...]
+
+Trains the stages of a recipe. Without RECIPE: the demo, or the run that --run-dir names.
+
+recipes:
+{recipes}
+
+engine/train.py RECIPE --help lists the fields of a recipe."""
+
+
+def parse_run(arguments: Sequence[str]) -> RunConfig:
+    """Build the configuration that the arguments ask for.
+
+    A run folder that exists gives its own configuration, which flags are laid over; whether they
+    contradict it is for `run_folder.open_run` to say.
+    """
+    arguments = list(arguments)
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage())
+        sys.exit(0)
+    named = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if named is not None and named not in RECIPES:
+        raise SystemExit(f"no recipe {named!r}; there are: {', '.join(RECIPES)}")
+    default = RECIPES[named or DEFAULT_RECIPE]()
+    folder = _run_folder(arguments) or Path("runs") / default.recipe
+    if (folder / "config.json").exists():
+        started = read_config(folder)
+        if named not in (None, started.recipe):
+            raise SystemExit(f"{folder}: a run of the recipe {started.recipe}, not of {named}")
+        default = started
+    parsed = tyro.cli(
+        tyro.conf.configure(tyro.conf.AvoidSubcommands)(RunConfig),
+        prog=f"engine/train.py {default.recipe}",
+        default=default,
+        args=arguments,
+    )
+    return replace(parsed, run_dir=str(folder.resolve()))
+
+
+def usage() -> str:
+    """Return the recipes with a line on each."""
+    width = max(map(len, RECIPES))
+    lines = [f"  {name:{width}}  {_summary(name)}" for name in RECIPES]
+    return USAGE.format(recipes="\n".join(lines))
+
+
+def _summary(recipe: str) -> str:
+    return (RECIPES[recipe].__doc__ or "").split("\n")[0]
+
+
+def _run_folder(arguments: list[str]) -> Path | None:
+    """Find --run-dir DIR, which decides on the defaults of all other flags."""
+    for position, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag in ("--run-dir", "--run_dir"):
+            return Path(value or next(iter(arguments[position + 1 :]), ""))
+    return None

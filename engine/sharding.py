@@ -1,0 +1,184 @@
+"""DeepSpeed ZeRO around the model: its configuration, and the training state in full.
+
+DeepSpeed averages gradients over the ranks and divides by the number of micro-batches; the step
+(engine/step.py) undoes both, so that the gradient is that of one loss over the whole batch.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from typing import Any, cast
+
+import deepspeed
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+from tresse.engine.config import OptimConfig, ShardingConfig
+from tresse.engine.ranks import Ranks
+
+# deepspeed.DeepSpeedEngine, whose own annotations are too loose to be checked against.
+Engine = Any
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_config(
+    sharding: ShardingConfig, clip: float, micro_rows: int, num_micro_batches: int
+) -> dict[str, Any]:
+    """Every key whose default has changed between releases is written out."""
+    offload = {"device": "cpu", "pin_memory": True} if sharding.offload_optimizer else None
+    return {
+        "train_micro_batch_size_per_gpu": micro_rows,
+        "gradient_accumulation_steps": num_micro_batches,
+        "gradient_clipping": clip,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "bf16": {
+            "enabled": sharding.precision == "bf16",
+            "check_grad_overflow": False,  # the step itself stops at a loss that is not finite
+            "immediate_grad_update": True,
+        },
+        "zero_optimization": {
+            "stage": sharding.zero_stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "round_robin_gradients": False,
+            "offload_optimizer": offload,
+            # It would replace torch.nn.functional.linear for the whole process.
+            "memory_efficient_linear": False,
+        },
+        "zero_force_ds_cpu_optimizer": False,
+        "wall_clock_breakdown": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms and biases do not."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def shard(
+    model: nn.Module,
+    sharding: ShardingConfig,
+    optim: OptimConfig,
+    ranks: Ranks,
+    *,
+    micro_rows: int,
+    num_micro_batches: int,
+) -> Engine:
+    """Hand the model, its weights in fp32, to DeepSpeed with AdamW as the optimizer.
+
+    The engine's masters start as the weights rounded to the compute dtype: `set_full_state` gives
+    them their fp32 values.
+    """
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, optim.weight_decay),
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        fused=True,
+    )
+    config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches)
+    with redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory tables, whatever the level
+        engine, *_ = deepspeed.initialize(
+            model=model.to(ranks.device),
+            optimizer=optimizer,
+            config=config,
+            dist_init_required=False,
+        )
+    return engine
+
+
+def update(engine: Engine) -> float:
+    """Clip the accumulated gradient, update the weights, return the norm before the clip."""
+    if engine.zero_optimization_stage() == 0:
+        gradients = [p.grad for p in engine.module.parameters()]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        engine.step()
+    else:
+        engine.step()
+        norm = engine.get_global_grad_norm()
+    return float(norm)
+
+
+def full_state(engine: Engine) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Assemble each parameter's training state, one parameter at a time, on every rank.
+
+    Yields (name, {"weight", "exp_avg", "exp_avg_sq"}) in fp32, on the device. A collective: every
+    rank must exhaust it. `set_full_state` must have been called before.
+    """
+    for name, parameter in engine.module.named_parameters():
+        if engine.zero_optimization_stage() == 0:
+            moments = {key: engine.optimizer.state[parameter][key] for key in MOMENTS}
+            yield name, {"weight": parameter.detach()} | moments
+        else:
+            moments = {
+                key: cast(Tensor, safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS
+            }
+            yield name, {"weight": cast(Tensor, safe_get_full_fp32_param(parameter))} | moments
+
+
+def set_full_state(
+    engine: Engine,
+    read: Callable[[str], dict[str, Tensor]],
+    num_updates: int,
+) -> None:
+    """Set masters, moments and the optimizer's counter of updates.
+
+    read: maps a parameter's name to its state as `full_state` yields it, on any device; a moment
+    that is left out is zero. The compute weights must hold the same values already: setting a
+    master does not refresh them.
+    """
+    _create_moments(engine, num_updates)
+    for name, parameter in engine.module.named_parameters():
+        state = {key: value.to(engine.device) for key, value in read(name).items()}
+        if engine.zero_optimization_stage() == 0:
+            _set_plain(engine, parameter, state)
+            continue
+        safe_set_full_fp32_param(parameter, state["weight"])
+        for key in state.keys() & set(MOMENTS):
+            safe_set_full_optimizer_state(parameter, state[key], key)
+
+
+def _set_plain(engine: Engine, parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
+    parameter.data.copy_(state["weight"])
+    for key in state.keys() & set(MOMENTS):
+        engine.optimizer.state[parameter][key].copy_(state[key])
+
+
+def _create_moments(engine: Engine, num_updates: int) -> None:
+    """Make the state that AdamW would make in its first step, with the counter at `num_updates`.
+
+    DeepSpeed 0.19.8 links moments to parameters after the first group's first step, when the other
+    group's moments do not exist yet; made and linked here, both groups have theirs.
+    """
+    zero_stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    inner = optimizer if zero_stage == 0 else optimizer.optimizer
+    if zero_stage == 3:
+        partitions = optimizer.fp32_partitioned_groups_flat
+    else:
+        partitions = [p for group in inner.param_groups for p in group["params"]]
+    for partition in partitions:
+        inner.state[partition] = {
+            "step": torch.tensor(float(num_updates), device=partition.device),
+            "exp_avg": torch.zeros_like(partition),
+            "exp_avg_sq": torch.zeros_like(partition),
+        }
+    if zero_stage in (1, 2):
+        optimizer._lazy_init_hp_params_optimizer_state()  # links the moments to the parameters

@@ -1,0 +1,191 @@
+"""One stage of a run: where its weights come from, its counters, its checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tresse.data.packer import Plan, plan_rows
+from tresse.engine.checkpoint import Checkpoint, newest, save
+from tresse.engine.config import RunConfig, StageConfig
+from tresse.engine.corpora import Corpora
+from tresse.engine.hugging_face import load_pretrained
+from tresse.engine.model import Transformer
+from tresse.engine.ranks import Ranks
+from tresse.engine.run_folder import to_json
+from tresse.engine.sharding import Engine, set_full_state, shard
+from tresse.engine.step import StepResult
+
+
+@dataclass
+class Stage:
+    """A stage under way: the same on every rank."""
+
+    run: RunConfig
+    name: str
+    plan: Plan
+    engine: Engine
+    ranks: Ranks
+    corpus_id: str
+    step: int
+    """Optimizer steps taken in this stage."""
+    tokens: dict[str, int]
+    """Targets of each language trained on since the weights were new, earlier stages included."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole stage; the last one may have fewer rows."""
+        return num_steps(self.plan, self.run)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step == self.num_steps
+
+    def advance(self, result: StepResult) -> None:
+        """Count a step."""
+        self.step += 1
+        for language, count in zip(self.plan.languages, result.targets, strict=True):
+            self.tokens[language] = self.tokens.get(language, 0) + count
+
+    def save(self) -> Path:
+        """Write a checkpoint; a collective. Returns its folder."""
+        state = {
+            "stage": self.name,
+            "step": self.step,
+            "finished": self.is_done,
+            "tokens": self.tokens,
+            "corpus": self.corpus_id,
+            "config": to_json(self.run),
+        }
+        folder = Path(self.run.run_dir) / self.name
+        return save(folder, self.engine, state, self.run.checkpoint.keep, self.ranks)
+
+
+def num_steps(plan: Plan, run: RunConfig) -> int:
+    """Steps that the rows of a plan make."""
+    return -(-plan.num_rows // run.rows_per_step)
+
+
+def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Plan]:
+    """Plan every stage before the first step of any, so that what cannot be met is said at once."""
+    if run.rows_per_step % (run.micro_rows * ranks.world_size):
+        raise ValueError(
+            f"rows_per_step={run.rows_per_step} is not a multiple of micro_rows={run.micro_rows} "
+            f"times {ranks.world_size} ranks; change --micro-rows or the number of ranks"
+        )
+    plans = {}
+    for index, stage in enumerate(run.stages):
+        plan = plan_rows(
+            corpora.train,
+            stage.streams,
+            run.data.packing,
+            tokens=stage.tokens,
+            seed=run.seed,
+            stage=index,
+        )
+        plans[stage.name] = plan
+        if ranks.is_first:
+            print(f"{stage.name}: {num_steps(plan, run):,} steps of {run.rows_per_step} rows")
+            print(plan.summary())
+    return plans
+
+
+def final_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint at the end of a stage's folder, or None while it is not finished."""
+    path = newest(folder)
+    checkpoint = Checkpoint(path) if path else None
+    return checkpoint if checkpoint and checkpoint.state["finished"] else None
+
+
+def is_finished(run: RunConfig, stage: str, ranks: Ranks) -> bool:
+    """Whether a stage needs no more steps: the same answer on every rank."""
+    return ranks.from_first(ranks.is_first and bool(final_checkpoint(Path(run.run_dir) / stage)))
+
+
+def build_stage(
+    run: RunConfig, stage: StageConfig, plan: Plan, corpora: Corpora, ranks: Ranks
+) -> Stage:
+    """Build the engine with the weights, moments and counters that the stage goes on from."""
+    own = _open_on_all(newest(Path(run.run_dir) / stage.name) if ranks.is_first else None, ranks)
+    source = own or _open_on_all(_initial(run, stage) if ranks.is_first else None, ranks)
+    model = Transformer(run.model, plan.vocabulary.width, plan.vocabulary.num_used)
+    weights = _load_weights(model, source, run)
+    engine = _build_engine(model, run, ranks)
+    if own:
+        _check_resumable(own, corpora)
+        set_full_state(engine, lambda name: own.training_state(name, model), own.state["step"])
+    else:
+        set_full_state(engine, lambda name: {"weight": weights[name]}, num_updates=0)
+    return Stage(
+        run=run,
+        name=stage.name,
+        plan=plan,
+        engine=engine,
+        ranks=ranks,
+        corpus_id=corpora.train.id,
+        step=own.state["step"] if own else 0,
+        tokens=dict(source.state["tokens"]) if source else {},
+    )
+
+
+def _initial(run: RunConfig, stage: StageConfig) -> Path | None:
+    """Find the checkpoint whose weights a new stage starts from; None for new weights."""
+    names = [s.name for s in run.stages]
+    position = names.index(stage.name)
+    if stage.init == "scratch" or (stage.init == "previous" and position == 0 and not run.init):
+        return None
+    if stage.init == "previous" and position == 0:
+        folder = Path(run.init)
+    else:
+        folder = Path(run.run_dir) / (
+            names[position - 1] if stage.init == "previous" else stage.init
+        )
+    checkpoint = final_checkpoint(folder)
+    if checkpoint is None:
+        raise ValueError(f"{folder}: no finished stage to start {stage.name} from")
+    return checkpoint.path
+
+
+def _open_on_all(path: Path | None, ranks: Ranks) -> Checkpoint | None:
+    path = ranks.from_first(path)
+    return Checkpoint(path) if path else None
+
+
+def _load_weights(
+    model: Transformer, source: Checkpoint | None, run: RunConfig
+) -> dict[str, Tensor]:
+    """Fill the model from a checkpoint, or anew; return its fp32 weights by name."""
+    if source is None:
+        model.init_weights(run.seed)
+        loaded = load_pretrained(run.model.pretrained, run.model) if run.model.pretrained else {}
+    else:
+        loaded = {name: source.weight(name, model) for name, _ in model.named_parameters()}
+    with torch.no_grad():
+        for name, tensor in loaded.items():
+            model.get_parameter(name).copy_(tensor)
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def _build_engine(model: Transformer, run: RunConfig, ranks: Ranks) -> Engine:
+    if run.compile:
+        for layer in model.layers:
+            layer.compile(dynamic=False)
+    return shard(
+        model,
+        run.sharding,
+        run.optim,
+        ranks,
+        micro_rows=run.micro_rows,
+        num_micro_batches=run.rows_per_step // (run.micro_rows * ranks.world_size),
+    )
+
+
+def _check_resumable(checkpoint: Checkpoint, corpora: Corpora) -> None:
+    """Refuse to go on with other data: rows would repeat or be left out."""
+    if checkpoint.state["corpus"] != corpora.train.id:
+        raise ValueError(
+            f"{checkpoint.path}: trained on corpus {checkpoint.state['corpus']}, but "
+            f"{corpora.train.path} is {corpora.train.id}; name the first one, or start another run"
+        )

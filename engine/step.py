@@ -1,0 +1,101 @@
+"""One optimizer step: micro-batches in, the numbers of the whole batch out.
+
+The loss is the summed cross-entropy over all micro-batches and ranks divided by the number of
+targets of the whole step, so the gradient depends neither on how rows are split nor on padding.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tresse.engine.batches import DeviceBatch
+from tresse.engine.config import OptimConfig
+from tresse.engine.ranks import Ranks
+from tresse.engine.sharding import Engine, update
+from tresse.kernels.cross_entropy import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What was measured in one step, the same on every rank."""
+
+    losses: list[float]
+    """Summed cross-entropy of the targets of each language, in nats."""
+    targets: list[int]
+    """Targets of each language."""
+    grad_norm: float
+    """Global norm of the gradient before the clip."""
+    stop: bool
+    """Whether any rank was asked to stop."""
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy over all targets."""
+        return sum(self.losses) / sum(self.targets)
+
+
+def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
+    """Linear warm-up, then linear decay: `optim.lr` times a factor in (0, 1].
+
+    step: 0 for the first one. The warm-up reaches the peak with its last step, and the rate would
+    be zero one step after the end.
+    """
+    num_warmup = round(optim.warmup * num_steps)
+    if step < num_warmup:
+        return optim.lr * (step + 1) / num_warmup
+    return optim.lr * (num_steps - step) / (num_steps - num_warmup)
+
+
+def train_step(
+    engine: Engine,
+    micro_batches: Sequence[DeviceBatch],
+    num_languages: int,
+    lr: float,
+    ranks: Ranks,
+    *,
+    stop: bool = False,
+) -> StepResult:
+    """Accumulate the gradient of this rank's micro-batches, reduce it, update the weights.
+
+    stop: whether this rank was asked to stop. Raises FloatingPointError when the loss or the
+    gradient of the step is not finite.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    targets = ranks.all_reduce(
+        torch.stack([count_targets(batch, num_languages) for batch in micro_batches]).sum(0)
+    )
+    # DeepSpeed will divide the summed gradient by the number of ranks.
+    scale = ranks.world_size / targets.sum()
+    losses = torch.zeros(num_languages, dtype=torch.float64, device=ranks.device)
+    grad_norm = math.nan
+    for position, batch in enumerate(micro_batches):
+        token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, batch.tokens.shape[1])
+        engine.backward(token_losses.sum() * scale, scale_wrt_gas=False)
+        losses += sum_by_language(token_losses.detach(), batch.languages, num_languages)
+        if position < len(micro_batches) - 1:
+            engine.step()
+        else:
+            grad_norm = update(engine)
+    measured = ranks.all_reduce(torch.cat([losses, losses.new_tensor([stop])])).tolist()
+    result = StepResult(measured[:-1], targets.tolist(), grad_norm, measured[-1] > 0)
+    if not math.isfinite(result.loss) or not math.isfinite(grad_norm):
+        raise FloatingPointError(
+            f"loss {result.loss} and gradient norm {grad_norm} are not finite; lower --optim.lr or "
+            "go on from an earlier checkpoint"
+        )
+    return result
+
+
+def count_targets(batch: DeviceBatch, num_languages: int) -> Tensor:
+    """Count the labels that are trained on, by language: (num_languages,) int64."""
+    counted = (batch.labels != IGNORE_INDEX).long()
+    return sum_by_language(counted, batch.languages, num_languages)
+
+
+def sum_by_language(values: Tensor, languages: Tensor, num_languages: int) -> Tensor:
+    """Sum (B, T) values over the positions of each language: (num_languages,), deterministic."""
+    return torch.stack([(values * (languages == k)).sum() for k in range(num_languages)])

@@ -1,0 +1,62 @@
+"""The table of a run: a row per stage, like the paper's Table 3, with standard errors."""
+
+import json
+from pathlib import Path
+
+from tresse.engine.config import RunConfig
+from tresse.engine.run_folder import Row, write_text
+from tresse.engine.scores import SCORES
+
+TABLE = "table.json"
+
+
+def print_table(run: RunConfig) -> None:
+    """Print the scores of the stages and write them to table.json, then name the run's files."""
+    folder = Path(run.run_dir)
+    rows = [row(folder / stage.name, run.score_by) for stage in run.stages]
+    rows = [found for found in rows if found]
+    if rows:
+        write_text(folder / TABLE, json.dumps(rows, indent=2) + "\n")
+        print(f"\n{format_table(rows)}\n")
+    print(f"wrote {folder}: config.json, metrics.jsonl, tensorboard/, a folder per stage", end="")
+    print(f", {TABLE}" if rows else "")
+
+
+def row(stage_folder: Path, measure: str) -> Row | None:
+    """Read a stage's scores as a row: setup, tokens, scores and standard errors in [0, 1]."""
+    path = stage_folder / SCORES
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    scores, stderr = {}, {}
+    for cell in found["cloze"]:
+        scores.setdefault(cell["task"], {})[cell["pair"]] = cell["accuracy"][measure]
+        stderr.setdefault(cell["task"], {})[cell["pair"]] = cell["stderr"][measure]
+    return {
+        "setup": stage_folder.name,
+        "tokens": found["tokens"],
+        "scores": scores,
+        "stderr": stderr,
+    }
+
+
+def format_table(rows: list[Row]) -> str:
+    """Lay the rows out in columns: tokens in millions, accuracies in percent ± standard error."""
+    tasks = {task: list(pairs) for task, pairs in rows[0]["scores"].items()}
+    languages = list(rows[-1]["tokens"])
+    header = ["setup", *(f"M {name}" for name in languages)]
+    header += [f"{task} {pair}" for task, pairs in tasks.items() for pair in pairs]
+    lines = [header]
+    for found in rows:
+        cells = [found["setup"]]
+        cells += [f"{found['tokens'].get(name, 0) / 1e6:.2f}" for name in languages]
+        for task, pairs in tasks.items():
+            for pair in pairs:
+                value, error = found["scores"][task][pair], found["stderr"][task][pair]
+                cells.append(f"{100 * value:.1f} ±{100 * error:.1f}")
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )

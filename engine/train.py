@@ -1,0 +1,106 @@
+"""The main job: train the stages of a recipe, score each of them, print the table.
+
+python engine/train.py                    the demo: no GPU, no download
+torchrun --nproc-per-node 4 engine/train.py 360m-interleave --data.corpus CORPUS
+torchrun --nproc-per-node 4 engine/train.py --run-dir DIR    goes on with an interrupted run
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tresse.data.loader import Loader
+from tresse.engine.batches import pinned, to_device
+from tresse.engine.command_line import parse_run
+from tresse.engine.config import RunConfig
+from tresse.engine.corpora import Corpora, open_corpora
+from tresse.engine.heldout import heldout_losses, plan_heldout
+from tresse.engine.interrupt import Interrupt
+from tresse.engine.metrics import Meter
+from tresse.engine.ranks import Ranks, join, leave
+from tresse.engine.run_folder import Logbook, open_run
+from tresse.engine.scores import score_stage
+from tresse.engine.stage import Stage, build_stage, is_finished, plan_stages
+from tresse.engine.step import learning_rate, train_step
+from tresse.engine.table import print_table
+
+
+def main() -> None:
+    """Run the job that the command line describes."""
+    config = parse_run(sys.argv[1:])
+    ranks = join()
+    finished = run(config, ranks)
+    if ranks.is_first and not finished:
+        print(f"Stopped and saved. To go on: engine/train.py --run-dir {config.run_dir}")
+    leave()
+
+
+def run(config: RunConfig, ranks: Ranks) -> bool:
+    """Train and score the stages that are not finished; return False if a signal stopped it."""
+    torch.use_deterministic_algorithms(config.deterministic)
+    if ranks.is_first:
+        open_run(config)
+    corpora = open_corpora(config, ranks)
+    plans = plan_stages(config, corpora, ranks)
+    for stage in config.stages:
+        if not is_finished(config, stage.name, ranks):
+            under_way = build_stage(config, stage, plans[stage.name], corpora, ranks)
+            if not train(under_way, corpora):
+                return False
+        score_stage(config, stage.name, plans[stage.name], corpora, ranks)
+    if ranks.is_first:
+        print_table(config)
+    return True
+
+
+def train(stage: Stage, corpora: Corpora) -> bool:
+    """Take the steps that are left of a stage; return False if a signal stopped it."""
+    config, plan, ranks = stage.run, stage.plan, stage.ranks
+    packing, num_languages = config.data.packing, len(plan.languages)
+    heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
+    loader = Loader(
+        plan,
+        rows_per_step=config.rows_per_step,
+        micro_rows=config.micro_rows,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        first_step=stage.step,
+        threads=config.data.threads,
+        allocate=pinned if ranks.device.type == "cuda" else np.empty,
+    )
+    meter = Meter(stage)
+    log = Logbook(Path(config.run_dir), stage.name, stage.step, ranks)
+    bar = tqdm(
+        desc=stage.name,
+        total=stage.num_steps,
+        initial=stage.step,
+        unit="step",
+        disable=not ranks.is_first,
+    )
+    with Interrupt() as interrupt, log, bar:
+        for rows in meter.waited(loader):
+            lr = learning_rate(stage.step, stage.num_steps, config.optim)
+            batches = [to_device(row, ranks.device, packing.mask_documents) for row in rows]
+            result = train_step(
+                stage.engine, batches, num_languages, lr, ranks, stop=interrupt.requested
+            )
+            stage.advance(result)
+            log.write(stage.step, meter.row(result, lr))
+            if heldout and (stage.step % config.valid_every == 0 or stage.is_done):
+                losses = heldout_losses(stage.engine, heldout, packing, config.micro_rows, ranks)
+                log.write(stage.step, {"heldout_loss": losses})
+                bar.write(f"{stage.name} step {stage.step}: held-out loss {losses}")
+            if result.stop or stage.is_done or stage.step % config.checkpoint.every == 0:
+                stage.save()
+            bar.set_postfix_str(meter.summary, refresh=False)
+            bar.update()
+            if result.stop:
+                return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
