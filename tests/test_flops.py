@@ -62,6 +62,15 @@ def test_full_count_is_what_pytorch_counts_in_the_matmuls(tie_embeddings: bool):
     assert counter.get_total_flops() == tokens.numel() * expected
 
 
+def test_causal_count_has_the_keys_that_each_position_reads():
+    row_length = 5
+    flops = flops_per_token(LLAMA_1B, row_length, vocab_width=128)
+    longer = flops_per_token(LLAMA_1B, row_length + 1, vocab_width=128)
+    per_key = longer.full - flops.full
+    mean_keys = sum(range(1, row_length + 1)) / row_length
+    assert flops.full - flops.causal == pytest.approx(per_key * (row_length - mean_keys))
+
+
 @pytest.mark.parametrize(
     ("device_name", "peak"),
     [

@@ -20,7 +20,7 @@ from tresse.data.documents import Document, Tokenizer
 from tresse.engine.alignment import measure_alignment
 from tresse.engine.config import ModelConfig
 from tresse.engine.model import Transformer
-from tresse.engine.padded_batches import plan_batches
+from tresse.engine.padded_batches import padded_batches, plan_batches
 from tresse.engine.ranks import Ranks
 from tresse.engine.scoring import (
     MEASURES,
@@ -32,6 +32,7 @@ from tresse.engine.scoring import (
 )
 
 VOCAB, BOS, SWITCH = 60, 60, 61
+BATCH_TOKENS = 140  # an odd number of batches: the last round has one for one rank of two
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 CONFIG = ModelConfig(
     hidden_size=32,
@@ -91,7 +92,7 @@ def random_cloze(folder: Path) -> tuple[Corpus, list[Item]]:
 
 
 def score(model: nn.Module, held: Corpus, items: Sequence[Item], **options) -> list[ItemScore]:
-    defaults = {"pairs": PAIRS, "row_length": 64, "batch_tokens": 100, "ranks": ALONE}
+    defaults = {"pairs": PAIRS, "row_length": 64, "batch_tokens": BATCH_TOKENS, "ranks": ALONE}
     return score_cloze(model, held, items, **(defaults | options))
 
 
@@ -220,10 +221,27 @@ def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], 
         assert width * len(indices) <= budget or len(indices) == 1
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 11])
+def test_ranks_share_all_batches_and_take_as_many_turns(world_size: int):
+    sequences = [np.full(length, length) for length in range(1, 23)]
+    whole = list(padded_batches(sequences, 30, ALONE))
+    shares = [
+        list(padded_batches(sequences, 30, Ranks(rank, world_size, torch.device("cpu"))))
+        for rank in range(world_size)
+    ]
+    assert {len(share) for share in shares} == {-(-len(whole) // world_size)}
+    own = [batch for turn in zip(*shares, strict=True) for batch in turn if batch.is_own]
+    for ours, expected in zip(own, whole, strict=True):
+        assert ours.indices.tolist() == expected.indices.tolist()
+        assert torch.equal(ours.tokens, expected.tokens)
+        assert torch.equal(ours.tokens.sum(1), ours.lengths**2)
+        assert torch.equal(ours.inside().sum(1), ours.lengths)
+
+
 def test_alignment_is_the_cosine_of_pooled_states(tmp_path: Path):
     held, _ = random_cloze(tmp_path / "c")
     model = transformer()
-    result = measure_alignment(model, held, ("en", "fr"), batch_tokens=50, ranks=ALONE)
+    result = measure_alignment(model, held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE)
 
     def pooled(language: str, key: str) -> list[torch.Tensor]:
         sentences = held.document(language, held.find(language, key))
@@ -264,7 +282,9 @@ def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
     ranks = Ranks(rank=rank, world_size=2, device=torch.device("cpu"))
     held = Corpus.open(f"{folder}/c")
     write_scores(f"{folder}/{rank}.jsonl", score(transformer(), held, items, ranks=ranks))
-    result = measure_alignment(transformer(), held, ("en", "fr"), batch_tokens=50, ranks=ranks)
+    result = measure_alignment(
+        transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ranks
+    )
     Path(f"{folder}/{rank}.json").write_text(json.dumps(result.aligned + result.random))
     dist.destroy_process_group()
 
@@ -275,7 +295,9 @@ def test_two_ranks_get_the_numbers_of_one_bit_for_bit(tmp_path: Path):
     torch.set_num_threads(1)
     try:
         write_scores(tmp_path / "alone.jsonl", score(transformer(), held, items))
-        alone = measure_alignment(transformer(), held, ("en", "fr"), batch_tokens=50, ranks=ALONE)
+        alone = measure_alignment(
+            transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE
+        )
     finally:
         torch.set_num_threads(threads)
     spawn(_score_as_one_of_two, (str(tmp_path), items), nprocs=2)
