@@ -88,6 +88,7 @@ def test_a_missing_or_exchanged_file_is_named(tmp_path):
         (lambda c: c.update(languages={"en": []}), "shards of en: expected a list"),
         (lambda c: c.update(languages={"../x": []}), "language '../x'"),
         (lambda c: c.update(alignment=None), "alignment if and only if"),
+        (lambda c: c["alignment"].update(bytes=1), "bytes, expected 1"),
         (lambda c: c["tokenizer"].update(vocab_size=True), "vocab_size is True, expected int"),
         (lambda c: c["tokenizer"].update(vocab_size=4096), "tokenizer is .*, corpus.json says"),
         (lambda c: c["languages"]["en"][0].update(bytes="1"), "bytes is '1', expected int"),

@@ -97,6 +97,15 @@ def test_arrays_and_lists_give_equal_bytes_under_equal_names(tmp_path):
     assert write(tmp_path / "3", lists[:1])[0].name != one.name
 
 
+def test_the_header_is_sorted_and_arrays_start_at_a_multiple_of_64(tmp_path):
+    content = write(tmp_path, [("a", STORY, WORDS)])[0].read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = content[8 : 8 + length].decode()
+    expected = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    assert text.rstrip(" ") == expected
+    assert (8 + length) % 64 == 0
+
+
 def test_the_safetensors_library_reads_our_shards(tmp_path):
     path = write(tmp_path, [("a", STORY, WORDS), ("b", [[7]], [[0]])])[0]
     tensors = load_file(path)
