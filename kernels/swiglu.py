@@ -27,10 +27,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx, *grad_outputs: torch.Tensor) -> torch.Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = _widen(gate_up).chunk(2, dim=-1)
-        sigmoid = torch.sigmoid(gate)
         grad = _widen(grad_outputs[0])
-        grad_gate = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
-        return torch.cat((grad_gate, grad * gate * sigmoid), dim=-1).to(gate_up.dtype)
+        grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
+        return torch.cat((grad_gate, grad * F.silu(gate)), dim=-1).to(gate_up.dtype)
 
 
 def _widen(x: torch.Tensor) -> torch.Tensor:

@@ -212,11 +212,18 @@ def test_rope_stays_fp32_and_trainable_after_inference_and_casts():
 
 
 @pytest.mark.filterwarnings("error:Dynamo detected")
-def test_compiles_to_one_graph():
+def test_compiles_to_one_graph_with_the_same_losses_and_gradients():
     model = build(LLAMA)
     tokens = random_tokens()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(tokens, tokens), model(tokens, tokens))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    losses = compiled(tokens, tokens)
+    losses.sum().backward()
+    grads = gradients(model)
+    model.zero_grad()
+    expected = model(tokens, tokens)
+    expected.sum().backward()
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(grads, gradients(model))
 
 
 def test_number_of_parameters_is_that_of_the_paper_shapes():
