@@ -68,7 +68,7 @@ def from_hf(
         return tensors[hf_name]
 
     present = dict.fromkeys(names[hf] for hf in tensors)
-    return {name: _join(name, read, config, vocab_width) for name in present}
+    return {name: join_parameter(name, read, config, vocab_width) for name in present}
 
 
 def hf_names(name: str, config: ModelConfig) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def _layer_parts(config: ModelConfig) -> dict[str, dict[str, int]]:
     }
 
 
-def _join(
+def join_parameter(
     name: str, read: Callable[[str], torch.Tensor], config: ModelConfig, vocab_width: int
 ) -> torch.Tensor:
     """Read the parts of a parameter, check their shapes, join them, pad a vocabulary."""
@@ -217,7 +217,7 @@ def load_pretrained(folder: str | Path, config: ModelConfig) -> dict[str, torch.
 
     names = [name for name in parameter_shapes(config, vocab_width=1) if name not in VOCABULARY]
     try:
-        return {name: _join(name, read, config, vocab_width=1) for name in names}
+        return {name: join_parameter(name, read, config, vocab_width=1) for name in names}
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
