@@ -133,12 +133,15 @@ BestFitRows::Window BestFitRows::window(std::int64_t number) const noexcept {
 
 Layout BestFitRows::pack(std::int64_t number) const {
   const auto [epoch, first, size] = window(number);
-  std::vector<std::int64_t> lengths(size);
-  stream_->lengths(stream_->epoch(epoch), first, lengths);
+  std::vector<std::int64_t> documents(size), lengths(size);
+  stream_->order(epoch).map(first, documents);
+  stream_->lengths(stream_->keys(epoch), documents, lengths);
   const auto& spec = stream_->spec();
-  return pack_best_fit(lengths, capacity_,
-                       hash_words(spec.seed, Domain::row_order, spec.stage, spec.index, epoch,
-                                  first / kWindow));
+  auto layout = pack_best_fit(lengths, capacity_,
+                              hash_words(spec.seed, Domain::row_order, spec.stage, spec.index,
+                                         epoch, first / kWindow));
+  layout.documents = std::move(documents);
+  return layout;
 }
 
 std::int64_t BestFitRows::num_targets(std::span<const Piece> row) const noexcept {
@@ -201,8 +204,7 @@ BestFitRows::End BestFitRows::extend(std::int64_t targets) {
 BestFitRows::Row BestFitRows::row(std::int64_t row) {
   const auto next = std::upper_bound(first_row_.begin(), first_row_.end(), row);
   const auto number = next - first_row_.begin() - 1;
-  const auto [epoch, first, size] = window(number);
-  return {layout(number), epoch, first, row - first_row_[number]};
+  return {layout(number), window(number).epoch, row - first_row_[number]};
 }
 
 std::shared_ptr<const Layout> BestFitRows::layout(std::int64_t number) {

@@ -19,6 +19,7 @@ struct Piece {
 
 // Rows of a window: row r holds pieces[first_piece[r]] .. pieces[first_piece[r + 1]], in order.
 struct Layout {
+  std::vector<std::int64_t> documents;  // of the window, by item
   std::vector<std::int64_t> first_piece{0};
   std::vector<Piece> pieces;
 
@@ -41,8 +42,7 @@ class BestFitRows {
   static constexpr std::int64_t kWindow = 4096;  // documents
   struct Row {
     std::shared_ptr<const Layout> layout;
-    std::int64_t epoch, first_position;  // of the window
-    std::int64_t index;                  // of the row in the window
+    std::int64_t epoch, index;  // of the window; of the row in it
   };
   struct End {
     std::int64_t num_rows, last_num_valid;

@@ -11,6 +11,8 @@
 
 namespace tresse {
 
+inline constexpr std::size_t kMaxLanguages = 255;
+
 // Arrays of one shard; `tokens` holds uint16 or uint32, see CorpusView::token_bytes.
 struct Shard {
   const std::byte* tokens;

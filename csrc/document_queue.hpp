@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <span>
 
 #include "stream.hpp"
@@ -12,74 +11,102 @@ namespace tresse {
 
 // A document, or the part of one that best_fit puts into a row.
 struct Visit {
-  std::int64_t epoch, position;  // in the epoch's order
+  std::int64_t document;
+  EpochKeys keys;
 };
 
-// The visits of a concat stream never end, those of best_fit are listed.
-class Itinerary {
+// Epoch after epoch from a position on, without end.
+class EndlessVisits {
  public:
-  Itinerary(std::int64_t num_documents, Visit first) : num_documents_(num_documents), next_(first) {}
-  explicit Itinerary(std::span<const Visit> visits) : visits_(visits) {}
+  EndlessVisits(const Stream& stream, std::int64_t epoch, std::int64_t position)
+      : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)), position_(position) {}
 
-  std::optional<Visit> next() {
-    if (num_documents_ > 0) {
-      const auto visit = next_;
-      if (++next_.position == num_documents_) next_ = {next_.epoch + 1, 0};
-      return visit;
-    }
-    if (visits_.empty()) return std::nullopt;
-    const auto visit = visits_.front();
-    visits_ = visits_.subspan(1);
-    return visit;
+  // Sets the document's index and keys; false at the end.
+  bool next(Document& document) {
+    if (read_ == mapped_) map();
+    document.position = position_ - mapped_ + read_;
+    document.index = documents_[read_++];
+    document.keys = keys_;
+    return true;
   }
 
  private:
-  std::int64_t num_documents_ = 0;
-  Visit next_{};
+  void map() {
+    if (position_ == stream_->num_documents()) {
+      keys_ = stream_->keys(keys_.epoch + 1);
+      order_ = stream_->order(keys_.epoch);
+      position_ = 0;
+    }
+    mapped_ = std::min<std::int64_t>(documents_.size(), stream_->num_documents() - position_);
+    order_.map(position_, std::span(documents_).first(mapped_));
+    position_ += mapped_;
+    read_ = 0;
+  }
+
+  const Stream* stream_;
+  EpochKeys keys_;
+  Permutation order_;
+  std::array<std::int64_t, 16> documents_;
+  std::int64_t position_;  // of the next document to map
+  std::int64_t mapped_ = 0, read_ = 0;
+};
+
+class ListedVisits {
+ public:
+  explicit ListedVisits(std::span<const Visit> visits) : visits_(visits) {}
+
+  bool next(Document& document) {
+    if (visits_.empty()) return false;
+    document.index = visits_.front().document;
+    document.keys = visits_.front().keys;
+    visits_ = visits_.subspan(1);
+    return true;
+  }
+
+ private:
   std::span<const Visit> visits_;
 };
 
 // A ring of documents in different states of readiness, so that the cache misses of several overlap.
+// A thread has one ring, whose memory stays: it may hold one queue at a time.
+template <class Visits>
 class DocumentQueue {
  public:
-  DocumentQueue(const Stream& stream, Itinerary itinerary)
-      : stream_(&stream), itinerary_(itinerary) {}
+  DocumentQueue(const Stream& stream, Visits visits)
+      : stream_(&stream), visits_(visits), ring_(thread_ring()) {}
 
   // The next document with its runs; valid until the next call.
-  Document& next() {
-    advance();
-    return ring_[current_++ % kSize];
-  }
-
- private:
-  static constexpr std::int64_t kSize = 16;
-  static constexpr std::int64_t kFindAhead = 8, kLocateAhead = 6, kOpenAhead = 4, kExpandAhead = 2;
-
-  void advance() {
+  const Document& next() {
     while (found_ <= current_ + kFindAhead && find(ring_[found_ % kSize])) ++found_;
     for (; located_ <= current_ + kLocateAhead && located_ < found_; ++located_)
       stream_->locate(ring_[located_ % kSize]);
     for (; opened_ <= current_ + kOpenAhead && opened_ < found_; ++opened_)
       stream_->open(ring_[opened_ % kSize]);
     for (; expanded_ <= current_ + kExpandAhead && expanded_ < found_; ++expanded_)
-      stream_->expand(*epochs_[expanded_ % kSize], ring_[expanded_ % kSize]);
+      stream_->expand(ring_[expanded_ % kSize]);
+    return ring_[current_++ % kSize];
+  }
+
+ private:
+  static constexpr std::uint64_t kSize = 16;
+  static constexpr std::uint64_t kFindAhead = 12, kLocateAhead = 9, kOpenAhead = 6, kExpandAhead = 3;
+
+  static std::span<Document, kSize> thread_ring() {
+    thread_local std::array<Document, kSize> ring;
+    return ring;
   }
 
   bool find(Document& document) {
-    const auto visit = itinerary_.next();
-    if (!visit) return false;
-    if (!epoch_ || epoch_->number != visit->epoch) epoch_ = stream_->epoch(visit->epoch);
-    epochs_[found_ % kSize] = epoch_;
-    stream_->find(*epoch_, visit->position, document);
+    // Straight into the document: a copy would be read while it still waits in the store queue.
+    if (!visits_.next(document)) return false;
+    stream_->find(document);
     return true;
   }
 
   const Stream* stream_;
-  Itinerary itinerary_;
-  std::array<Document, kSize> ring_;
-  std::array<std::optional<Epoch>, kSize> epochs_;
-  std::optional<Epoch> epoch_;
-  std::int64_t current_ = 0, found_ = 0, located_ = 0, opened_ = 0, expanded_ = 0;
+  Visits visits_;
+  std::span<Document, kSize> ring_;
+  std::uint64_t current_ = 0, found_ = 0, located_ = 0, opened_ = 0, expanded_ = 0;
 };
 
 }  // namespace tresse

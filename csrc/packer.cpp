@@ -9,51 +9,6 @@
 #include "parallel.hpp"
 
 namespace tresse {
-namespace {
-
-// Walks a document's runs into rows, any number of tokens at a time.
-class RunReader {
- public:
-  void open(const Document& document) {
-    runs_ = document.runs;
-    offset_ = 0;
-  }
-  bool done() const noexcept { return runs_.empty(); }
-
-  void skip(std::int64_t tokens) {
-    while (tokens > 0) tokens -= take(tokens);
-  }
-
-  // Writes up to `tokens` of what is left.
-  template <class Writer>
-  void write(Writer& writer, std::int64_t tokens) {
-    while (tokens > 0 && !runs_.empty()) {
-      const auto& run = runs_.front();
-      const auto offset = offset_;
-      const auto taken = take(tokens);
-      writer.append(run, offset, taken);
-      tokens -= taken;
-    }
-  }
-
- private:
-  std::int64_t take(std::int64_t tokens) noexcept {
-    const auto left = runs_.front().length - offset_;
-    if (tokens < left) {
-      offset_ += tokens;
-      return tokens;
-    }
-    runs_ = runs_.subspan(1);
-    offset_ = 0;
-    return left;
-  }
-
-  std::span<const Run> runs_;
-  std::int64_t offset_ = 0;
-};
-
-}  // namespace
-
 std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets) {
   if (targets < 1) throw std::invalid_argument("a stream needs a budget of at least one target");
   auto& source = sources_.emplace_back(*corpus_, std::move(spec), packing_);
@@ -101,6 +56,7 @@ template <class In, class Out>
 void Packer::fill_part(std::int64_t first, std::int64_t begin, std::int64_t end,
                        const Destination& destination, Notes& notes, std::span<RowNotes> rows) {
   std::vector<Task> tasks(sources_.size());
+  notes.spans.reserve((end - begin) * 64);
   for (auto slot = begin; slot < end; ++slot) {
     if (first + slot < num_rows()) {
       const auto [stream, row] = mixture_.slot(first + slot);
@@ -108,7 +64,7 @@ void Packer::fill_part(std::int64_t first, std::int64_t begin, std::int64_t end,
       tasks[stream].slots.push_back(slot);
       continue;
     }
-    RowWriter<In, Out> writer(packing_.row_length, notes);
+    RowWriter<In, Out> writer(packing_.row_length, packing_.specials, notes);
     writer.begin(row_of<Out>(destination, slot));
     writer.pad();
     destination.num_valid[slot] = 0;
@@ -128,11 +84,11 @@ void Packer::fill_concat(Source& source, const Task& task, const Destination& de
                          Notes& notes, std::span<RowNotes> rows) {
   const auto T = packing_.row_length;
   const auto start = source.timeline.locate(task.first_row * T);
-  DocumentQueue queue(source.stream, Itinerary(source.stream.num_documents(), {start.epoch, start.position}));
+  DocumentQueue queue(source.stream, EndlessVisits(source.stream, start.epoch, start.position));
   RunReader reader;
   reader.open(queue.next());
   reader.skip(start.offset);
-  RowWriter<In, Out> writer(T, notes);
+  RowWriter<In, Out> writer(T, packing_.specials, notes);
   auto row = task.first_row;
   for (auto slot : task.slots) {
     auto* out = row_of<Out>(destination, slot);
@@ -142,13 +98,16 @@ void Packer::fill_concat(Source& source, const Task& task, const Destination& de
         reader.open(queue.next());
         writer.begin_document();
       }
-      reader.write(writer, writer.room());
+      writer.write(reader, writer.room());
     }
     const auto limit = T - (packing_.mask_documents && writer.begins_at_end());
     destination.num_valid[slot] = static_cast<std::int32_t>(std::min(limit, valid_limit(source, row)));
     rows[slot] = writer.end();
     ++row;
   }
+  // The next row begins with the last token of this one.
+  const auto& last = reader.document();
+  source.timeline.remember(row * T, {last.keys.epoch, last.position, reader.passed() - 1});
 }
 
 template <class In, class Out>
@@ -160,19 +119,20 @@ void Packer::fill_best_fit(Source& source, const Task& task, const Destination& 
   for (std::size_t i = 0; i < task.slots.size(); ++i) {
     packed.push_back(source.best_fit.row(task.first_row + static_cast<std::int64_t>(i)));
     const auto& row = packed.back();
+    const auto keys = source.stream.keys(row.epoch);
     for (const auto& piece : row.layout->row(row.index))
-      visits.push_back({row.epoch, row.first_position + piece.item});
+      visits.push_back({row.layout->documents[piece.item], keys});
   }
-  DocumentQueue queue(source.stream, Itinerary(visits));
+  DocumentQueue queue(source.stream, ListedVisits(visits));
   RunReader reader;
-  RowWriter<In, Out> writer(T, notes);
+  RowWriter<In, Out> writer(T, packing_.specials, notes);
   for (std::size_t i = 0; i < task.slots.size(); ++i) {
     writer.begin(row_of<Out>(destination, task.slots[i]));
     for (const auto& piece : packed[i].layout->row(packed[i].index)) {
       reader.open(queue.next());
       reader.skip(piece.offset);
       writer.begin_document();
-      reader.write(writer, piece.length);
+      writer.write(reader, piece.length);
     }
     const auto used = T + 1 - writer.room();
     const auto limit = used - 1 - (packing_.mask_documents && writer.begins_at_end());
@@ -195,8 +155,8 @@ Boundaries Packer::join(std::span<const RowNotes> rows) const {
     for (auto i = row.first_cut; i < row.first_cut + row.num_cuts; ++i)
       joined.cu_seqlens.push_back(static_cast<std::int32_t>(slot * T) + from.cuts[i]);
     for (auto i = row.first_span; i < row.first_span + row.num_spans; ++i) {
-      joined.span_starts.push_back(static_cast<std::int32_t>(slot * (T + 1)) + from.spans[i]);
-      joined.span_languages.push_back(from.languages[i]);
+      joined.span_starts.push_back(static_cast<std::int32_t>(slot * (T + 1)) + from.spans[i].column);
+      joined.span_languages.push_back(from.spans[i].language);
     }
   }
   joined.cu_seqlens.push_back(static_cast<std::int32_t>(num_rows * T));

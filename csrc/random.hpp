@@ -1,9 +1,11 @@
 #pragma once
 // Counter-based randomness: every draw is a function of what it is for, and nothing has a state.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <span>
 
 namespace tresse {
 
@@ -51,9 +53,28 @@ class Permutation {
 
   // The image of i, which must be less than size().
   std::uint64_t operator()(std::uint64_t i) const noexcept {
-    do i = encrypt(i);
-    while (i >= size_);
-    return i;
+    return walk(i / a_, i % a_);
+  }
+
+  // The images of first, first + 1, ... Chains side by side do not wait for each other.
+  void map(std::uint64_t first, std::span<std::int64_t> out) const noexcept {
+    constexpr std::size_t kLanes = 8;
+    std::uint64_t high = first / a_, low = first % a_;
+    for (; !out.empty(); out = out.subspan(std::min(kLanes, out.size()))) {
+      std::array<std::uint64_t, kLanes> lows, highs;
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        lows[lane] = low;
+        highs[lane] = high;
+        if (++low == a_) low = 0, ++high;
+      }
+      for (int round = 0; round < kHalfRounds; round += 2)
+        for (std::size_t lane = 0; lane < kLanes; ++lane)
+          double_round(round, highs[lane], lows[lane]);
+      for (std::size_t lane = 0; lane < std::min(kLanes, out.size()); ++lane) {
+        const auto image = highs[lane] * a_ + lows[lane];
+        out[lane] = static_cast<std::int64_t>(image < size_ ? image : walk(highs[lane], lows[lane]));
+      }
+    }
   }
 
  private:
@@ -64,15 +85,18 @@ class Permutation {
     return root;
   }
 
-  std::uint64_t encrypt(std::uint64_t i) const noexcept {
-    std::uint64_t low = i % a_, high = i / a_;
-    for (int round = 0; round < kHalfRounds; round += 2) {
-      low += bounded(fold(keys_[round], high), a_);
-      low -= low >= a_ ? a_ : 0;
-      high += bounded(fold(keys_[round + 1], low), b_);
-      high -= high >= b_ ? b_ : 0;
+  void double_round(int round, std::uint64_t& high, std::uint64_t& low) const noexcept {
+    low += bounded(fold(keys_[round], high), a_);
+    low -= low >= a_ ? a_ : 0;
+    high += bounded(fold(keys_[round + 1], low), b_);
+    high -= high >= b_ ? b_ : 0;
+  }
+
+  std::uint64_t walk(std::uint64_t high, std::uint64_t low) const noexcept {
+    while (true) {
+      for (int round = 0; round < kHalfRounds; round += 2) double_round(round, high, low);
+      if (const auto image = high * a_ + low; image < size_) return image;
     }
-    return high * a_ + low;
   }
 
   std::uint64_t size_, a_, b_;

@@ -10,15 +10,13 @@
 namespace tresse {
 namespace {
 
-constexpr std::size_t kBatch = 64;  // documents whose memory accesses overlap
-
 void prefetch(const void* address) noexcept { __builtin_prefetch(address, 0, 3); }
 
 // One request per cache line, up to where the hardware has noticed and goes on by itself.
-void prefetch_lines(const std::byte* begin, std::int64_t bytes) noexcept {
-  constexpr std::int64_t kLine = 64, kAhead = 512;
-  for (std::int64_t offset = 0; offset < std::min(bytes, kAhead); offset += kLine)
-    prefetch(begin + offset);
+void prefetch_lines(const std::byte* begin, const std::byte* end) noexcept {
+  constexpr std::ptrdiff_t kLine = 64, kAhead = 1024;
+  end = begin + std::min(end - begin, kAhead);
+  for (; begin < end; begin += kLine) prefetch(begin);
 }
 
 std::int64_t num_sentences(const Place& place) noexcept {
@@ -70,14 +68,18 @@ std::int64_t Stream::length_period() const noexcept {
   return spec_.mode == Mode::sample && varies ? 0 : draw_period();
 }
 
-Epoch Stream::epoch(std::int64_t number) const {
-  const auto key = [&](Domain domain, std::int64_t epoch) {
-    return hash_words(spec_.seed, domain, spec_.stage, spec_.index, epoch);
+Permutation Stream::order(std::int64_t epoch) const noexcept {
+  return {static_cast<std::uint64_t>(num_documents_),
+          hash_words(spec_.seed, Domain::order, spec_.stage, spec_.index, epoch)};
+}
+
+EpochKeys Stream::keys(std::int64_t epoch) const noexcept {
+  const auto key = [&](Domain domain, std::int64_t number) {
+    return hash_words(spec_.seed, domain, spec_.stage, spec_.index, number);
   };
   const auto period = draw_period();
-  return {number, Permutation(num_documents_, key(Domain::order, number)),
-          key(Domain::draw, number / period), key(Domain::language_order, number),
-          static_cast<std::uint64_t>(number % period)};
+  return {epoch, key(Domain::draw, epoch / period), key(Domain::language_order, epoch),
+          static_cast<std::uint64_t>(epoch % period)};
 }
 
 void Stream::find_places(std::int64_t index, std::span<Place> places) const {
@@ -88,29 +90,30 @@ void Stream::find_places(std::int64_t index, std::span<Place> places) const {
   }
 }
 
-void Stream::lengths(const Epoch& epoch, std::int64_t first, std::span<std::int64_t> out) const {
+void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> documents,
+                     std::span<std::int64_t> out) const {
+  constexpr std::size_t kBatch = 16;  // documents whose cache misses overlap
   const auto width = spec_.languages.size();
-  std::array<std::int64_t, kBatch> index;
   std::vector<Place> places(kBatch * width);
-  for (; !out.empty(); first += kBatch, out = out.subspan(std::min(kBatch, out.size()))) {
-    const auto size = std::min(kBatch, out.size());
-    for (std::size_t i = 0; i < size; ++i) {
-      index[i] = static_cast<std::int64_t>(epoch.order(first + i));
-      if (width > 1) prefetch(&spec_.documents[index[i] * width]);
-    }
-    for (std::size_t i = 0; i < size; ++i)
-      find_places(index[i], {&places[i * width], width});
-    for (const auto& [shard, document] : std::span(places).first(size * width)) {
+  for (std::size_t first = 0; first < documents.size(); first += kBatch) {
+    const auto batch = documents.subspan(first, std::min(kBatch, documents.size() - first));
+    const auto used = std::span(places).first(batch.size() * width);
+    if (width > 1)
+      for (auto index : batch) prefetch(&spec_.documents[index * width]);
+    for (std::size_t i = 0; i < batch.size(); ++i)
+      find_places(batch[i], used.subspan(i * width, width));
+    for (const auto& [shard, document] : used) {
       prefetch(&shard->document_lengths[document]);
       if (width > 1) prefetch(&shard->document_sentences[document]);
     }
-    for (const auto& place : std::span(places).first(spec_.mode == Mode::sample ? size * width : 0))
-      prefetch(sentence_lengths(place));
-    for (std::size_t i = 0; i < size; ++i) out[i] = length(epoch, {&places[i * width], width});
+    if (spec_.mode == Mode::sample)
+      for (const auto& place : used) prefetch(sentence_lengths(place));
+    for (std::size_t i = 0; i < batch.size(); ++i)
+      out[first + i] = length(keys, used.subspan(i * width, width));
   }
 }
 
-std::int64_t Stream::length(const Epoch& epoch, std::span<const Place> places) const {
+std::int64_t Stream::length(const EpochKeys& keys, std::span<const Place> places) const {
   std::int64_t sum = 0;
   for (const auto& [shard, document] : places) {
     if (shard->document_lengths[document] == 0)
@@ -118,32 +121,34 @@ std::int64_t Stream::length(const Epoch& epoch, std::span<const Place> places) c
                                   " of a shard is empty; verify the corpus");
     sum += shard->document_lengths[document];
   }
-  if (spec_.mode == Mode::sample) sum = sampled_length(epoch, places);
+  if (spec_.mode == Mode::sample) sum = sampled_length(keys, places);
   if (spec_.mode == Mode::alternate && specials_.language_switch >= 0)
     sum += num_sentences(places[0]) * static_cast<std::int64_t>(places.size()) - 1;
   return sum + num_separators_;
 }
 
-std::int64_t Stream::sampled_length(const Epoch& epoch, std::span<const Place> places) const {
+std::int64_t Stream::sampled_length(const EpochKeys& keys, std::span<const Place> places) const {
   const auto& [shard, document] = places[0];
-  const auto hash = fold(epoch.draw_key, shard->key_hash[document]);
+  const auto hash = fold(keys.draw, shard->key_hash[document]);
   const auto sentences = num_sentences(places[0]);
-  std::int64_t sum = 0;
-  std::size_t previous = places.size();
+  std::array<const std::uint16_t*, kMaxLanguages> lengths;
+  for (std::size_t j = 0; j < places.size(); ++j) lengths[j] = sentence_lengths(places[j]);
+  std::int64_t sum = 0, switches = 0;
+  auto previous = draw(keys, hash, 0);
   for (std::int64_t s = 0; s < sentences; ++s) {
-    const auto j = draw(epoch, hash, s);
-    sum += sentence_lengths(places[j])[s];
-    sum += specials_.language_switch >= 0 && s > 0 && j != previous;
+    const auto j = draw(keys, hash, s);
+    sum += lengths[j][s];
+    switches += j != previous;
     previous = j;
   }
-  return sum;
+  return specials_.language_switch >= 0 ? sum + switches : sum;
 }
 
-std::size_t Stream::draw(const Epoch& epoch, std::uint64_t document_hash,
+std::size_t Stream::draw(const EpochKeys& keys, std::uint64_t document_hash,
                          std::int64_t sentence) const {
   const auto hash = fold(document_hash, static_cast<std::uint64_t>(sentence));
   if (spec_.thresholds.empty()) {
-    const auto drawn = bounded(hash, spec_.languages.size()) + epoch.shift;
+    const auto drawn = bounded(hash, spec_.languages.size()) + keys.shift;
     return drawn < spec_.languages.size() ? drawn : drawn - spec_.languages.size();
   }
   std::size_t language = 0;
@@ -151,8 +156,7 @@ std::size_t Stream::draw(const Epoch& epoch, std::uint64_t document_hash,
   return language;
 }
 
-void Stream::find(const Epoch& epoch, std::int64_t position, Document& document) const {
-  document.index = static_cast<std::int64_t>(epoch.order(position));
+void Stream::find(const Document& document) const {
   if (spec_.mode != Mode::mono)
     prefetch(&spec_.documents[document.index * spec_.languages.size()]);
 }
@@ -169,84 +173,82 @@ void Stream::locate(Document& document) const {
 }
 
 void Stream::open(Document& document) const {
-  document.parts.clear();
-  for (const auto& place : document.places) {
-    const auto& [shard, i] = place;
-    document.parts.push_back({shard->document_tokens[i], shard->document_tokens[i + 1], nullptr});
-    auto& part = document.parts.back();
-    prefetch_lines(shard->tokens + part.next * token_bytes(),
-                   (part.end - part.next) * token_bytes());
+  document.parts.resize(document.places.size());
+  for (std::size_t j = 0; j < document.parts.size(); ++j) {
+    const auto& [shard, i] = document.places[j];
+    auto& part = document.parts[j];
+    part.tokens = shard->tokens + shard->document_tokens[i] * corpus_->token_bytes;
+    part.end = shard->tokens + shard->document_tokens[i + 1] * corpus_->token_bytes;
+    prefetch_lines(part.tokens, part.end);
     if (spec_.mode == Mode::mono) continue;
-    part.sentences = sentence_lengths(place);
+    part.sentences = sentence_lengths(document.places[j]);
     prefetch(part.sentences);
   }
 }
 
-void Stream::expand(const Epoch& epoch, Document& document) const {
+void Stream::expand(Document& document) const {
   document.runs.clear();
-  if (specials_.bos >= 0) add_special(document, specials_.bos, 0);
-  if (spec_.mode == Mode::mono)
-    add_sentence(document, 0, document.parts[0].end - document.parts[0].next);
-  if (spec_.mode == Mode::alternate) expand_alternate(epoch, document);
-  if (spec_.mode == Mode::sample) expand_sample(epoch, document);
+  if (specials_.bos >= 0) add_special(document, Special::bos, 0);
+  if (spec_.mode == Mode::mono) expand_mono(document);
+  if (spec_.mode == Mode::alternate) expand_alternate(document);
+  if (spec_.mode == Mode::sample) expand_sample(document);
+  for (const auto& part : document.parts)
+    if (part.tokens != part.end) throw_inconsistent(document.index);
   if (specials_.bos >= 0) document.runs[0].language = document.runs[1].language;
-  if (specials_.eos >= 0) add_special(document, specials_.eos, document.runs.back().language);
+  if (specials_.eos >= 0) add_special(document, Special::eos, document.runs.back().language);
 }
 
-void Stream::expand_alternate(const Epoch& epoch, Document& document) const {
-  order_languages(epoch, document);
+void Stream::expand_mono(Document& document) const {
+  auto& part = document.parts[0];
+  const auto length = (part.end - part.tokens) / corpus_->token_bytes;
+  document.runs.push_back({part.tokens, static_cast<std::uint32_t>(length), spec_.languages[0],
+                           Special::none});
+  part.tokens = part.end;
+}
+
+void Stream::expand_alternate(Document& document) const {
+  order_languages(document);
   const auto sentences = num_sentences(document.places[0]);
   for (std::int64_t s = 0; s < sentences; ++s)
-    for (auto j : document.language_order)
-      add_sentence(document, j, document.parts[j].sentences[s]);
-  for (const auto& part : document.parts)
-    if (part.next != part.end) throw_inconsistent(document.index);
+    for (auto j : document.language_order) {
+      add_sentence(document, j, s);
+      document.parts[j].tokens += document.parts[j].sentences[s] * corpus_->token_bytes;
+    }
 }
 
-void Stream::order_languages(const Epoch& epoch, Document& document) const {
+void Stream::order_languages(Document& document) const {
   auto& order = document.language_order;
   order.resize(document.parts.size());
   std::iota(order.begin(), order.end(), 0);
   if (!spec_.random_order) return;
   const auto& [shard, i] = document.places[0];
-  const auto hash = fold(epoch.language_order_key, shard->key_hash[i]);
+  const auto hash = fold(document.keys.language_order, shard->key_hash[i]);
   for (auto j = order.size() - 1; j > 0; --j)  // Fisher-Yates
     std::swap(order[j], order[bounded(fold(hash, j), j + 1)]);
 }
 
-void Stream::expand_sample(const Epoch& epoch, Document& document) const {
+void Stream::expand_sample(Document& document) const {
   const auto& [shard, i] = document.places[0];
-  const auto hash = fold(epoch.draw_key, shard->key_hash[i]);
+  const auto hash = fold(document.keys.draw, shard->key_hash[i]);
   const auto sentences = num_sentences(document.places[0]);
   for (std::int64_t s = 0; s < sentences; ++s) {
-    const auto drawn = draw(epoch, hash, s);
-    for (std::size_t j = 0; j < document.parts.size(); ++j) {
-      auto& part = document.parts[j];
-      if (j == drawn)
-        add_sentence(document, j, part.sentences[s]);
-      else
-        part.next += part.sentences[s];
-    }
+    add_sentence(document, draw(document.keys, hash, s), s);
+    for (auto& part : document.parts) part.tokens += part.sentences[s] * corpus_->token_bytes;
   }
-  for (const auto& part : document.parts)
-    if (part.next != part.end) throw_inconsistent(document.index);
 }
 
-void Stream::add_sentence(Document& document, std::size_t j, std::int64_t length) const {
+void Stream::add_sentence(Document& document, std::size_t j, std::int64_t sentence) const {
   const auto language = spec_.languages[j];
   auto& runs = document.runs;
-  const bool switches = specials_.language_switch >= 0 && !runs.empty() && runs.back().tokens &&
-                        runs.back().language != language;
-  if (switches) add_special(document, specials_.language_switch, language);
-  auto& part = document.parts[j];
-  const auto* tokens = document.places[j].shard->tokens + part.next * token_bytes();
-  prefetch(tokens);
-  runs.push_back({tokens, static_cast<std::uint32_t>(length), 0, language});
-  part.next += length;
+  if (specials_.language_switch >= 0 && !runs.empty() && runs.back().special == Special::none &&
+      runs.back().language != language)
+    add_special(document, Special::language_switch, language);
+  const auto& part = document.parts[j];
+  runs.push_back({part.tokens, part.sentences[sentence], language, Special::none});
 }
 
-void Stream::add_special(Document& document, std::int64_t id, std::uint8_t language) const {
-  document.runs.push_back({nullptr, 1, static_cast<std::uint32_t>(id), language});
+void Stream::add_special(Document& document, Special special, std::uint8_t language) const {
+  document.runs.push_back({nullptr, 1, language, special});
 }
 
 }  // namespace tresse

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <stdexcept>
 
 #include "parallel.hpp"
@@ -10,37 +11,43 @@ namespace tresse {
 namespace {
 
 constexpr std::size_t kKeptTables = 4;
+constexpr std::size_t kKeptLocations = 16;  // as many threads or loaders may go on where they were
 constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, hardly this many
 
 }  // namespace
 
 EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, int threads)
-    : stream_(&stream), epoch_(stream.epoch(epoch)) {
+    : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)) {
   const auto documents = stream.num_documents();
   const auto strides = (documents + kStride - 1) / kStride;
   cumulative_.assign(strides + 1, 0);
-  const auto measure = [&](int, std::int64_t begin, std::int64_t end) {
-    std::array<std::int64_t, kStride> lengths;
+  parallel_parts(strides, strides < 64 ? 1 : threads, [&](int, std::int64_t begin, std::int64_t end) {
     for (auto i = begin; i < end; ++i) {
+      const auto lengths = measure(i);
       const auto size = std::min(kStride, documents - i * kStride);
-      stream.lengths(epoch_, i * kStride, std::span(lengths).first(size));
-      for (auto length : std::span(lengths).first(size)) cumulative_[i + 1] += length;
+      cumulative_[i + 1] = std::accumulate(lengths.begin(), lengths.begin() + size, std::int64_t{0});
     }
-  };
-  parallel_parts(strides, strides < 64 ? 1 : threads, measure);
-  for (std::int64_t i = 0; i < strides; ++i) cumulative_[i + 1] += cumulative_[i];
+  });
+  std::partial_sum(cumulative_.begin(), cumulative_.end(), cumulative_.begin());
+}
+
+EpochTable::Lengths EpochTable::measure(std::int64_t stride) const {
+  const auto size = std::min(kStride, stream_->num_documents() - stride * kStride);
+  std::array<std::int64_t, kStride> documents;
+  Lengths lengths;
+  order_.map(stride * kStride, std::span(documents).first(size));
+  stream_->lengths(keys_, std::span(documents).first(size), lengths);
+  return lengths;
 }
 
 Location EpochTable::locate(std::int64_t token) const {
   const auto next = std::upper_bound(cumulative_.begin(), cumulative_.end(), token);
   const auto stride = next - cumulative_.begin() - 1;
-  std::array<std::int64_t, kStride> lengths;
-  const auto size = std::min(kStride, stream_->num_documents() - stride * kStride);
-  stream_->lengths(epoch_, stride * kStride, std::span(lengths).first(size));
+  const auto lengths = measure(stride);
   auto offset = token - cumulative_[stride];
   std::int64_t i = 0;
   while (offset >= lengths[i]) offset -= lengths[i++];
-  return {epoch_.number, stride * kStride + i, offset};
+  return {keys_.epoch, stride * kStride + i, offset};
 }
 
 std::int64_t EpochTable::inner_token(std::int64_t n) const {
@@ -50,9 +57,7 @@ std::int64_t EpochTable::inner_token(std::int64_t n) const {
     const auto middle = (low + high) / 2;
     (cumulative_[middle] - middle * kStride < n ? low : high) = middle;
   }
-  std::array<std::int64_t, kStride> lengths;
-  const auto size = std::min(kStride, stream_->num_documents() - low * kStride);
-  stream_->lengths(epoch_, low * kStride, std::span(lengths).first(size));
+  const auto lengths = measure(low);
   auto start = cumulative_[low];
   n -= start - low * kStride;
   for (std::int64_t i = 0; n > lengths[i] - 1; ++i) {
@@ -119,9 +124,20 @@ Timeline::Span Timeline::find_epoch(std::int64_t amount, const Measure& measure)
 }
 
 Location Timeline::locate(std::int64_t token) {
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [known, location] : remembered_)
+      if (known == token) return location;
+  }
   const auto found = find_epoch(token, [this](std::int64_t epoch) { return num_tokens(epoch); });
   if (found.rest > num_tokens(found.epoch) / 2) build_ahead(found.epoch + 1);
   return table(found.epoch)->locate(found.rest);
+}
+
+void Timeline::remember(std::int64_t token, Location location) {
+  std::lock_guard lock(mutex_);
+  remembered_.emplace_front(token, location);
+  if (remembered_.size() > kKeptLocations) remembered_.pop_back();
 }
 
 std::int64_t Timeline::last_inner_target(std::int64_t targets) {
@@ -134,7 +150,8 @@ std::int64_t Timeline::last_inner_target(std::int64_t targets) {
 
 void Timeline::build_ahead(std::int64_t epoch) {
   std::lock_guard lock(mutex_);
-  const bool busy = ahead_.valid() && ahead_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  const bool busy = ahead_.valid() &&
+                    ahead_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
   if (busy || tables_.contains(epoch)) return;
   ahead_ = std::async(std::launch::async, [this, epoch] {
     try {

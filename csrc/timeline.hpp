@@ -1,12 +1,15 @@
 #pragma once
 // Where a token of an endless stream lies: its epoch, its document, its offset in the document.
 
+#include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <future>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "stream.hpp"
@@ -18,10 +21,11 @@ struct Location {
   std::int64_t offset;           // of the token, in the document
 };
 
-// Tokens before every 64th document of an epoch's order, and after the last one.
+// Tokens before every 64th document of an epoch's order, and in all of them.
 class EpochTable {
  public:
   static constexpr std::int64_t kStride = 64;
+  using Lengths = std::array<std::int64_t, kStride>;
 
   EpochTable(const Stream& stream, std::int64_t epoch, int threads);
 
@@ -32,8 +36,12 @@ class EpochTable {
   std::int64_t inner_token(std::int64_t n) const;
 
  private:
+  // Lengths of the documents of a stride; past the end of the epoch they are not set.
+  Lengths measure(std::int64_t stride) const;
+
   const Stream* stream_;
-  Epoch epoch_;
+  EpochKeys keys_;
+  Permutation order_;
   std::vector<std::int64_t> cumulative_;
 };
 
@@ -43,6 +51,8 @@ class Timeline {
   explicit Timeline(const Stream& stream) : stream_(&stream) {}
 
   Location locate(std::int64_t token);
+  // Saves the next call of locate the walk, if it is about this token.
+  void remember(std::int64_t token, Location location);
   // The smallest N such that the labels 1 .. N hold `targets` that do not begin a document.
   std::int64_t last_inner_target(std::int64_t targets);
 
@@ -62,6 +72,7 @@ class Timeline {
   std::mutex mutex_;
   std::map<std::int64_t, std::shared_future<Table>> tables_;
   std::map<std::int64_t, std::int64_t> num_tokens_;
+  std::deque<std::pair<std::int64_t, Location>> remembered_;
   std::future<void> ahead_;  // last, so that it is waited for before the rest is gone
 };
 
