@@ -285,15 +285,18 @@ def items(topics: np.ndarray, places: np.ndarray) -> Iterator[Item]:
 def partners(topics: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each story the one that lends its ending: of the same topic, and of another one.
 
-    Both are permutations: stories in order of topic and place, turned by half a topic or half.
-    Topics are equally frequent.
+    topics: int64 [stories], each topic equally frequent; places: int64 [stories]. Both results are
+    permutations. The first is half a topic away, in order of place. The second goes through all
+    other topics in turn: with a fixed pair for each topic, a model that knows nothing but prefers
+    some topics after others was up to 4 standard errors off chance.
     """
-    order = np.lexsort((places, topics))
-    same, other = np.empty_like(order), np.empty_like(order)
-    other[order] = np.roll(order, len(order) // 2)
-    for topic in np.unique(topics):
-        mine = order[topics[order] == topic]
-        same[mine] = np.roll(mine, len(mine) // 2)
+    num_topics = topics.max() + 1
+    stories = np.lexsort((places, topics)).reshape(num_topics, -1)
+    column = np.arange(stories.shape[1])
+    lender = (np.arange(num_topics)[:, None] + 1 + column % (num_topics - 1)) % num_topics
+    same, other = np.empty_like(topics), np.empty_like(topics)
+    same[stories] = np.roll(stories, len(column) // 2, axis=1)
+    other[stories] = stories[lender, column]
     return same, other
 
 

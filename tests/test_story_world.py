@@ -33,7 +33,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cloze() -> tuple[Stories, np.ndarray, np.ndarray]:
     """Many stories that are told nowhere, and who lends each an ending."""
-    stories = draw_stories(WORLD, 4000)
+    stories = draw_stories(WORLD, 4020)
     return stories, *partners(stories.topics, stories.places)
 
 
@@ -139,8 +139,16 @@ def test_wrong_endings_are_of_the_right_topic_at_the_wrong_time_or_of_another_to
     stories, same, other = cloze
     apart = (stories.places - stories.places[same]) % WORLD.concepts_per_topic
     assert (stories.topics == stories.topics[same]).all()
-    assert (stories.topics != stories.topics[other]).all()
+    pairs = np.zeros((WORLD.num_topics, WORLD.num_topics), dtype=int)
+    np.add.at(pairs, (stories.topics, stories.topics[other]), 1)
+    assert (pairs[~np.eye(len(pairs), dtype=bool)] == 4020 / 6 / 5).all()  # all others alike
+    assert (pairs.diagonal() == 0).all()
     assert np.minimum(apart, WORLD.concepts_per_topic - apart).min() >= 2
+
+
+def test_every_ending_is_the_wrong_one_once(cloze):
+    for lender in cloze[1:]:
+        assert np.array_equal(np.sort(lender), np.arange(len(lender)))
 
 
 def test_items_name_the_partners_endings(corpora: Path):
