@@ -83,8 +83,8 @@ std::vector<Piece> cut_into_pieces(std::span<const std::int64_t> lengths, std::i
   std::vector<Piece> pieces;
   for (std::size_t item = 0; item < lengths.size(); ++item)
     for (std::int64_t offset = 0; offset < lengths[item]; offset += capacity)
-      pieces.push_back({static_cast<std::int64_t>(item), offset,
-                        std::min(capacity, lengths[item] - offset)});
+      pieces.push_back(
+          {static_cast<std::int64_t>(item), offset, std::min(capacity, lengths[item] - offset)});
   return pieces;
 }
 
@@ -137,9 +137,9 @@ Layout BestFitRows::pack(std::int64_t number) const {
   stream_->order(epoch).map(first, documents);
   stream_->lengths(stream_->keys(epoch), documents, lengths);
   const auto& spec = stream_->spec();
-  auto layout = pack_best_fit(lengths, capacity_,
-                              hash_words(spec.seed, Domain::row_order, spec.stage, spec.index,
-                                         epoch, first / kWindow));
+  auto layout = pack_best_fit(
+      lengths, capacity_,
+      hash_words(spec.seed, Domain::row_order, spec.stage, spec.index, epoch, first / kWindow));
   layout.documents = std::move(documents);
   return layout;
 }
@@ -176,7 +176,8 @@ void BestFitRows::lay_out_more(std::int64_t windows) {
         first_target_[i + 1] += num_targets(layout.row(r));
     }
   };
-  parallel_parts(windows, static_cast<int>(std::min<std::int64_t>(windows, default_threads())), measure);
+  parallel_parts(windows, static_cast<int>(std::min<std::int64_t>(windows, default_threads())),
+                 measure);
   for (auto i = begin; i < begin + windows; ++i) {
     first_row_[i + 1] += first_row_[i];
     first_target_[i + 1] += first_target_[i];

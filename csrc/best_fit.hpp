@@ -32,7 +32,8 @@ struct Layout {
 };
 
 // Packs documents of the given lengths (>= 1) into rows of `capacity` tokens. Longer documents are
-// cut into pieces of `capacity`. Row i of the result is the Permutation(rows, key)(i)-th one opened.
+// cut into pieces of `capacity`. Row i of the result is the Permutation(rows, key)(i)-th one
+// opened.
 Layout pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t capacity,
                      std::uint64_t key);
 

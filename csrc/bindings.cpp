@@ -89,9 +89,11 @@ class Packer {
          std::int64_t bos, std::int64_t language_switch, bool mask_documents)
       : token_bytes_(corpus.view.token_bytes),
         row_length_(row_length),
-        packer_(corpus.view, {row_length, parse_packing(mode), {eos, bos, language_switch}, mask_documents}) {
+        packer_(corpus.view,
+                {row_length, parse_packing(mode), {eos, bos, language_switch}, mask_documents}) {
     if (row_length < 1)
-      throw std::invalid_argument("row_length must be at least 1, found " + std::to_string(row_length));
+      throw std::invalid_argument("row_length must be at least 1, found " +
+                                  std::to_string(row_length));
   }
 
   std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,
@@ -99,9 +101,14 @@ class Packer {
                           Matrix<std::int64_t> documents, std::uint64_t seed, std::uint64_t stage,
                           std::uint64_t index, std::int64_t targets) {
     alive_.push_back(nb::cast(documents));
-    tresse::StreamSpec spec{std::move(languages), parse_mode(mode), random_order,
-                            std::move(thresholds), {documents.data(), documents.size()},
-                            seed, stage, index};
+    tresse::StreamSpec spec{std::move(languages),
+                            parse_mode(mode),
+                            random_order,
+                            std::move(thresholds),
+                            {documents.data(), documents.size()},
+                            seed,
+                            stage,
+                            index};
     nb::gil_scoped_release release;
     return packer_.add_stream(std::move(spec), targets);
   }
@@ -166,7 +173,8 @@ NB_MODULE(_packer, m) {
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
   packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
-             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a);
+             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a,
+             "targets"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);

@@ -19,8 +19,9 @@ struct Shard {
   std::int64_t num_tokens;
   std::span<const std::uint16_t> sentence_lengths;
   std::span<const std::uint32_t> document_lengths;
-  std::span<const std::int64_t> document_tokens;     // [documents + 1], offsets into tokens
-  std::span<const std::int64_t> document_sentences;  // [documents + 1], offsets into sentence_lengths
+  std::span<const std::int64_t> document_tokens;  // [documents + 1], offsets into tokens
+  std::span<const std::int64_t>
+      document_sentences;  // [documents + 1], offsets into sentence_lengths
   std::span<const std::uint64_t> key_hash;
 };
 

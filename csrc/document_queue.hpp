@@ -19,7 +19,10 @@ struct Visit {
 class EndlessVisits {
  public:
   EndlessVisits(const Stream& stream, std::int64_t epoch, std::int64_t position)
-      : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)), position_(position) {}
+      : stream_(&stream),
+        keys_(stream.keys(epoch)),
+        order_(stream.order(epoch)),
+        position_(position) {}
 
   // Sets the document's index and keys; false at the end.
   bool next(Document& document) {
@@ -67,8 +70,8 @@ class ListedVisits {
   std::span<const Visit> visits_;
 };
 
-// A ring of documents in different states of readiness, so that the cache misses of several overlap.
-// A thread has one ring, whose memory stays: it may hold one queue at a time.
+// A ring of documents in different states of readiness, so that the cache misses of several
+// overlap. A thread has one ring, whose memory stays: it may hold one queue at a time.
 template <class Visits>
 class DocumentQueue {
  public:
@@ -89,7 +92,8 @@ class DocumentQueue {
 
  private:
   static constexpr std::uint64_t kSize = 16;
-  static constexpr std::uint64_t kFindAhead = 12, kLocateAhead = 9, kOpenAhead = 6, kExpandAhead = 3;
+  static constexpr std::uint64_t kFindAhead = 12, kLocateAhead = 9, kOpenAhead = 6,
+                                 kExpandAhead = 3;
 
   static std::span<Document, kSize> thread_ring() {
     thread_local std::array<Document, kSize> ring;

@@ -18,7 +18,8 @@ std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets) {
     source.num_rows = end.num_rows;
     source.last_num_valid = end.last_num_valid;
   } else {
-    const auto last = packing_.mask_documents ? source.timeline.last_inner_target(targets) : targets;
+    const auto last =
+        packing_.mask_documents ? source.timeline.last_inner_target(targets) : targets;
     source.num_rows = (last - 1) / T + 1;
     source.last_num_valid = last - (source.num_rows - 1) * T;
   }
@@ -101,7 +102,8 @@ void Packer::fill_concat(Source& source, const Task& task, const Destination& de
       writer.write(reader, writer.room());
     }
     const auto limit = T - (packing_.mask_documents && writer.begins_at_end());
-    destination.num_valid[slot] = static_cast<std::int32_t>(std::min(limit, valid_limit(source, row)));
+    destination.num_valid[slot] =
+        static_cast<std::int32_t>(std::min(limit, valid_limit(source, row)));
     rows[slot] = writer.end();
     ++row;
   }
@@ -136,7 +138,8 @@ void Packer::fill_best_fit(Source& source, const Task& task, const Destination& 
     }
     const auto used = T + 1 - writer.room();
     const auto limit = used - 1 - (packing_.mask_documents && writer.begins_at_end());
-    const auto valid = std::min(limit, valid_limit(source, task.first_row + static_cast<std::int64_t>(i)));
+    const auto valid =
+        std::min(limit, valid_limit(source, task.first_row + static_cast<std::int64_t>(i)));
     destination.num_valid[task.slots[i]] = static_cast<std::int32_t>(valid);
     if (writer.room() > 0) writer.pad();
     rows[task.slots[i]] = writer.end();
@@ -155,7 +158,8 @@ Boundaries Packer::join(std::span<const RowNotes> rows) const {
     for (auto i = row.first_cut; i < row.first_cut + row.num_cuts; ++i)
       joined.cu_seqlens.push_back(static_cast<std::int32_t>(slot * T) + from.cuts[i]);
     for (auto i = row.first_span; i < row.first_span + row.num_spans; ++i) {
-      joined.span_starts.push_back(static_cast<std::int32_t>(slot * (T + 1)) + from.spans[i].column);
+      joined.span_starts.push_back(static_cast<std::int32_t>(slot * (T + 1)) +
+                                   from.spans[i].column);
       joined.span_languages.push_back(from.spans[i].language);
     }
   }

@@ -36,7 +36,7 @@ struct Destination {
 
 // Boundaries within a batch of B rows.
 struct Boundaries {
-  std::vector<std::int32_t> cu_seqlens;  // over the B * T inputs: rows, documents, padding
+  std::vector<std::int32_t> cu_seqlens;   // over the B * T inputs: rows, documents, padding
   std::vector<std::int32_t> span_starts;  // over the B * (T + 1) tokens: rows, languages
   std::vector<std::uint8_t> span_languages;
 };

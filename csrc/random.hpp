@@ -52,9 +52,7 @@ class Permutation {
   std::uint64_t size() const noexcept { return size_; }
 
   // The image of i, which must be less than size().
-  std::uint64_t operator()(std::uint64_t i) const noexcept {
-    return walk(i / a_, i % a_);
-  }
+  std::uint64_t operator()(std::uint64_t i) const noexcept { return walk(i / a_, i % a_); }
 
   // The images of first, first + 1, ... Chains side by side do not wait for each other.
   void map(std::uint64_t first, std::span<std::int64_t> out) const noexcept {
@@ -72,7 +70,8 @@ class Permutation {
           double_round(round, highs[lane], lows[lane]);
       for (std::size_t lane = 0; lane < std::min(kLanes, out.size()); ++lane) {
         const auto image = highs[lane] * a_ + lows[lane];
-        out[lane] = static_cast<std::int64_t>(image < size_ ? image : walk(highs[lane], lows[lane]));
+        out[lane] =
+            static_cast<std::int64_t>(image < size_ ? image : walk(highs[lane], lows[lane]));
       }
     }
   }

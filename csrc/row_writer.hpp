@@ -127,7 +127,8 @@ class RowWriter {
     }
   }
 
-  // Fills what is left of the row; the padding belongs to the last language, or to the first of all.
+  // Fills what is left of the row; the padding belongs to the last language, or to the first of
+  // all.
   void pad() {
     begin_document();
     if (column_ == 0) set_language(0);

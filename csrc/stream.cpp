@@ -157,8 +157,7 @@ std::size_t Stream::draw(const EpochKeys& keys, std::uint64_t document_hash,
 }
 
 void Stream::find(const Document& document) const {
-  if (spec_.mode != Mode::mono)
-    prefetch(&spec_.documents[document.index * spec_.languages.size()]);
+  if (spec_.mode != Mode::mono) prefetch(&spec_.documents[document.index * spec_.languages.size()]);
 }
 
 void Stream::locate(Document& document) const {
@@ -201,8 +200,8 @@ void Stream::expand(Document& document) const {
 void Stream::expand_mono(Document& document) const {
   auto& part = document.parts[0];
   const auto length = (part.end - part.tokens) / corpus_->token_bytes;
-  document.runs.push_back({part.tokens, static_cast<std::uint32_t>(length), spec_.languages[0],
-                           Special::none});
+  document.runs.push_back(
+      {part.tokens, static_cast<std::uint32_t>(length), spec_.languages[0], Special::none});
   part.tokens = part.end;
 }
 

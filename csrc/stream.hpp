@@ -1,5 +1,6 @@
 #pragma once
-// A stream: documents in a new order every epoch, each turned into runs of tokens by the stream's mode.
+// A stream: documents in a new order every epoch, each turned into runs of tokens by the stream's
+// mode.
 
 #include <cstddef>
 #include <cstdint>
@@ -22,9 +23,11 @@ struct Specials {
 struct StreamSpec {
   std::vector<std::uint8_t> languages;  // indices into CorpusView::languages
   Mode mode = Mode::mono;
-  bool random_order = false;              // alternate: the languages' order is drawn per document
-  std::vector<std::uint64_t> thresholds;  // sample: cumulative probabilities * 2^64; empty is uniform
-  std::span<const std::int64_t> documents;  // [n, languages] row-major; empty: all of one language
+  bool random_order = false;  // alternate: the languages' order is drawn per document
+  std::vector<std::uint64_t>
+      thresholds;  // sample: cumulative probabilities * 2^64; empty is uniform
+  std::span<const std::int64_t>
+      documents{};  // [n, languages] row-major; empty: all of one language
   std::uint64_t seed = 0, stage = 0, index = 0;
 };
 
@@ -77,8 +80,9 @@ class Stream {
   void lengths(const EpochKeys& keys, std::span<const std::int64_t> documents,
                std::span<std::int64_t> out) const;
 
-  // The steps from a document's index and keys to its runs. Each prefetches what the next one reads, so that a caller who
-  // takes several documents through them side by side waits for memory once rather than four times.
+  // The steps from a document's index and keys to its runs. Each prefetches what the next one
+  // reads, so that a caller who takes several documents through them side by side waits for memory
+  // once rather than four times.
   void find(const Document& document) const;
   void locate(Document& document) const;
   void open(Document& document) const;

@@ -21,13 +21,15 @@ EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, int threads)
   const auto documents = stream.num_documents();
   const auto strides = (documents + kStride - 1) / kStride;
   cumulative_.assign(strides + 1, 0);
-  parallel_parts(strides, strides < 64 ? 1 : threads, [&](int, std::int64_t begin, std::int64_t end) {
-    for (auto i = begin; i < end; ++i) {
-      const auto lengths = measure(i);
-      const auto size = std::min(kStride, documents - i * kStride);
-      cumulative_[i + 1] = std::accumulate(lengths.begin(), lengths.begin() + size, std::int64_t{0});
-    }
-  });
+  parallel_parts(strides, strides < 64 ? 1 : threads,
+                 [&](int, std::int64_t begin, std::int64_t end) {
+                   for (auto i = begin; i < end; ++i) {
+                     const auto lengths = measure(i);
+                     const auto size = std::min(kStride, documents - i * kStride);
+                     cumulative_[i + 1] =
+                         std::accumulate(lengths.begin(), lengths.begin() + size, std::int64_t{0});
+                   }
+                 });
   std::partial_sum(cumulative_.begin(), cumulative_.end(), cumulative_.begin());
 }
 
@@ -150,8 +152,8 @@ std::int64_t Timeline::last_inner_target(std::int64_t targets) {
 
 void Timeline::build_ahead(std::int64_t epoch) {
   std::lock_guard lock(mutex_);
-  const bool busy = ahead_.valid() &&
-                    ahead_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  const bool busy =
+      ahead_.valid() && ahead_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
   if (busy || tables_.contains(epoch)) return;
   ahead_ = std::async(std::launch::async, [this, epoch] {
     try {

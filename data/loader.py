@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Loader:
     def __len__(self) -> int:
         return max(self.num_steps - self._first_step, 0)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Generator[list[Batch], None, None]:
         """Yield steps in order. Stopping early stops the background thread."""
         packed: queue.Queue[list[Batch] | BaseException] = queue.Queue(self._depth)
         stopped = threading.Event()

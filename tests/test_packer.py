@@ -132,11 +132,13 @@ def test_rows_are_those_of_the_reference(data):
     assert plan.num_rows == len(rows)
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
     threads = data.draw(st.integers(1, 4))
-    first = 0
+    first = counted = 0
     for batch in fill_all(plan, sizes, threads):
         chunk = rows[first : first + len(batch.tokens)]
         first += len(chunk)
+        counted += int(batch.counted(packing.mask_documents).sum())
         assert_same(batch, expected_batch(chunk, packing.row_length, plan.vocabulary.dtype))
+    assert counted == kwargs["tokens"]
 
 
 def _fields(packing: Packing) -> dict:

@@ -1,0 +1,159 @@
+// Packs a small corpus in every mode, to be built with the sanitizers: rows must not depend on
+// threads or on how they are asked for, and nothing may be read or written outside its array.
+
+#include "packer.hpp"
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace tresse;
+
+// Arrays of exactly their size on the heap, so that a read beyond an end is seen.
+struct Arrays {
+  std::vector<std::byte> tokens;
+  std::vector<std::uint16_t> sentence_lengths;
+  std::vector<std::uint32_t> document_lengths;
+  std::vector<std::int64_t> document_tokens{0}, document_sentences{0};
+  std::vector<std::uint64_t> key_hash;
+};
+
+template <class Token>
+Arrays make_shard(std::uint64_t seed, int first_document, int num_documents) {
+  Arrays arrays;
+  std::vector<Token> tokens;
+  for (int d = first_document; d < first_document + num_documents; ++d) {
+    const auto sentences = 1 + bounded(hash_words(d), 6);
+    const auto before = tokens.size();
+    for (std::uint64_t s = 0; s < sentences; ++s) {
+      const auto length = 1 + bounded(hash_words(seed, d, s), 40);
+      arrays.sentence_lengths.push_back(static_cast<std::uint16_t>(length));
+      for (std::uint64_t i = 0; i < length; ++i)
+        tokens.push_back(static_cast<Token>(bounded(hash_words(seed, d, s, i), 2048)));
+    }
+    arrays.document_lengths.push_back(static_cast<std::uint32_t>(tokens.size() - before));
+    arrays.document_tokens.push_back(static_cast<std::int64_t>(tokens.size()));
+    arrays.document_sentences.push_back(static_cast<std::int64_t>(arrays.sentence_lengths.size()));
+    arrays.key_hash.push_back(hash_words(d));
+  }
+  arrays.tokens.resize(tokens.size() * sizeof(Token));
+  std::memcpy(arrays.tokens.data(), tokens.data(), arrays.tokens.size());
+  return arrays;
+}
+
+struct Corpus {
+  std::vector<Arrays> arrays;
+  CorpusView view;
+  std::vector<std::int64_t> documents;  // aligned: every document in all three languages
+};
+
+constexpr int kLanguages = 3, kDocuments = 61;
+
+template <class Token>
+Corpus make_corpus() {
+  Corpus corpus;
+  for (int language = 0; language < kLanguages; ++language) {
+    corpus.arrays.push_back(make_shard<Token>(language, 0, 20));
+    corpus.arrays.push_back(make_shard<Token>(language, 20, kDocuments - 20));
+  }
+  corpus.view = {sizeof(Token), std::vector<LanguageView>(kLanguages)};
+  for (std::size_t i = 0; i < corpus.arrays.size(); ++i) {
+    const auto& a = corpus.arrays[i];
+    corpus.view.languages[i / 2].add({a.tokens.data(), a.document_tokens.back(), a.sentence_lengths,
+                                      a.document_lengths, a.document_tokens, a.document_sentences,
+                                      a.key_hash});
+  }
+  for (std::int64_t d = 0; d < kDocuments; ++d)
+    for (int language = 0; language < kLanguages; ++language) corpus.documents.push_back(d);
+  return corpus;
+}
+
+void add_streams(Packer& packer, const Corpus& corpus) {
+  StreamSpec mono{.languages = {1}, .seed = 1, .index = 0};
+  StreamSpec alternate{.languages = {2, 0, 1},
+                       .mode = Mode::alternate,
+                       .random_order = true,
+                       .documents = corpus.documents,
+                       .seed = 1,
+                       .index = 1};
+  StreamSpec uniform{.languages = {0, 1, 2},
+                     .mode = Mode::sample,
+                     .documents = corpus.documents,
+                     .seed = 1,
+                     .index = 2};
+  auto skewed = uniform;
+  skewed.thresholds = {std::uint64_t{1} << 62, std::uint64_t{3} << 62};
+  skewed.index = 3;
+  for (const auto& spec : {mono, alternate, uniform, skewed}) packer.add_stream(spec, 20'000);
+}
+
+// Tokens of rows first .. first + num_rows, in memory of exactly that size.
+template <class Out>
+std::vector<Out> fill(Packer& packer, std::int64_t T, std::int64_t first, std::int64_t num_rows,
+                      int threads) {
+  std::vector<Out> tokens(num_rows * (T + 1), static_cast<Out>(-1));
+  std::vector<std::int32_t> num_valid(num_rows, -1);
+  const auto found = packer.fill(
+      first, num_rows, {reinterpret_cast<std::byte*>(tokens.data()), sizeof(Out), num_valid.data()},
+      threads);
+  bool ordered = found.cu_seqlens.back() == num_rows * T;
+  for (std::size_t i = 1; i < found.cu_seqlens.size(); ++i)
+    ordered = ordered && found.cu_seqlens[i - 1] < found.cu_seqlens[i];
+  if (!ordered) throw std::runtime_error("cu_seqlens are not in order");
+  return tokens;
+}
+
+template <class Token, class Out>
+void check(PackingSpec packing) {
+  const auto corpus = make_corpus<Token>();
+  Packer packer(corpus.view, packing);
+  add_streams(packer, corpus);
+  const auto T = packing.row_length;
+  const auto num_rows = packer.num_rows() + 3;  // and some past the end
+  const auto whole = fill<Out>(packer, T, 0, num_rows, 1);
+  std::vector<std::jthread> callers;
+  std::vector<std::exception_ptr> errors(3);
+  for (int caller = 0; caller < 3; ++caller)
+    callers.emplace_back([&, caller] {
+      try {
+        for (std::int64_t first = caller; first < num_rows; first += 7 + caller) {
+          const auto size = std::min<std::int64_t>(7 + caller, num_rows - first);
+          const auto part = fill<Out>(packer, T, first, size, 1 + caller);
+          if (!std::equal(part.begin(), part.end(), whole.begin() + first * (T + 1)))
+            throw std::runtime_error("rows depend on how they are asked for");
+        }
+      } catch (...) {
+        errors[caller] = std::current_exception();
+      }
+    });
+  callers.clear();
+  for (const auto& error : errors)
+    if (error) std::rethrow_exception(error);
+}
+
+}  // namespace
+
+int main() {
+  try {
+    int checks = 0;
+    for (const auto mode : {PackingMode::concat, PackingMode::best_fit})
+      for (const auto& specials : {Specials{}, Specials{2048, -1, 2050}, Specials{2048, 2049, -1}})
+        for (const bool mask : {false, true})
+          for (const std::int64_t T : {3, 64, 2048}) {
+            const PackingSpec packing{T, mode, specials, mask};
+            check<std::uint16_t, std::uint16_t>(packing);
+            if (T == 64) check<std::uint16_t, std::uint32_t>(packing);
+            if (T == 64) check<std::uint32_t, std::uint32_t>(packing);
+            ++checks;
+          }
+    std::printf("%d packings hold\n", checks);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
