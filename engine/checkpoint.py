@@ -1,9 +1,9 @@
 """Checkpoints: the training state in full, independent of rank count and ZeRO stage, no pickle.
 
-    STAGE/step-00000200/model-00001-of-00002.safetensors       fp32 weights under HF names
-                        optimizer-00001-of-00002.safetensors   exp_avg.NAME and exp_avg_sq.NAME, fp32
-                        state.json                             counters, corpus, config, file hashes
-    STAGE/latest                                               name of the newest checkpoint
+    STAGE/step-00000200/model-00001-of-00002.safetensors      fp32 weights under HF names
+                        optimizer-00001-of-00002.safetensors  fp32 exp_avg.NAME, exp_avg_sq.NAME
+                        state.json                            counters, corpus, config, file hashes
+    STAGE/latest                                              name of the newest checkpoint
 
 Every rank writes the parameters of its share. The folder is complete or it has another name: it is
 written as step-N.tmp, synced and renamed.
@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tresse.data.durable import commit, sync, sync_folder
+from tresse.data.streams import Vocabulary
 from tresse.engine.hugging_face import join_parameter, to_hf
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
-from tresse.engine.run_folder import write_text
+from tresse.engine.run_folder import from_json, write_text
 from tresse.engine.sharding import MOMENTS, Engine, full_state
 
 FORMAT = "tresse.checkpoint"
@@ -46,8 +47,10 @@ def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) ->
     final = folder / f"step-{state['step']:08d}"
     temporary = final.with_name(final.name + ".tmp")
     if ranks.is_first:
-        for leftover in (*folder.glob("step-*.tmp"), final):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if final.exists():  # broken, or the run would have gone on from it
+            _remove(final)
+        for leftover in folder.glob("step-*.tmp"):
+            shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
     ranks.barrier()
     files = _write_share(temporary, engine, ranks)
@@ -60,7 +63,7 @@ def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) ->
         commit(temporary, final)
         write_text(folder / "latest", final.name + "\n")
         for old in _all(folder)[keep:]:
-            shutil.rmtree(old)
+            _remove(old)
     ranks.barrier()
     return final
 
@@ -100,6 +103,8 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state: State = json.loads((path / "state.json").read_bytes())
+        self.config = from_json(self.state["config"])
+        self.vocabulary = Vocabulary(**self.state["vocabulary"])
 
     def weight(self, name: str, model: Transformer) -> Tensor:
         """One parameter's fp32 value, under the model's own name."""
@@ -152,6 +157,13 @@ def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, dict[str, Tensor
     for position, item in enumerate(full_state(engine)):
         if position % ranks.world_size == ranks.rank:
             yield item
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint under another name, so that half of one is never taken for one."""
+    temporary = path.with_name(path.name + ".tmp")
+    path.rename(temporary)
+    shutil.rmtree(temporary)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -36,7 +36,10 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     if named is not None and named not in RECIPES:
         raise SystemExit(f"no recipe {named!r}; there are: {', '.join(RECIPES)}")
     default = RECIPES[named or DEFAULT_RECIPE]()
-    folder = _run_folder(arguments) or Path("runs") / default.recipe
+    run_dir = _run_dir(arguments)
+    folder = Path(run_dir or f"runs/{default.recipe}")
+    if run_dir and not named and not (folder / "config.json").exists():
+        raise SystemExit(f"{folder}: no run to go on with; name a recipe to start one there")
     if (folder / "config.json").exists():
         started = read_config(folder)
         if named not in (None, started.recipe):
@@ -62,10 +65,10 @@ def _summary(recipe: str) -> str:
     return (RECIPES[recipe].__doc__ or "").split("\n")[0]
 
 
-def _run_folder(arguments: list[str]) -> Path | None:
+def _run_dir(arguments: list[str]) -> str:
     """Find --run-dir DIR, which decides on the defaults of all other flags."""
     for position, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
         if flag in ("--run-dir", "--run_dir"):
-            return Path(value or next(iter(arguments[position + 1 :]), ""))
-    return None
+            return value or next(iter(arguments[position + 1 :]), "")
+    return ""

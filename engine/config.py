@@ -161,7 +161,8 @@ class RunConfig:
     recipe: str
     """Name of the recipe that the other fields come from."""
     run_dir: str = ""
-    """Folder of the run; empty: runs/RECIPE. Named alone, an interrupted run goes on."""
+    """Folder of the run; empty: runs/RECIPE. Named alone, an interrupted run goes on; then fields
+    of what is trained cannot change, those of how (ranks, micro_rows, ZeRO stage, paths) can."""
     init: str = ""
     """RUN/STAGE of another run, whose final weights the first stage starts from."""
     model: ModelConfig

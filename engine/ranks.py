@@ -4,6 +4,7 @@ torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; `python engine/train.py` is a wor
 carries the collectives on GPUs and gloo on CPUs.
 """
 
+import gc
 import os
 import socket
 import warnings
@@ -87,9 +88,16 @@ def join() -> Ranks:
 
 
 def leave() -> None:
-    """Leave the process group. Only after a clean end: a rank that failed must not wait for it."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Leave the process group. Only after a clean end: a rank that failed must not wait for it.
+
+    gloo's threads own tensors until their group goes, and a thread that frees one while Python
+    exits aborts the process: so everything that holds a group is let go here, DeepSpeed's too.
+    """
+    import deepspeed
+
+    gc.collect()
+    deepspeed.comm.destroy_process_group()
+    gc.collect()
 
 
 def _set_rendezvous_of_one() -> None:

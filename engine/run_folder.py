@@ -22,6 +22,22 @@ from tresse.engine.ranks import Ranks
 
 Row = dict[str, Any]
 
+# How a run is executed, which may change when it goes on: none of these moves a row or the mean of
+# the loss. A corpus may have another path; its content is checked by `engine/stage.py`.
+EXECUTION = (
+    "run_dir",
+    "micro_rows",
+    "compile",
+    "checkpoint.",
+    "valid_every",
+    "sharding.zero_stage",
+    "sharding.offload_optimizer",
+    "data.corpus",
+    "data.valid",
+    "data.cloze",
+    "data.threads",
+)
+
 _ADAPTER = TypeAdapter(RunConfig)
 
 
@@ -38,6 +54,11 @@ def write_text(path: Path, text: str) -> None:
 def to_json(config: RunConfig) -> Row:
     """Return the configuration as plain JSON values."""
     return _ADAPTER.dump_python(config, mode="json")
+
+
+def from_json(values: Row) -> RunConfig:
+    """Return the configuration that `to_json` wrote."""
+    return _ADAPTER.validate_python(values)
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -57,10 +78,11 @@ def read_config(folder: Path) -> RunConfig:
     return replace(config, run_dir=str(folder))
 
 
-def open_run(config: RunConfig) -> Path:
+def open_run(config: RunConfig) -> None:
     """Make the run's folder and write its configuration, or check that it is the same run.
 
-    Raises ValueError naming each field that differs from the configuration the run started with.
+    Raises ValueError naming each field that differs from the configuration the run started with,
+    but for those of EXECUTION, which may change.
     """
     folder = Path(config.run_dir)
     if (folder / "config.json").exists():
@@ -71,10 +93,8 @@ def open_run(config: RunConfig) -> Path:
                 f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
                 "Leave these flags out to go on with it, or name another folder with --run-dir"
             )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
-    return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
@@ -84,7 +104,7 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for position, pair in enumerate(zip(old, new, strict=True)):
             yield from _differences(*pair, f"{field}.{position}")
-    elif old != new and field != "run_dir":
+    elif old != new and not field.startswith(EXECUTION):
         yield f"{field} was {json.dumps(old)}, now {json.dumps(new)}"
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tresse.data.packer import Plan
 from tresse.engine.alignment import measure_alignment
 from tresse.engine.checkpoint import Checkpoint
-from tresse.engine.config import RunConfig
 from tresse.engine.corpora import Corpora
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
@@ -26,15 +24,14 @@ SCORES = "scores.json"
 BATCH_TOKENS = 32_768
 
 
-def score_stage(run: RunConfig, stage: str, plan: Plan, corpora: Corpora, ranks: Ranks) -> None:
+def score_stage(folder: Path, corpora: Corpora, ranks: Ranks) -> None:
     """Score the final weights of a stage once; a collective. Without a cloze corpus: nothing."""
-    folder = Path(run.run_dir) / stage
     if corpora.cloze is None or ranks.any((folder / SCORES).exists()):
         return
     checkpoint = final_checkpoint(folder)
     assert checkpoint is not None, f"{folder} is not finished"
-    model = load_model(checkpoint, run, plan, ranks)
-    packing, vocabulary = run.data.packing, plan.vocabulary
+    model = load_model(checkpoint, ranks.device)
+    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
     prefixes = {"none": None, "eos": vocabulary.eos, "bos_eos": vocabulary.bos}
     items = score_cloze(
         model,
@@ -57,14 +54,15 @@ def score_stage(run: RunConfig, stage: str, plan: Plan, corpora: Corpora, ranks:
         write_text(folder / SCORES, json.dumps(scores, indent=2) + "\n")
 
 
-def load_model(checkpoint: Checkpoint, run: RunConfig, plan: Plan, ranks: Ranks) -> Transformer:
-    """Build the model with a checkpoint's weights, whole on every rank, in the compute dtype."""
-    model = Transformer(run.model, plan.vocabulary.width, plan.vocabulary.num_used)
+def load_model(checkpoint: Checkpoint, device: torch.device) -> Transformer:
+    """Build the model with a checkpoint's weights, whole, in the compute dtype."""
+    run, vocabulary = checkpoint.config, checkpoint.vocabulary
+    model = Transformer(run.model, vocabulary.width, vocabulary.num_used)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(checkpoint.weight(name, model))
     dtype = torch.bfloat16 if run.sharding.precision == "bf16" else torch.float32
-    return model.to(ranks.device, dtype).eval()
+    return model.to(device, dtype).eval()
 
 
 def _alignments(model: Transformer, corpora: Corpora, ranks: Ranks) -> Row:

@@ -1,6 +1,6 @@
 """One stage of a run: where its weights come from, its counters, its checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -57,6 +57,7 @@ class Stage:
             "finished": self.is_done,
             "tokens": self.tokens,
             "corpus": self.corpus_id,
+            "vocabulary": asdict(self.plan.vocabulary),
             "config": to_json(self.run),
         }
         folder = Path(self.run.run_dir) / self.name

@@ -50,7 +50,7 @@ def run(config: RunConfig, ranks: Ranks) -> bool:
             under_way = build_stage(config, stage, plans[stage.name], corpora, ranks)
             if not train(under_way, corpora):
                 return False
-        score_stage(config, stage.name, plans[stage.name], corpora, ranks)
+        score_stage(Path(config.run_dir) / stage.name, corpora, ranks)
     if ranks.is_first:
         print_table(config)
     return True
@@ -92,7 +92,8 @@ def train(stage: Stage, corpora: Corpora) -> bool:
             if heldout and (stage.step % config.valid_every == 0 or stage.is_done):
                 losses = heldout_losses(stage.engine, heldout, packing, config.micro_rows, ranks)
                 log.write(stage.step, {"heldout_loss": losses})
-                bar.write(f"{stage.name} step {stage.step}: held-out loss {losses}")
+                rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+                bar.write(f"{stage.name} step {stage.step}: held-out loss {rounded}")
             if result.stop or stage.is_done or stage.step % config.checkpoint.every == 0:
                 stage.save()
             bar.set_postfix_str(meter.summary, refresh=False)

@@ -57,6 +57,15 @@ def take(rows: DeviceBatch, start: int, stop: int) -> DeviceBatch:
     return DeviceBatch(rows.tokens[cut], rows.labels[cut], rows.languages[cut], None)
 
 
+def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A copy of the reduced gradient in fp32, whatever the ranks keep of it."""
+    from deepspeed.utils import safe_get_full_grad
+
+    gradient = safe_get_full_grad(parameter)
+    assert gradient is not None
+    return gradient.float().clone()
+
+
 def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> tuple:
     """Train NUM_STEPS steps; return the first step's gradient and every step's loss."""
     micro_rows = ROWS // (num_micro * ranks.world_size)
@@ -67,14 +76,12 @@ def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> t
         model, sharding, OPTIM, ranks, micro_rows=micro_rows, num_micro_batches=num_micro
     )
     set_full_state(engine, lambda name: {"weight": weights[name]}, num_updates=0)
-    from deepspeed.utils import safe_get_full_grad
-
     gradients = []
     plain_update = step_module.update
 
     def update_and_keep_gradient(engine: object) -> float:
         named = engine.module.named_parameters()  # type: ignore[attr-defined]
-        gradients.append({name: torch.clone(safe_get_full_grad(p)).float() for name, p in named})
+        gradients.append({name: full_gradient(p) for name, p in named})
         return plain_update(engine)
 
     step_module.update = update_and_keep_gradient
