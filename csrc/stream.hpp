@@ -24,10 +24,10 @@ struct StreamSpec {
   std::vector<std::uint8_t> languages;  // indices into CorpusView::languages
   Mode mode = Mode::mono;
   bool random_order = false;  // alternate: the languages' order is drawn per document
-  std::vector<std::uint64_t>
-      thresholds;  // sample: cumulative probabilities * 2^64; empty is uniform
-  std::span<const std::int64_t>
-      documents{};  // [n, languages] row-major; empty: all of one language
+  // sample: cumulative probabilities times 2^64, less the last; empty is uniform.
+  std::vector<std::uint64_t> thresholds{};
+  // [n, languages] row-major; empty: all documents of the one language.
+  std::span<const std::int64_t> documents{};
   std::uint64_t seed = 0, stage = 0, index = 0;
 };
 
