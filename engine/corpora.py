@@ -19,8 +19,6 @@ class Corpora:
     train: Corpus
     valid: Corpus | None
     cloze: Corpus | None
-    items: list[Item]
-    """The questions of the cloze corpus."""
 
 
 def open_corpora(run: RunConfig, ranks: Ranks) -> Corpora:
@@ -46,6 +44,11 @@ def open_corpora(run: RunConfig, ranks: Ranks) -> Corpora:
                 f"{corpus.path}: units of {corpus.tokenizer}, but {train.path} has units of "
                 f"{train.tokenizer}; tokenise both alike"
             )
-    cloze = opened.get("cloze")
-    items = list(read_items(cloze.path / ITEMS)) if cloze else []
-    return Corpora(train, opened.get("valid"), cloze, items)
+    if "cloze" in opened:
+        read_cloze(opened["cloze"])  # its faults are said before the first step
+    return Corpora(train, opened.get("valid"), opened.get("cloze"))
+
+
+def read_cloze(cloze: Corpus) -> list[Item]:
+    """Read the questions of a cloze corpus."""
+    return list(read_items(cloze.path / ITEMS))

@@ -55,22 +55,29 @@ SCHEDULES = {"table3": (75_000, 20_000, 30_000), "text": (50_000, 20_000, 15_000
 
 def demo() -> RunConfig:
     """The paper's experiment in a story world: minutes on a CPU, nothing to download."""
+    baseline = StageConfig(name="baseline-en-fr", streams=(EN, FR), tokens=1_200_000, init="en")
     return RunConfig(
         recipe="demo",
-        model=TINY,
+        model=ModelConfig(
+            hidden_size=96,
+            num_layers=3,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=24,
+            intermediate_size=256,
+            init_std=0.05,
+        ),
         data=DataConfig(
             story_world=StoryWorld(), packing=Packing(row_length=128, separators="eos")
         ),
-        stages=(
-            *three_stages(en=1_000_000, interleave=1_000_000, en_fr=1_000_000),
-            StageConfig(name="baseline-en-fr", streams=(EN, FR), tokens=2_000_000, init="en"),
-        ),
-        rows_per_step=64,
-        micro_rows=16,
-        optim=OptimConfig(lr=3e-3),
+        stages=(*three_stages(en=1_000_000, interleave=700_000, en_fr=500_000), baseline),
+        rows_per_step=16,
+        micro_rows=8,
+        optim=OptimConfig(lr=5e-3),
         sharding=ShardingConfig(precision="fp32"),
-        checkpoint=CheckpointConfig(every=200),
-        valid_every=100,
+        checkpoint=CheckpointConfig(every=250),
+        valid_every=250,
+        score_by="mean_continuation",
     )
 
 

@@ -1,23 +1,30 @@
 """Scores of a finished stage: cloze accuracies and the alignment of hidden states.
 
-STAGE/scores.json    accuracies by task, pair and measure; cosine similarity by layer
+STAGE/scores.json    accuracies by task, pair and measure; cosine similarities by layer
 STAGE/items.jsonl    log-likelihoods of every item
 """
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
+from tresse.data.corpus import Corpus
 from tresse.engine.alignment import measure_alignment
 from tresse.engine.checkpoint import Checkpoint
-from tresse.engine.corpora import Corpora
+from tresse.engine.corpora import Corpora, read_cloze
+from tresse.engine.finished import DTYPES, load_model, open_finished
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
 from tresse.engine.run_folder import Row, write_text
-from tresse.engine.scoring import accuracies, language_pairs, score_cloze, write_scores
-from tresse.engine.stage import final_checkpoint
+from tresse.engine.scoring import (
+    Accuracy,
+    ItemScore,
+    accuracies,
+    language_pairs,
+    score_cloze,
+    write_scores,
+)
 
 SCORES = "scores.json"
 # Tokens of a forward pass: scores are the same for any number of ranks, but not for other batches.
@@ -26,53 +33,62 @@ BATCH_TOKENS = 32_768
 
 def score_stage(folder: Path, corpora: Corpora, ranks: Ranks) -> None:
     """Score the final weights of a stage once; a collective. Without a cloze corpus: nothing."""
-    if corpora.cloze is None or ranks.any((folder / SCORES).exists()):
-        return
-    checkpoint = final_checkpoint(folder)
-    assert checkpoint is not None, f"{folder} is not finished"
-    model = load_model(checkpoint, ranks.device)
+    if corpora.cloze and not ranks.any((folder / SCORES).exists()):
+        score(open_finished(folder), corpora.cloze, corpora.valid, folder, ranks)
+
+
+def score(
+    checkpoint: Checkpoint, cloze: Corpus, valid: Corpus | None, out: Path, ranks: Ranks
+) -> None:
+    """Score a checkpoint and write scores.json and items.jsonl into `out`; a collective.
+
+    valid: held-out documents whose translations are compared, if there are any.
+    """
+    dtype = DTYPES[checkpoint.config.sharding.precision]
+    model = load_model(checkpoint, dtype, ranks.device)
+    items = _score_items(checkpoint, model, cloze, ranks)
+    scores: Row = {
+        "tokens": checkpoint.state["tokens"],
+        "cloze": [_cell(accuracy) for accuracy in accuracies(items)],
+        "alignment": _alignments(model, valid, ranks) if valid else {},
+    }
+    if ranks.is_first:
+        out.mkdir(parents=True, exist_ok=True)
+        write_scores(out / "items.jsonl", items)
+        write_text(out / SCORES, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+
+
+def _score_items(
+    checkpoint: Checkpoint, model: Transformer, cloze: Corpus, ranks: Ranks
+) -> list[ItemScore]:
     packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
     prefixes = {"none": None, "eos": vocabulary.eos, "bos_eos": vocabulary.bos}
-    items = score_cloze(
+    return score_cloze(
         model,
-        corpora.cloze,
-        corpora.items,
-        pairs=language_pairs(corpora.cloze.languages),
+        cloze,
+        read_cloze(cloze),
+        pairs=language_pairs(cloze.languages),
         row_length=packing.row_length,
         batch_tokens=BATCH_TOKENS,
         ranks=ranks,
         prefix_token=prefixes[packing.separators],
         switch_token=vocabulary.switch if packing.language_switch else None,
     )
-    scores: Row = {
-        "tokens": checkpoint.state["tokens"],
-        "cloze": [asdict(accuracy) for accuracy in accuracies(items)],
-        "alignment": _alignments(model, corpora, ranks),
-    }
-    if ranks.is_first:
-        write_scores(folder / "items.jsonl", items)
-        write_text(folder / SCORES, json.dumps(scores, indent=2) + "\n")
 
 
-def load_model(checkpoint: Checkpoint, device: torch.device) -> Transformer:
-    """Build the model with a checkpoint's weights, whole, in the compute dtype."""
-    run, vocabulary = checkpoint.config, checkpoint.vocabulary
-    model = Transformer(run.model, vocabulary.width, vocabulary.num_used)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(checkpoint.weight(name, model))
-    dtype = torch.bfloat16 if run.sharding.precision == "bf16" else torch.float32
-    return model.to(device, dtype).eval()
+def _cell(accuracy: Accuracy) -> Row:
+    """Return an accuracy as JSON values; the error of a single item is not known."""
+    cell = asdict(accuracy)
+    cell["stderr"] = {k: None if math.isnan(v) else v for k, v in accuracy.stderr.items()}
+    return cell
 
 
-def _alignments(model: Transformer, corpora: Corpora, ranks: Ranks) -> Row:
-    """Compare the hidden states of translations among the held-out documents, by language pair."""
-    corpus = corpora.valid
-    pairs = language_pairs(corpus.languages)[len(corpus.languages) :] if corpus else []
-    return {
-        f"{a}-{b}": asdict(
-            measure_alignment(model, corpus, (a, b), batch_tokens=BATCH_TOKENS, ranks=ranks)
-        )
+def _alignments(model: Transformer, corpus: Corpus, ranks: Ranks) -> Row:
+    """Compare the hidden states of translations, for each pair of languages that has some."""
+    pairs = [(a, b) for a, b in language_pairs(corpus.languages) if a < b]
+    measured = {
+        f"{a}-{b}": measure_alignment(model, corpus, (a, b), batch_tokens=BATCH_TOKENS, ranks=ranks)
         for a, b in pairs
-        if corpus and a < b and len(corpus.aligned((a, b)))
+        if len(corpus.aligned((a, b))) > 1
     }
+    return {name: asdict(alignment) for name, alignment in measured.items()}

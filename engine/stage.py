@@ -10,6 +10,7 @@ from tresse.data.packer import Plan, plan_rows
 from tresse.engine.checkpoint import Checkpoint, newest, save
 from tresse.engine.config import RunConfig, StageConfig
 from tresse.engine.corpora import Corpora
+from tresse.engine.finished import final_checkpoint, open_finished
 from tresse.engine.hugging_face import load_pretrained
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
@@ -93,13 +94,6 @@ def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Pla
     return plans
 
 
-def final_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint at the end of a stage's folder, or None while it is not finished."""
-    path = newest(folder)
-    checkpoint = Checkpoint(path) if path else None
-    return checkpoint if checkpoint and checkpoint.state["finished"] else None
-
-
 def is_finished(run: RunConfig, stage: str, ranks: Ranks) -> bool:
     """Whether a stage needs no more steps: the same answer on every rank."""
     return ranks.from_first(ranks.is_first and bool(final_checkpoint(Path(run.run_dir) / stage)))
@@ -143,10 +137,7 @@ def _initial(run: RunConfig, stage: StageConfig) -> Path | None:
         folder = Path(run.run_dir) / (
             names[position - 1] if stage.init == "previous" else stage.init
         )
-    checkpoint = final_checkpoint(folder)
-    if checkpoint is None:
-        raise ValueError(f"{folder}: no finished stage to start {stage.name} from")
-    return checkpoint.path
+    return open_finished(folder).path
 
 
 def _open_on_all(path: Path | None, ranks: Ranks) -> Checkpoint | None:

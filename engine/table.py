@@ -13,8 +13,8 @@ TABLE = "table.json"
 def print_table(run: RunConfig) -> None:
     """Print the scores of the stages and write them to table.json, then name the run's files."""
     folder = Path(run.run_dir)
-    rows = [row(folder / stage.name, run.score_by) for stage in run.stages]
-    rows = [found for found in rows if found]
+    scored = [stage.name for stage in run.stages if (folder / stage.name / SCORES).exists()]
+    rows = [read_row(name, folder / name, run.score_by) for name in scored]
     if rows:
         write_text(folder / TABLE, json.dumps(rows, indent=2) + "\n")
         print(f"\n{format_table(rows)}\n")
@@ -22,18 +22,15 @@ def print_table(run: RunConfig) -> None:
     print(f", {TABLE}" if rows else "")
 
 
-def row(stage_folder: Path, measure: str) -> Row | None:
-    """Read a stage's scores as a row: setup, tokens, scores and standard errors in [0, 1]."""
-    path = stage_folder / SCORES
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+def read_row(setup: str, folder: Path, measure: str) -> Row:
+    """Read scores as a row: setup, tokens, scores and standard errors in [0, 1]."""
+    found = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     scores, stderr = {}, {}
     for cell in found["cloze"]:
         scores.setdefault(cell["task"], {})[cell["pair"]] = cell["accuracy"][measure]
         stderr.setdefault(cell["task"], {})[cell["pair"]] = cell["stderr"][measure]
     return {
-        "setup": stage_folder.name,
+        "setup": setup,
         "tokens": found["tokens"],
         "scores": scores,
         "stderr": stderr,
@@ -53,7 +50,7 @@ def format_table(rows: list[Row]) -> str:
         for task, pairs in tasks.items():
             for pair in pairs:
                 value, error = found["scores"][task][pair], found["stderr"][task][pair]
-                cells.append(f"{100 * value:.1f} ±{100 * error:.1f}")
+                cells.append(f"{100 * value:.1f}" + (f" ±{100 * error:.1f}" if error else ""))
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(

@@ -171,16 +171,14 @@ def wait_for_step(run_dir: Path, step: int) -> None:
 
 
 def test_a_flag_that_contradicts_the_run_is_an_error_that_names_the_field(
-    world: Path, uninterrupted: Path
+    uninterrupted: Path,
 ) -> None:
     done = torchrun(1, TRAIN, "--run-dir", str(uninterrupted), "--optim.lr", "1e-3", check=False)
     assert done.returncode != 0
     assert "optim.lr was 0.002, now 0.001" in done.stderr
 
 
-def test_another_corpus_under_a_run_is_an_error(
-    world: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_another_corpus_under_a_run_is_an_error(world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     job = arguments(world, run_dir)
     torchrun(1, "tests/workers/killed.py", "tresse.engine.step.update", "5", "0", *job, check=False)

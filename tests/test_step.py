@@ -30,7 +30,9 @@ def train_plain() -> tuple[dict[str, torch.Tensor], list[float]]:
         loss = F.cross_entropy(logits, rows.labels.flatten(), ignore_index=IGNORE_INDEX)
         optimizer.zero_grad()
         loss.backward()
-        gradient = gradient or {n: torch.clone(p.grad) for n, p in model.named_parameters()}
+        if not gradient:
+            named = model.named_parameters()
+            gradient = {name: p.grad.clone() for name, p in named if p.grad is not None}
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, NUM_STEPS, OPTIM)

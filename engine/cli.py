@@ -1,0 +1,138 @@
+"""The console script `tresse`: each verb a thin face of a function.
+
+A verb imports what it needs when it is called, so that `tresse --help` answers at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Argument = tyro.conf.Positional
+
+app = tyro.extras.SubcommandApp()
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    verb, arguments = sys.argv[1:2], sys.argv[2:]
+    if verb == ["train"]:
+        exec_torchrun(arguments)
+    if verb == ["prepare"]:
+        from tresse.data.prepare import main as prepare
+
+        sys.exit(prepare(arguments))
+    try:
+        app.cli(prog="tresse", description="Train speech language models on braided languages.")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def exec_torchrun(arguments: list[str]) -> None:
+    """Become torchrun on engine/train.py; what stands before RECIPE or `--` is torchrun's."""
+    from tresse.engine.recipes import RECIPES
+
+    ends = [i for i, word in enumerate(arguments) if word == "--" or word in RECIPES]
+    split = ends[0] if ends else 0
+    launcher, job = arguments[:split], arguments[split:]
+    script = str(Path(__file__).with_name("train.py"))
+    launcher = launcher or ["--standalone", "--nproc-per-node", "1"]
+    command = ["-m", "torch.distributed.run", *launcher, script, *(w for w in job if w != "--")]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+@app.command(name="train")
+def _train() -> None:
+    """Train a recipe's stages: `tresse train [TORCHRUN OPTIONS] RECIPE [--field value ...]`."""
+
+
+@app.command(name="prepare")
+def _prepare() -> None:
+    """Make a corpus: `tresse prepare manifest FILES --out CORPUS`."""
+
+
+@app.command
+def inspect(corpus: Annotated[Path, Argument]) -> None:
+    """Describe a corpus: sizes, lengths, translations.
+
+    Args:
+        corpus: Folder of the corpus.
+    """
+    from tresse.data.corpus import Corpus
+    from tresse.data.inspect_corpus import describe
+
+    print(describe(Corpus.open(corpus)))
+
+
+@app.command
+def verify(corpus: Annotated[Path, Argument]) -> None:
+    """Check every hash and every token of a corpus.
+
+    Args:
+        corpus: Folder of the corpus.
+    """
+    from tresse.data.corpus import verify_corpus
+
+    print(f"{corpus}: all as written, {verify_corpus(corpus).id}")
+
+
+@app.command
+def merge(corpora: Annotated[tuple[Path, ...], Argument], /, *, out: Path) -> None:
+    """Join corpora into one that shares their shards' bytes.
+
+    Args:
+        corpora: Folders of the corpora.
+        out: Folder of the new corpus; must not exist, or be empty.
+    """
+    from tresse.data.corpus import merge_corpora
+    from tresse.data.inspect_corpus import describe
+
+    print(describe(merge_corpora(corpora, out)))
+
+
+@app.command
+def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> None:
+    """Score the final weights of a stage on a cloze corpus; under torchrun, on several GPUs.
+
+    Args:
+        stage: RUN/STAGE.
+        cloze: Folder of the corpus, items.jsonl in it.
+        out: Folder for scores.json and items.jsonl.
+    """
+    from tresse.data.corpus import Corpus
+    from tresse.engine.finished import open_finished
+    from tresse.engine.ranks import join, leave
+    from tresse.engine.scores import score as score_checkpoint
+    from tresse.engine.table import format_table, read_row
+
+    ranks, checkpoint = join(), open_finished(stage)
+    score_checkpoint(checkpoint, Corpus.open(cloze), None, out, ranks)
+    if ranks.is_first:
+        print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
+        print(f"wrote {out}: scores.json, items.jsonl")
+    leave()
+
+
+@app.command
+def export(
+    stage: Annotated[Path, Argument], /, *, out: Path, dtype: Literal["bf16", "fp32"] = "bf16"
+) -> None:
+    """Write the final weights of a stage as a folder that transformers loads.
+
+    Args:
+        stage: RUN/STAGE.
+        out: Folder to write; must not exist, or be empty.
+        dtype: Precision of the weights in the file.
+    """
+    from tresse.engine.finished import export_stage
+
+    export_stage(stage, out, dtype)
+    print(f"wrote {out}: model.safetensors, config.json")
+
+
+if __name__ == "__main__":
+    main()

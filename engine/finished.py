@@ -1,0 +1,54 @@
+"""What is done with a finished stage: load its model, export it."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from tresse.engine.checkpoint import Checkpoint, newest
+from tresse.engine.hugging_face import export
+from tresse.engine.model import Transformer
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def final_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint at the end of a stage's folder, or None while it is not finished."""
+    path = newest(folder)
+    checkpoint = Checkpoint(path) if path else None
+    return checkpoint if checkpoint and checkpoint.state["finished"] else None
+
+
+def open_finished(folder: Path) -> Checkpoint:
+    """Return the checkpoint at the end of a stage's folder; ValueError if there is none."""
+    checkpoint = final_checkpoint(folder)
+    if checkpoint is None:
+        raise ValueError(f"{folder}: no finished stage; expected the folder RUN/STAGE of one")
+    return checkpoint
+
+
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """Build the model with a checkpoint's weights, whole."""
+    vocabulary = checkpoint.vocabulary
+    model = Transformer(checkpoint.config.model, vocabulary.width, vocabulary.num_used)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.weight(name, model))
+    return model.to(device, dtype).eval()
+
+
+def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> None:
+    """Write the final weights of RUN/STAGE as a folder that transformers loads."""
+    checkpoint = open_finished(folder)
+    model = load_model(checkpoint, torch.float32, torch.device("cpu"))
+    vocabulary = checkpoint.vocabulary
+    specials = {"eos": vocabulary.eos, "bos": vocabulary.bos} if vocabulary.has_specials else {}
+    export(
+        dict(model.named_parameters()),
+        checkpoint.config.model,
+        out,
+        DTYPES[dtype],
+        vocab_used=vocabulary.num_used,
+        max_positions=checkpoint.config.data.packing.row_length,
+        **specials,
+    )
