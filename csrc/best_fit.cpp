@@ -176,8 +176,8 @@ void BestFitRows::lay_out_more(std::int64_t windows) {
         first_target_[i + 1] += num_targets(layout.row(r));
     }
   };
-  parallel_parts(windows, static_cast<int>(std::min<std::int64_t>(windows, default_threads())),
-                 measure);
+  const auto threads = std::min<std::int64_t>(windows, default_threads());
+  parallel_parts(windows, static_cast<int>(threads), spawn, measure);
   for (auto i = begin; i < begin + windows; ++i) {
     first_row_[i + 1] += first_row_[i];
     first_target_[i + 1] += first_target_[i];

@@ -42,7 +42,8 @@ Boundaries Packer::fill(std::int64_t first, std::int64_t num_rows, Destination d
   const auto parts = static_cast<int>(std::clamp<std::int64_t>(num_rows, 1, threads));
   std::vector<Notes> notes(parts);
   std::vector<RowNotes> rows(num_rows);
-  parallel_parts(num_rows, parts, [&](int part, std::int64_t begin, std::int64_t end) {
+  const auto run = [this](int parts, const auto& work) { workers_.run(parts, work); };
+  parallel_parts(num_rows, parts, run, [&](int part, std::int64_t begin, std::int64_t end) {
     if (corpus_->token_bytes == 4)
       fill_part<std::uint32_t, std::uint32_t>(first, begin, end, destination, notes[part], rows);
     else if (destination.token_bytes == 4)

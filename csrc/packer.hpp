@@ -12,6 +12,7 @@
 #include "best_fit.hpp"
 #include "corpus_view.hpp"
 #include "mixing.hpp"
+#include "parallel.hpp"
 #include "row_writer.hpp"
 #include "stream.hpp"
 #include "timeline.hpp"
@@ -95,6 +96,7 @@ class Packer {
   PackingSpec packing_;
   std::deque<Source> sources_;  // their addresses stay
   Mixture mixture_;
+  Workers workers_;
 };
 
 }  // namespace tresse

@@ -1,9 +1,14 @@
 #pragma once
-// A loop over contiguous parts on short-lived threads.
+// Loops over contiguous parts, each on its own thread.
+
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
+#include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -13,23 +18,87 @@ inline int default_threads() noexcept {
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 8u));
 }
 
-// Calls work(part, begin, end) for `parts` contiguous parts of [0, size), each on its own thread.
+// Calls work(0) here and work(1) .. work(parts - 1) on threads that end with the call.
+inline void spawn(int parts, const std::function<void(int part)>& work) {
+  std::vector<std::jthread> threads;
+  for (int part = 1; part < parts; ++part) threads.emplace_back(work, part);
+  work(0);
+}
+
+// Threads that stay, since starting one takes as long as packing a dozen rows.
+class Workers {
+ public:
+  Workers() = default;
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  ~Workers() {
+    if (threads_.empty()) return;
+    if (process_ != getpid()) {  // a fork copies the objects but not the threads
+      for (auto& thread : threads_) thread.detach();
+      return;
+    }
+    announce(nullptr, 0);
+    for (auto& thread : threads_) thread.join();
+  }
+
+  // As spawn; a second caller at the same time, or a forked process, gets threads of its own.
+  void run(int parts, const std::function<void(int part)>& work) {
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    if (parts == 1) return work(0);
+    if (!lock || (!threads_.empty() && process_ != getpid())) return spawn(parts, work);
+    process_ = getpid();
+    while (static_cast<int>(threads_.size()) < parts - 1) add_thread();
+    pending_ = static_cast<int>(threads_.size());
+    announce(&work, parts);
+    work(0);
+    for (int left = pending_; left > 0; left = pending_) pending_.wait(left);
+  }
+
+ private:
+  void add_thread() {
+    const int part = static_cast<int>(threads_.size()) + 1;
+    threads_.emplace_back([this, part, seen = turn_.load()] { serve(part, seen); });
+  }
+
+  void announce(const std::function<void(int)>* work, int parts) {
+    work_ = work;
+    parts_ = parts;
+    ++turn_;
+    turn_.notify_all();
+  }
+
+  void serve(int part, std::uint64_t seen) {
+    while (true) {
+      turn_.wait(seen);
+      seen = turn_;
+      if (work_ == nullptr) return;
+      if (part < parts_) (*work_)(part);
+      if (--pending_ == 0) pending_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::vector<std::thread> threads_;
+  pid_t process_ = 0;
+  const std::function<void(int)>* work_ = nullptr;  // null: end
+  int parts_ = 0;
+  std::atomic<std::uint64_t> turn_{0};
+  std::atomic<int> pending_{0};
+};
+
+// Calls work(part, begin, end) for `parts` contiguous parts of [0, size), through run(parts, work).
 // The first exception is rethrown after all threads have ended.
-template <class Work>
-void parallel_parts(std::int64_t size, int parts, const Work& work) {
+template <class Run, class Work>
+void parallel_parts(std::int64_t size, int parts, const Run& run, const Work& work) {
   std::vector<std::exception_ptr> errors(parts);
-  const auto run = [&](int part) noexcept {
+  run(parts, [&](int part) noexcept {
     try {
       work(part, size * part / parts, size * (part + 1) / parts);
     } catch (...) {
       errors[part] = std::current_exception();
     }
-  };
-  {
-    std::vector<std::jthread> threads;
-    for (int part = 1; part < parts; ++part) threads.emplace_back(run, part);
-    run(0);
-  }
+  });
   for (const auto& error : errors)
     if (error) std::rethrow_exception(error);
 }

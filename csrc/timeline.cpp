@@ -1,6 +1,7 @@
 #include "timeline.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <numeric>
 #include <stdexcept>
@@ -18,38 +19,40 @@ constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, 
 
 EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, int threads)
     : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)) {
-  const auto documents = stream.num_documents();
-  const auto strides = (documents + kStride - 1) / kStride;
+  const auto strides = (stream.num_documents() + kStride - 1) / kStride;
   cumulative_.assign(strides + 1, 0);
-  parallel_parts(strides, strides < 64 ? 1 : threads,
-                 [&](int, std::int64_t begin, std::int64_t end) {
-                   for (auto i = begin; i < end; ++i) {
-                     const auto lengths = measure(i);
-                     const auto size = std::min(kStride, documents - i * kStride);
-                     cumulative_[i + 1] =
-                         std::accumulate(lengths.begin(), lengths.begin() + size, std::int64_t{0});
-                   }
-                 });
+  const auto measure_strides = [&](int, std::int64_t begin, std::int64_t end) {
+    std::array<std::int64_t, kStride> buffer;
+    for (auto i = begin; i < end; ++i) {
+      const auto lengths = measure(i * kStride, buffer);
+      cumulative_[i + 1] = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+    }
+  };
+  parallel_parts(strides, strides < 64 ? 1 : threads, spawn, measure_strides);
   std::partial_sum(cumulative_.begin(), cumulative_.end(), cumulative_.begin());
 }
 
-EpochTable::Lengths EpochTable::measure(std::int64_t stride) const {
-  const auto size = std::min(kStride, stream_->num_documents() - stride * kStride);
+std::span<const std::int64_t> EpochTable::measure(std::int64_t first,
+                                                  std::span<std::int64_t> lengths) const {
   std::array<std::int64_t, kStride> documents;
-  Lengths lengths;
-  order_.map(stride * kStride, std::span(documents).first(size));
+  const auto left = static_cast<std::size_t>(stream_->num_documents() - first);
+  const auto size = std::min({left, lengths.size(), documents.size()});
+  order_.map(first, std::span(documents).first(size));
   stream_->lengths(keys_, std::span(documents).first(size), lengths);
-  return lengths;
+  return lengths.first(size);
 }
 
 Location EpochTable::locate(std::int64_t token) const {
   const auto next = std::upper_bound(cumulative_.begin(), cumulative_.end(), token);
   const auto stride = next - cumulative_.begin() - 1;
-  const auto lengths = measure(stride);
   auto offset = token - cumulative_[stride];
-  std::int64_t i = 0;
-  while (offset >= lengths[i]) offset -= lengths[i++];
-  return {keys_.epoch, stride * kStride + i, offset};
+  std::array<std::int64_t, kStride / 4> buffer;
+  for (auto position = stride * kStride;;)
+    for (auto length : measure(position, buffer)) {
+      if (offset < length) return {keys_.epoch, position, offset};
+      offset -= length;
+      ++position;
+    }
 }
 
 std::int64_t EpochTable::inner_token(std::int64_t n) const {
@@ -59,12 +62,13 @@ std::int64_t EpochTable::inner_token(std::int64_t n) const {
     const auto middle = (low + high) / 2;
     (cumulative_[middle] - middle * kStride < n ? low : high) = middle;
   }
-  const auto lengths = measure(low);
   auto start = cumulative_[low];
   n -= start - low * kStride;
-  for (std::int64_t i = 0; n > lengths[i] - 1; ++i) {
-    n -= lengths[i] - 1;
-    start += lengths[i];
+  std::array<std::int64_t, kStride> buffer;
+  for (auto length : measure(low * kStride, buffer)) {
+    if (n < length) break;
+    n -= length - 1;
+    start += length;
   }
   return start + n;
 }

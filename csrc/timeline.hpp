@@ -1,7 +1,6 @@
 #pragma once
 // Where a token of an endless stream lies: its epoch, its document, its offset in the document.
 
-#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -9,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -25,7 +25,6 @@ struct Location {
 class EpochTable {
  public:
   static constexpr std::int64_t kStride = 64;
-  using Lengths = std::array<std::int64_t, kStride>;
 
   EpochTable(const Stream& stream, std::int64_t epoch, int threads);
 
@@ -36,8 +35,8 @@ class EpochTable {
   std::int64_t inner_token(std::int64_t n) const;
 
  private:
-  // Lengths of the documents of a stride; past the end of the epoch they are not set.
-  Lengths measure(std::int64_t stride) const;
+  // Lengths of the documents from a position on, as many as there are and fit.
+  std::span<const std::int64_t> measure(std::int64_t first, std::span<std::int64_t> lengths) const;
 
   const Stream* stream_;
   EpochKeys keys_;

@@ -1,0 +1,207 @@
+"""Tokens per second of the packer against a memcpy of the same bytes, mode by mode.
+
+Corpus: stories of 100 to 800 tokens, sentences of 45 on average, two aligned languages, written
+once into `--corpus`. A batch is [75, 2049] uint16, in one page-aligned buffer for all variants.
+"memcpy" reads the corpus from end to end; "blocks" copies blocks of 450 tokens, the mean document,
+in random order, which is all that a shuffled epoch can hope for without knowing what comes next.
+The variants take turns within a pass, so that a drift of the machine meets all of them.
+
+    python bench/packer.py --json bench/results/packer.json
+"""
+
+import mmap
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rows import quantiles, write_rows
+from tqdm import tqdm
+
+from tresse.data.corpus import Corpus, write_corpus
+from tresse.data.documents import Document, Tokenizer
+from tresse.data.packer import Plan, plan_rows
+from tresse.data.streams import Packing, Stream
+
+B, T = 75, 2048
+BLOCK = 450
+EN = Stream(languages=("en",))
+VARIANTS = {
+    "mono": (EN, Packing()),
+    "alternate": (Stream(languages=("en", "fr"), mode="alternate"), Packing()),
+    "sample": (Stream(languages=("en", "fr"), mode="sample"), Packing()),
+    "mono, best_fit": (EN, Packing(mode="best_fit")),
+    "alternate, best_fit": (
+        Stream(languages=("en", "fr"), mode="alternate"), Packing(mode="best_fit")
+    ),
+    "alternate, eos, switch, mask": (
+        Stream(languages=("en", "fr"), mode="alternate"),
+        Packing(separators="eos", language_switch=True, mask_documents=True),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure the packer."""
+
+    tokens: int = 200_000_000
+    """Size of the synthetic corpus, both languages together."""
+    passes: int = 9
+    """Measurements of each variant."""
+    batches: int = 200
+    """Batches of a measurement."""
+    corpus: str = ""
+    """Folder to keep the synthetic corpus in, or to find it; empty: a temporary one."""
+    json: str = ""
+    """File for the rows."""
+
+
+def stories(tokens: int) -> Iterator[Document]:
+    """Aligned stories in two languages, lengths uniform in 100 .. 800, sentences of 20 to 70."""
+    rng = np.random.default_rng(0)
+    num_stories = max(tokens // 2 // 450, 1)
+    for i in tqdm(range(num_stories), unit="story", desc="corpus", disable=None):
+        num_sentences = max(int(rng.integers(100, 801)) // 45, 1)
+        for language in ("en", "fr"):
+            lengths = rng.integers(20, 71, num_sentences)
+            units = rng.integers(0, 2048, lengths.sum(), dtype=np.uint16)
+            yield Document(f"story {i}", language, np.split(units, np.cumsum(lengths)[:-1]))
+
+
+def open_corpus(folder: Path, tokens: int) -> Corpus:
+    """Write the corpus unless it is there."""
+    if (folder / "corpus.json").exists():
+        return Corpus.open(folder)
+    return write_corpus(folder, stories(tokens), Tokenizer("synthetic", "", "25/2", 2048))
+
+
+def page_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Allocate zeros that start at a page; copies to other places can be several times slower."""
+    num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)[:num_bytes].view(dtype).reshape(shape)
+
+
+class Copy:
+    """The yardstick: consecutive tokens of the corpus, copied by numpy."""
+
+    def __init__(self, corpus: Corpus, buffer: np.ndarray) -> None:
+        self.source, self.buffer, self.next = corpus.shards["en"][0].tokens, buffer.reshape(-1), 0
+
+    def __call__(self, batches: int) -> None:
+        for _ in range(batches):
+            if self.next + self.buffer.size > self.source.size:
+                self.next = 0
+            np.copyto(self.buffer, self.source[self.next : self.next + self.buffer.size])
+            self.next += self.buffer.size
+
+
+class CopyBlocks:
+    """Blocks of the corpus in random order, copied by numpy; the order is drawn beforehand."""
+
+    def __init__(self, corpus: Corpus, buffer: np.ndarray) -> None:
+        tokens = corpus.shards["en"][0].tokens
+        self.source = tokens[: tokens.size // BLOCK * BLOCK].reshape(-1, BLOCK)
+        num_blocks = buffer.size // BLOCK
+        self.out = buffer.reshape(-1)[: num_blocks * BLOCK].reshape(num_blocks, BLOCK)
+        order = np.random.default_rng(0).permutation(len(self.source))
+        self.orders = order[: order.size // num_blocks * num_blocks].reshape(-1, num_blocks)
+        self.next = 0
+
+    def __call__(self, batches: int) -> None:
+        for _ in range(batches):
+            order = self.orders[self.next % len(self.orders)]
+            np.take(self.source, order, axis=0, out=self.out, mode="clip")
+            self.next += 1
+
+
+class Pack:
+    """Consecutive batches of a plan."""
+
+    def __init__(self, plan: Plan, buffer: np.ndarray, threads: int) -> None:
+        self.plan, self.threads, self.next_row = plan, threads, 0
+        counts = page_aligned((B,), np.int32)
+        self.memory = {2: buffer, 1: counts}
+
+    def __call__(self, batches: int) -> None:
+        for _ in range(batches):
+            self.plan.fill(
+                self.next_row, B, threads=self.threads, allocate=lambda s, _: self.memory[len(s)]
+            )
+            self.next_row += B
+
+
+def variants(
+    corpus: Corpus, buffer: np.ndarray, num_batches: int
+) -> dict[tuple[str, int], Callable[[int], None]]:
+    """What is measured, by name and number of threads."""
+    found: dict[tuple[str, int], Callable[[int], None]] = {
+        ("memcpy", 1): Copy(corpus, buffer),
+        ("blocks", 1): CopyBlocks(corpus, buffer),
+    }
+    for name, (stream, packing) in VARIANTS.items():
+        tokens = num_batches * B * T
+        plan = plan_rows(corpus, [stream], packing, tokens=tokens, seed=0, stage=0)
+        found |= {(name, threads): Pack(plan, buffer, threads) for threads in (1, 2)}
+    return found
+
+
+def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
+    """Time all variants in turns; rows with tokens per second."""
+    buffer = page_aligned((B, T + 1), np.uint16)
+    # The first pass opens tables and maps pages; it is not counted.
+    runs = variants(corpus, buffer, (options.passes + 1) * options.batches)
+    rates: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+    for number in tqdm(range(options.passes + 1), unit="pass", desc="measure", disable=None):
+        for key, run in runs.items():
+            start = time.perf_counter()
+            run(options.batches)
+            elapsed = time.perf_counter() - start
+            if number > 0:
+                rates[key].append(options.batches * buffer.size / elapsed)
+    copy = np.array(rates["memcpy", 1])
+    rows = []
+    for (name, threads), values in rates.items():
+        median, low, high = quantiles(values)
+        rows.append(
+            {
+                "bench": "packer",
+                "variant": name,
+                "threads": threads,
+                "tokens_per_s": round(median),
+                "p20": round(low),
+                "p80": round(high),
+                "bytes_per_s": round(median * buffer.itemsize),  # written; as many are read
+                "of_memcpy": round(float(np.median(np.array(values) / copy)), 4),
+                "batch": list(buffer.shape),
+                "dtype": str(buffer.dtype),
+                "corpus_tokens": sum(corpus.num_tokens(name) for name in corpus.languages),
+            }
+        )
+    return rows
+
+
+def main(options: Options) -> None:
+    """Print a table, and write it as rows where asked to."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.corpus or f"{temporary}/corpus")
+        rows = measure(options, open_corpus(folder, options.tokens))
+    print(
+        f"{'variant':30} {'threads':>7} {'M tokens/s':>10} {'p20':>7} {'p80':>7} {'of memcpy':>9}"
+    )
+    for row in rows:
+        rates = (row[name] / 1e6 for name in ("tokens_per_s", "p20", "p80"))
+        print("{:30} {:7} {:10.0f} {:7.0f} {:7.0f} {:9.1%}".format(
+            row["variant"], row["threads"], *rates, row["of_memcpy"]
+        ))  # fmt: skip
+    if options.json:
+        write_rows(options.json, rows)
+        print(f"wrote {options.json}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
