@@ -1,6 +1,7 @@
 """Rows of a stage: shares, budgets, boundaries, sizes beyond 32 bits, and what is refused."""
 
 import mmap
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -360,6 +361,18 @@ def test_sentences_that_do_not_add_up_are_refused():
     corpus.shards["fr"][0].sentence_lengths[1] = 60_000
     with pytest.raises(ValueError, match="do not add up"):
         plan(corpus, BRAID, packing=Packing(row_length=8), tokens=100).fill(0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_packs_without_the_threads_it_left_behind(corpus):
+    planned = plan(corpus, EN, BRAID, packing=PACKINGS[0], tokens=9000)
+    expected = contents(planned.fill(0, 64, threads=3))
+    child = os.fork()
+    if child == 0:
+        same = contents(planned.fill(0, 64, threads=3)) == expected
+        del planned
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_packer_needs_no_torch():
