@@ -7,10 +7,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace tresse {
@@ -26,30 +28,39 @@ inline void spawn(int parts, const std::function<void(int part)>& work) {
   work(0);
 }
 
+// A thread that its process joins. A fork copies the object but not the thread.
+class Thread {
+ public:
+  explicit Thread(std::function<void()> work) : thread_(std::move(work)), process_(getpid()) {}
+  Thread(const Thread&) = delete;
+  Thread& operator=(const Thread&) = delete;
+
+  ~Thread() {
+    if (is_here())
+      thread_.join();
+    else  // to be neither joined nor detached, nor destroyed
+      static_cast<void>(new std::thread(std::move(thread_)));
+  }
+
+  bool is_here() const noexcept { return process_ == getpid(); }
+
+ private:
+  std::thread thread_;
+  pid_t process_;
+};
+
 // Threads that stay, since starting one takes as long as packing a dozen rows.
 class Workers {
  public:
-  Workers() = default;
-  Workers(const Workers&) = delete;
-  Workers& operator=(const Workers&) = delete;
-
   ~Workers() {
-    if (threads_.empty()) return;
-    if (process_ != getpid()) {  // a fork copies the objects but not the threads
-      static_cast<void>(
-          new std::vector(std::move(threads_)));  // they can be neither joined nor left
-      return;
-    }
-    announce(nullptr, 0);
-    for (auto& thread : threads_) thread.join();
+    if (are_here()) announce(nullptr, 0);
   }
 
   // As spawn; a second caller at the same time, or a forked process, gets threads of its own.
   void run(int parts, const std::function<void(int part)>& work) {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (parts == 1) return work(0);
-    if (!lock || (!threads_.empty() && process_ != getpid())) return spawn(parts, work);
-    process_ = getpid();
+    if (!lock || !are_here()) return spawn(parts, work);
     while (static_cast<int>(threads_.size()) < parts - 1) add_thread();
     pending_ = static_cast<int>(threads_.size());
     announce(&work, parts);
@@ -58,6 +69,8 @@ class Workers {
   }
 
  private:
+  bool are_here() const noexcept { return threads_.empty() || threads_.front().is_here(); }
+
   void add_thread() {
     const int part = static_cast<int>(threads_.size()) + 1;
     threads_.emplace_back([this, part, seen = turn_.load()] { serve(part, seen); });
@@ -90,12 +103,11 @@ class Workers {
   }
 
   std::mutex mutex_;
-  std::vector<std::thread> threads_;
-  pid_t process_ = 0;
   const std::function<void(int)>* work_ = nullptr;  // null: end
   int parts_ = 0;
   std::atomic<std::uint64_t> turn_{0};
   std::atomic<int> pending_{0};
+  std::deque<Thread> threads_;  // last: they end before what they use
 };
 
 // Calls work(part, begin, end) for `parts` contiguous parts of [0, size), through run(parts, work).

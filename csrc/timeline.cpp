@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <numeric>
 #include <stdexcept>
-
-#include "parallel.hpp"
 
 namespace tresse {
 namespace {
@@ -156,15 +153,15 @@ std::int64_t Timeline::last_inner_target(std::int64_t targets) {
 
 void Timeline::build_ahead(std::int64_t epoch) {
   std::lock_guard lock(mutex_);
-  const bool busy =
-      ahead_.valid() && ahead_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
-  if (busy || tables_.contains(epoch)) return;
-  ahead_ = std::async(std::launch::async, [this, epoch] {
+  if (building_ahead_ || tables_.contains(epoch)) return;
+  building_ahead_ = true;
+  ahead_.emplace([this, epoch] {
     try {
       num_tokens(epoch);
       table(epoch);
     } catch (...) {  // whoever needs the table gets the error then
     }
+    building_ahead_ = false;
   });
 }
 

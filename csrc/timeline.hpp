@@ -1,6 +1,7 @@
 #pragma once
 // Where a token of an endless stream lies: its epoch, its document, its offset in the document.
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -8,10 +9,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "parallel.hpp"
 #include "stream.hpp"
 
 namespace tresse {
@@ -72,7 +75,8 @@ class Timeline {
   std::map<std::int64_t, std::shared_future<Table>> tables_;
   std::map<std::int64_t, std::int64_t> num_tokens_;
   std::deque<std::pair<std::int64_t, Location>> remembered_;
-  std::future<void> ahead_;  // last, so that it is waited for before the rest is gone
+  std::atomic<bool> building_ahead_{false};
+  std::optional<Thread> ahead_;  // last: it ends before what it uses
 };
 
 }  // namespace tresse
