@@ -50,7 +50,7 @@ class Options:
     """Measure the packer."""
 
     tokens: int = 200_000_000
-    """Size of the synthetic corpus, both languages together."""
+    """Size of the synthetic corpus, both languages together; at least 1,000,000."""
     passes: int = 9
     """Measurements of each variant."""
     batches: int = 200
@@ -59,6 +59,12 @@ class Options:
     """Folder to keep the synthetic corpus in, or to find it; empty: a temporary one."""
     json: str = ""
     """File for the rows."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1_000_000:
+            raise ValueError(
+                f"tokens is {self.tokens}, a batch needs a corpus of 1,000,000 or more"
+            )
 
 
 def stories(tokens: int) -> Iterator[Document]:
