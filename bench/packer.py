@@ -63,7 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.tokens < 1_000_000:
             raise ValueError(
-                f"tokens is {self.tokens}, a batch needs a corpus of 1,000,000 or more"
+                f"tokens is {self.tokens}, expected 1,000,000 or more"
             )
 
 
