@@ -62,9 +62,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.tokens < 1_000_000:
-            raise ValueError(
-                f"tokens is {self.tokens}, expected 1,000,000 or more"
-            )
+            raise ValueError(f"tokens is {self.tokens}, expected 1,000,000 or more")
 
 
 def stories(tokens: int) -> Iterator[Document]:
