@@ -1,14 +1,15 @@
-# The two commands: `make demo` runs the main job on the embedded default, `make test` the tests.
-# Both make .venv first if needed, with pip's own settings (index, cache, proxies) as they are.
+# `make demo` runs the main job on the embedded default, `make test` passes the tests. Both make
+# .venv first if needed, with pip's own settings (index, cache, proxy) as they are.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 PROCESSES ?= 2
+FLAGS ?=
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node $(PROCESSES) engine/train.py demo
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) engine/train.py demo $(FLAGS)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
@@ -18,7 +19,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-# torch 2.13 is the newest release that DeepSpeed, Triton's interpreter and our kernels are tested with.
+# torch first: alone it takes the build of the machine's own index or wheels, and nothing replaces it.
 $(VENV)/installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "torch>=2.9,<2.14"

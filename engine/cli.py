@@ -106,11 +106,14 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     from tresse.data.corpus import Corpus
     from tresse.engine.finished import open_finished
     from tresse.engine.ranks import join, leave
+    from tresse.engine.scores import read_questions
     from tresse.engine.scores import score as score_checkpoint
     from tresse.engine.table import format_table, read_row
 
     ranks, checkpoint = join(), open_finished(stage)
-    score_checkpoint(checkpoint, Corpus.open(cloze), None, out, ranks)
+    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
+    questions = read_questions(Corpus.open(cloze), packing, vocabulary)
+    score_checkpoint(checkpoint, questions, None, out, ranks)
     if ranks.is_first:
         print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
         print(f"wrote {out}: scores.json, items.jsonl")

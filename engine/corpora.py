@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tresse.data.cloze import Item, read_items
 from tresse.data.corpus import Corpus
 from tresse.data.story_world import generate
 from tresse.engine.config import RunConfig
 from tresse.engine.ranks import Ranks
-
-ITEMS = "items.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +41,4 @@ def open_corpora(run: RunConfig, ranks: Ranks) -> Corpora:
                 f"{corpus.path}: units of {corpus.tokenizer}, but {train.path} has units of "
                 f"{train.tokenizer}; tokenise both alike"
             )
-    if "cloze" in opened:
-        read_cloze(opened["cloze"])  # its faults are said before the first step
     return Corpora(train, opened.get("valid"), opened.get("cloze"))
-
-
-def read_cloze(cloze: Corpus) -> list[Item]:
-    """Read the questions of a cloze corpus."""
-    return list(read_items(cloze.path / ITEMS))

@@ -9,36 +9,54 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+from tresse.data.cloze import read_items
 from tresse.data.corpus import Corpus
+from tresse.data.streams import Packing, Vocabulary
 from tresse.engine.alignment import measure_alignment
 from tresse.engine.checkpoint import Checkpoint
-from tresse.engine.corpora import Corpora, read_cloze
 from tresse.engine.finished import DTYPES, load_model, open_finished
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
 from tresse.engine.run_folder import Row, write_text
 from tresse.engine.scoring import (
     Accuracy,
-    ItemScore,
+    Questions,
     accuracies,
+    ask,
     language_pairs,
     score_cloze,
     write_scores,
 )
 
-SCORES = "scores.json"
+ITEMS, SCORES = "items.jsonl", "scores.json"
 # Tokens of a forward pass: scores are the same for any number of ranks, but not for other batches.
 BATCH_TOKENS = 32_768
 
 
-def score_stage(folder: Path, corpora: Corpora, ranks: Ranks) -> None:
-    """Score the final weights of a stage once; a collective. Without a cloze corpus: nothing."""
-    if corpora.cloze and not ranks.any((folder / SCORES).exists()):
-        score(open_finished(folder), corpora.cloze, corpora.valid, folder, ranks)
+def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Questions:
+    """Ask a cloze corpus' items in all pairs of its languages, as a run's rows are made.
+
+    A sequence begins with the token that a document is preceded by in training, if there is one.
+    """
+    prefixes = {"none": None, "eos": vocabulary.eos, "bos_eos": vocabulary.bos}
+    return ask(
+        cloze,
+        read_items(cloze.path / ITEMS),
+        pairs=language_pairs(cloze.languages),
+        row_length=packing.row_length,
+        prefix_token=prefixes[packing.separators],
+        switch_token=vocabulary.switch if packing.language_switch else None,
+    )
+
+
+def score_stage(folder: Path, questions: Questions, valid: Corpus | None, ranks: Ranks) -> None:
+    """Score the final weights of a stage, once; a collective."""
+    if not ranks.any((folder / SCORES).exists()):
+        score(open_finished(folder), questions, valid, folder, ranks)
 
 
 def score(
-    checkpoint: Checkpoint, cloze: Corpus, valid: Corpus | None, out: Path, ranks: Ranks
+    checkpoint: Checkpoint, questions: Questions, valid: Corpus | None, out: Path, ranks: Ranks
 ) -> None:
     """Score a checkpoint and write scores.json and items.jsonl into `out`; a collective.
 
@@ -46,7 +64,7 @@ def score(
     """
     dtype = DTYPES[checkpoint.config.sharding.precision]
     model = load_model(checkpoint, dtype, ranks.device)
-    items = _score_items(checkpoint, model, cloze, ranks)
+    items = score_cloze(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
     scores: Row = {
         "tokens": checkpoint.state["tokens"],
         "cloze": [_cell(accuracy) for accuracy in accuracies(items)],
@@ -56,24 +74,6 @@ def score(
         out.mkdir(parents=True, exist_ok=True)
         write_scores(out / "items.jsonl", items)
         write_text(out / SCORES, json.dumps(scores, indent=2, allow_nan=False) + "\n")
-
-
-def _score_items(
-    checkpoint: Checkpoint, model: Transformer, cloze: Corpus, ranks: Ranks
-) -> list[ItemScore]:
-    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
-    prefixes = {"none": None, "eos": vocabulary.eos, "bos_eos": vocabulary.bos}
-    return score_cloze(
-        model,
-        cloze,
-        read_cloze(cloze),
-        pairs=language_pairs(cloze.languages),
-        row_length=packing.row_length,
-        batch_tokens=BATCH_TOKENS,
-        ranks=ranks,
-        prefix_token=prefixes[packing.separators],
-        switch_token=vocabulary.switch if packing.language_switch else None,
-    )
 
 
 def _cell(accuracy: Accuracy) -> Row:

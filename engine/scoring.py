@@ -69,6 +69,15 @@ class _Sequence:
         return len(self.tokens) - 1, len(self.tokens) - self.num_prompt
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Items in pairs of languages, checked, with the two sequences of each."""
+
+    asked: list[tuple[Item, Pair]]
+    sequences: list[_Sequence]
+    """The correct and the incorrect sequence of every question, in turn."""
+
+
 def language_pairs(languages: Iterable[str]) -> list[Pair]:
     """All pairs of a prompt's and an ending's language, those of one language first."""
     languages = list(languages)
@@ -76,26 +85,22 @@ def language_pairs(languages: Iterable[str]) -> list[Pair]:
     return within + [(a, b) for a in languages for b in languages if a != b]
 
 
-def score_cloze(
-    model: nn.Module,
+def ask(
     corpus: Corpus,
     items: Iterable[Item],
     *,
     pairs: Sequence[Pair],
     row_length: int,
-    batch_tokens: int,
-    ranks: Ranks,
     prefix_token: int | None = None,
     switch_token: int | None = None,
-) -> list[ItemScore]:
-    """Score every item in every pair of (prompt's, ending's) language; a collective.
+) -> Questions:
+    """Ask every item in every pair of (prompt's, ending's) language.
 
-    An item without a prompt is scored in the pairs of one language only.
-    model: a Transformer or an engine around one. row_length: longest input, in tokens, that it was
-    trained on. batch_tokens: tokens of a forward pass on one rank. prefix_token: put before each
-    sequence (bos or eos), so that its first token is scored; without one that token is context.
-    switch_token: put between languages. Raises ValueError listing documents that are missing and
-    sequences that are too long or empty.
+    An item without a prompt is asked in the pairs of one language only.
+    row_length: longest input, in tokens, that the model is trained on. prefix_token: put before
+    each sequence (bos or eos), so that its first token is scored; without one that token is
+    context. switch_token: put between languages. Raises ValueError listing documents that are
+    missing and sequences that are too long or empty.
     """
     questions = [
         (item, pair)
@@ -110,12 +115,23 @@ def score_cloze(
         for key in (item.correct, item.incorrect)
     ]
     _check_lengths(questions, sequences, row_length)
+    return Questions(questions, sequences)
+
+
+def score_cloze(
+    model: nn.Module, questions: Questions, *, batch_tokens: int, ranks: Ranks
+) -> list[ItemScore]:
+    """Score every question; a collective.
+
+    model: a Transformer or an engine around one. batch_tokens: tokens of a forward pass on a rank.
+    """
+    sequences = questions.sequences
     sums = _log_likelihoods(model, sequences, batch_tokens, ranks)
     measures = [_measures(*each) for each in zip(sequences, sums.tolist(), strict=True)]
     return [
         ItemScore(item.task, item.id, _name(pair), correct, incorrect)
         for (item, pair), correct, incorrect in zip(
-            questions, measures[::2], measures[1::2], strict=True
+            questions.asked, measures[::2], measures[1::2], strict=True
         )
     ]
 

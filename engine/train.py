@@ -5,6 +5,7 @@ torchrun --nproc-per-node 4 engine/train.py 360m-interleave --data.corpus CORPUS
 torchrun --nproc-per-node 4 engine/train.py --run-dir DIR    goes on with an interrupted run
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tresse.engine.interrupt import Interrupt
 from tresse.engine.metrics import Meter
 from tresse.engine.ranks import Ranks, join, leave
 from tresse.engine.run_folder import Logbook, open_run
-from tresse.engine.scores import score_stage
+from tresse.engine.scores import read_questions, score_stage
 from tresse.engine.stage import Stage, build_stage, is_finished, plan_stages
 from tresse.engine.step import learning_rate, train_step
 from tresse.engine.table import print_table
@@ -40,17 +41,24 @@ def main() -> None:
 
 def run(config: RunConfig, ranks: Ranks) -> bool:
     """Train and score the stages that are not finished; return False if a signal stopped it."""
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it
+        torch.use_deterministic_algorithms(True)
     if ranks.is_first:
         open_run(config)
     corpora = open_corpora(config, ranks)
     plans = plan_stages(config, corpora, ranks)
+    questions = None
+    if corpora.cloze:  # asked before the first step, so that their faults are said then
+        vocabulary = plans[config.stages[0].name].vocabulary
+        questions = read_questions(corpora.cloze, config.data.packing, vocabulary)
     for stage in config.stages:
         if not is_finished(config, stage.name, ranks):
             under_way = build_stage(config, stage, plans[stage.name], corpora, ranks)
             if not train(under_way, corpora):
                 return False
-        score_stage(Path(config.run_dir) / stage.name, corpora, ranks)
+        if questions:
+            score_stage(Path(config.run_dir) / stage.name, questions, corpora.valid, ranks)
     if ranks.is_first:
         print_table(config)
     return True

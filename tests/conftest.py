@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import torchrun
+from tests.small_run import STAGES, TRAIN, arguments, step_rows
 from tresse.data.story_world import StoryWorld, generate
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,3 +33,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     generate(small, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run of three stages on two ranks, without any accident."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    torchrun(2, TRAIN, *arguments(world, run_dir), "--data.cloze", str(world / "cloze"))
+    assert [(row["stage"], row["step"]) for row in step_rows(run_dir)] == [
+        (name, step + 1) for name, steps in STAGES.items() for step in range(steps)
+    ]
+    return run_dir

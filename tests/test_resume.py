@@ -11,39 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.processes import ROOT, environment, torchrun
+from tests.small_run import STAGES, TRAIN, arguments, step_rows
 from tresse.engine.checkpoint import find_fault, newest
-from tresse.engine.run_folder import Row, read_metrics
+from tresse.engine.run_folder import read_metrics
 
 pytestmark = pytest.mark.slow
-
-TRAIN = "engine/train.py"
-STAGES = {"en": 8, "interleave": 4, "en-fr": 4}
-"""Steps of 12 rows of 32 tokens in each stage."""
-
-
-def arguments(world: Path, run_dir: Path) -> list[str]:
-    """The three stages at a size that takes seconds."""
-    flags = {
-        "run-dir": run_dir,
-        "data.corpus": world / "train",
-        "data.valid": world / "valid",
-        "data.packing.row-length": 32,
-        "model.hidden-size": 32,
-        "model.num-layers": 2,
-        "model.intermediate-size": 64,
-        "rows-per-step": 12,
-        "micro-rows": 2,
-        "checkpoint.every": 3,
-        "valid-every": 4,
-    }
-    flags |= {f"stages.{i}.tokens": steps * 12 * 32 for i, steps in enumerate(STAGES.values())}
-    return ["tiny", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
-
-
-def step_rows(run_dir: Path) -> list[Row]:
-    """What each step measured, without the clock."""
-    kept = ("stage", "step", "loss", "loss_by_language", "grad_norm", "lr", "tokens")
-    return [{k: row[k] for k in kept} for row in read_metrics(run_dir) if "loss" in row]
 
 
 def final_state(run_dir: Path) -> dict[str, bytes]:
@@ -52,17 +24,6 @@ def final_state(run_dir: Path) -> dict[str, bytes]:
     assert path is not None
     files = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
     return {name: array.tobytes() for file in files for name, array in file.items()}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run without any accident, on two ranks."""
-    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    torchrun(2, TRAIN, *arguments(world, run_dir))
-    assert [(r["stage"], r["step"]) for r in step_rows(run_dir)] == [
-        (name, step + 1) for name, steps in STAGES.items() for step in range(steps)
-    ]
-    return run_dir
 
 
 # The function that dies, at which call, on which rank: a save is under way in all but the last.
@@ -77,7 +38,7 @@ ACCIDENTS = {
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
-    world: Path, uninterrupted: Path, tmp_path: Path, accident: str
+    world: Path, finished_run: Path, tmp_path: Path, accident: str
 ) -> None:
     run_dir = tmp_path / "run"
     target, call, rank = ACCIDENTS[accident]
@@ -85,8 +46,8 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     killed = torchrun(2, "tests/workers/killed.py", target, str(call), str(rank), *job, check=False)
     assert killed.returncode != 0
     torchrun(2, TRAIN, "--run-dir", str(run_dir))
-    assert step_rows(run_dir) == step_rows(uninterrupted)
-    assert final_state(run_dir) == final_state(uninterrupted)
+    assert step_rows(run_dir) == step_rows(finished_run)
+    assert final_state(run_dir) == final_state(finished_run)
     assert not list(run_dir.rglob("*.tmp"))
 
 
@@ -95,20 +56,20 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     [(1, ["--micro-rows", "4"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
 )
 def test_a_run_goes_on_with_other_ranks_micro_batches_or_zero_stage(
-    world: Path, uninterrupted: Path, tmp_path: Path, processes: int, flags: list[str]
+    world: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
 ) -> None:
     run_dir = tmp_path / "run"
     job = arguments(world, run_dir)
     torchrun(2, "tests/workers/killed.py", "tresse.engine.step.update", "5", "0", *job, check=False)
     assert newest(run_dir / "en") == run_dir / "en" / "step-00000003"
     torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags)
-    for found, expected in zip(step_rows(run_dir), step_rows(uninterrupted), strict=True):
+    for found, expected in zip(step_rows(run_dir), step_rows(finished_run), strict=True):
         assert found["tokens"] == expected["tokens"], "the rows are the same"
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
 
 
 def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
-    world: Path, uninterrupted: Path, tmp_path: Path
+    world: Path, finished_run: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     job = arguments(world, run_dir)
@@ -118,11 +79,11 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
     done = torchrun(2, TRAIN, "--run-dir", str(run_dir))
     assert "step-00000006: model-00001-of-00002.safetensors has" in done.stderr
     assert "skipping this checkpoint" in done.stderr
-    assert final_state(run_dir) == final_state(uninterrupted)
+    assert final_state(run_dir) == final_state(finished_run)
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_found(uninterrupted: Path, tmp_path: Path) -> None:
-    path = newest(uninterrupted / "en")
+def test_a_flipped_bit_in_a_checkpoint_is_found(finished_run: Path, tmp_path: Path) -> None:
+    path = newest(finished_run / "en")
     assert path is not None
     copy = tmp_path / path.name
     copy.mkdir()
@@ -162,6 +123,26 @@ def test_a_signal_saves_and_exits_0_and_a_second_run_goes_on(
     assert len(step_rows(run_dir)) == sum(STAGES.values())
 
 
+def test_a_signal_to_torchrun_stops_all_ranks_at_one_step_with_a_checkpoint(
+    world: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node=2", str(ROOT / TRAIN)]
+    process = subprocess.Popen(
+        [*launcher, *arguments(world, run_dir), "--checkpoint.every", "1000"],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for_step(run_dir, 2)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)  # torchrun's own status is its own
+    saved = newest(run_dir / "en")
+    assert saved is not None
+    assert saved.name == f"step-{step_rows(run_dir)[-1]['step']:08d}"
+
+
 def wait_for_step(run_dir: Path, step: int) -> None:
     """Return once the run has logged a step."""
     deadline = time.monotonic() + 60
@@ -171,9 +152,9 @@ def wait_for_step(run_dir: Path, step: int) -> None:
 
 
 def test_a_flag_that_contradicts_the_run_is_an_error_that_names_the_field(
-    uninterrupted: Path,
+    finished_run: Path,
 ) -> None:
-    done = torchrun(1, TRAIN, "--run-dir", str(uninterrupted), "--optim.lr", "1e-3", check=False)
+    done = torchrun(1, TRAIN, "--run-dir", str(finished_run), "--optim.lr", "1e-3", check=False)
     assert done.returncode != 0
     assert "optim.lr was 0.002, now 0.001" in done.stderr
 

@@ -26,6 +26,7 @@ from tresse.engine.scoring import (
     MEASURES,
     ItemScore,
     accuracies,
+    ask,
     language_pairs,
     score_cloze,
     write_scores,
@@ -92,8 +93,10 @@ def random_cloze(folder: Path) -> tuple[Corpus, list[Item]]:
 
 
 def score(model: nn.Module, held: Corpus, items: Sequence[Item], **options) -> list[ItemScore]:
-    defaults = {"pairs": PAIRS, "row_length": 64, "batch_tokens": BATCH_TOKENS, "ranks": ALONE}
-    return score_cloze(model, held, items, **(defaults | options))
+    how = {"batch_tokens": BATCH_TOKENS, "ranks": ALONE}
+    how |= {name: options.pop(name) for name in list(options) if name in how}
+    questions = ask(held, items, **({"pairs": PAIRS, "row_length": 64} | options))
+    return score_cloze(model, questions, **how)
 
 
 SMALL = {

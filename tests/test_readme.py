@@ -1,0 +1,108 @@
+"""The README's commands, each run as it stands there, at a size that takes seconds."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, run
+from tresse.data.corpus import Corpus
+from tresse.data.prepare import prepare_manifest
+
+pytestmark = pytest.mark.slow
+
+SMALL_MODEL = (
+    "--model.hidden-size 32 --model.num-layers 1 --model.num-heads 2 --model.num-kv-heads 1 "
+    "--model.head-dim 16 --model.intermediate-size 64 "
+)
+SMALL_STAGES = "--stages.0.tokens 8000 --stages.1.tokens 4000 --stages.2.tokens 4000 "
+SMALL_WORLD = (
+    "--data.story-world.aligned-documents 200 --data.story-world.extra-documents 200 "
+    "--data.story-world.valid-documents 20 --data.story-world.cloze-documents 60 "
+)
+"""What is added to a command of the README, by its beginning."""
+FLAGS = {
+    "torchrun --nproc-per-node 4 engine/train.py 360m-interleave": SMALL_MODEL
+    + SMALL_STAGES
+    + "--rows-per-step 8 --micro-rows 2 --data.packing.row-length 128 --no-compile",
+    "torchrun --nproc-per-node 2 engine/train.py tiny": SMALL_MODEL + SMALL_STAGES,
+}
+
+
+def commands() -> list[str]:
+    """Every line of the README's bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def write_manifests(corpus: Corpus, folder: Path, name: str) -> list[Path]:
+    """Write a corpus as a manifest per language."""
+    paths = []
+    for language in corpus.languages:
+        path = folder / f"{name}-{language}.jsonl"
+        with path.open("w") as file:
+            for i in range(corpus.num_documents(language)):
+                sentences = [sentence.tolist() for sentence in corpus.document(language, i)]
+                row = {"key": corpus.key(language, i), "lang": language, "sentences": sentences}
+                print(json.dumps(row), file=file)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the manifests and the cloze corpus that the README supposes."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "engine").symlink_to(ROOT / "engine")
+    for name in ("train", "valid"):
+        write_manifests(Corpus.open(world / name), folder, name)
+    cloze = write_manifests(Corpus.open(world / "cloze"), folder, "cloze")
+    prepare_manifest(tuple(cloze), out=folder / "corpora" / "cloze")
+    shutil.copy(world / "cloze" / "items.jsonl", folder / "corpora" / "cloze")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PET_STANDALONE", "1")  # a free port, as other tests may be running
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        yield folder
+
+
+# One test, as each command goes on with what the one before it left.
+def test_every_command_of_the_readme_runs(workspace: Path) -> None:
+    for command in commands():
+        if command.startswith("make"):
+            continue
+        flags = [FLAGS[start] for start in FLAGS if command.startswith(start)]
+        done = run(*shlex.split(" ".join([command, *flags])), cwd=workspace)
+        assert "Traceback" not in done.stderr, command
+    scores = json.loads((workspace / "runs" / "360m-interleave" / "table.json").read_text())
+    assert [row["setup"] for row in scores] == ["en", "interleave", "en-fr"]
+    assert (workspace / "exported" / "model.safetensors").exists()
+    assert (workspace / "scores" / "scores.json").exists()
+
+
+def test_the_first_two_commands_are_the_demo_and_the_tests() -> None:
+    assert commands()[:2] == ["make demo", "make test"]
+    assert "pytest" in run("make", "--dry-run", "test").stdout
+
+
+def test_the_demo_prints_the_table_and_writes_it(tmp_path: Path) -> None:
+    stages = SMALL_STAGES + "--stages.3.tokens 8000"
+    flags = f"FLAGS=--run-dir {tmp_path / 'demo'} {SMALL_WORLD} {stages}"
+    venv = Path(sys.executable).parents[1]
+    done = run("make", f"--assume-old={venv}/installed", "demo", f"VENV={venv}", flags)
+    table = json.loads((tmp_path / "demo" / "table.json").read_text())
+    assert [row["setup"] for row in table] == ["en", "interleave", "en-fr", "baseline-en-fr"]
+    assert sum(table[2]["tokens"].values()) == sum(table[3]["tokens"].values()) == 16_000
+    for row in table:
+        assert set(row) == {"setup", "tokens", "scores", "stderr"}
+        assert set(row["scores"]) == {"sSC", "sTC"}
+        for task in row["scores"].values():
+            assert set(task) == {"en", "fr", "en->fr", "fr->en"}
+            assert all(0 <= accuracy <= 1 for accuracy in task.values())
+    assert "sTC en->fr" in done.stdout
+    assert "table.json" in done.stdout
