@@ -23,7 +23,7 @@ from tresse.data.corpus import write_corpus
 from tresse.data.documents import Document, Tokenizer
 from tresse.engine.config import RunConfig
 from tresse.engine.recipes import RECIPES
-from tresse.engine.run_folder import open_run, read_metrics
+from tresse.engine.run_folder import read_metrics, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("recipe", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")
@@ -68,7 +68,7 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
     """Run a recipe for a few steps and return the medians of what it logged."""
     run = cut(RECIPES[recipe](), options, folder)
     write_units(folder / "corpus", run.stages[0].tokens)
-    open_run(run)
+    write_config(run)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
     script = str(ROOT / "engine" / "train.py")
     command = [sys.executable, *launcher, script, "--run-dir", run.run_dir]

@@ -203,7 +203,7 @@ def load_pretrained(folder: str | Path, config: ModelConfig) -> dict[str, torch.
     that is missing or of another shape.
     """
     folder = Path(folder)
-    _check_config(folder / CONFIG, config)
+    check_config(folder, config)
     files = _tensor_files(folder)
 
     def read(part: str) -> torch.Tensor:
@@ -239,7 +239,9 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{single}: not a safetensors file, or cut short: {error}") from error
 
 
-def _check_config(path: Path, config: ModelConfig) -> None:
+def check_config(folder: Path, config: ModelConfig) -> None:
+    """Raise ValueError naming every field of a folder's config.json that differs from `config`."""
+    path = folder / CONFIG
     found = _read_json(path)
     differences = [
         f"{name}: found {found_value!r}, expected {expected!r}"

@@ -78,21 +78,25 @@ def read_config(folder: Path) -> RunConfig:
     return replace(config, run_dir=str(folder))
 
 
-def open_run(config: RunConfig) -> None:
-    """Make the run's folder and write its configuration, or check that it is the same run.
+def check_same_run(config: RunConfig) -> None:
+    """Raise ValueError naming each field that differs from what the run was started with.
 
-    Raises ValueError naming each field that differs from the configuration the run started with,
-    but for those of EXECUTION, which may change.
+    The fields of EXECUTION may differ, and all may in a folder that holds no run yet.
     """
     folder = Path(config.run_dir)
-    if (folder / "config.json").exists():
-        started = to_json(read_config(folder))
-        differences = list(_differences(started, to_json(config)))
-        if differences:
-            raise ValueError(
-                f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
-                "Leave these flags out to go on with it, or name another folder with --run-dir"
-            )
+    if not (folder / "config.json").exists():
+        return
+    differences = list(_differences(to_json(read_config(folder)), to_json(config)))
+    if differences:
+        raise ValueError(
+            f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
+            "Leave these flags out to go on with it, or name another folder with --run-dir"
+        )
+
+
+def write_config(config: RunConfig) -> None:
+    """Write the configuration into the run's folder, which is made if it is not there."""
+    folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 

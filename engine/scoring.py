@@ -102,6 +102,7 @@ def ask(
     context. switch_token: put between languages. Raises ValueError listing documents that are
     missing and sequences that are too long or empty.
     """
+    items = list(items)
     questions = [
         (item, pair)
         for pair in pairs

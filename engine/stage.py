@@ -11,7 +11,7 @@ from tresse.engine.checkpoint import Checkpoint, newest, save
 from tresse.engine.config import RunConfig, StageConfig
 from tresse.engine.corpora import Corpora
 from tresse.engine.finished import final_checkpoint, open_finished
-from tresse.engine.hugging_face import load_pretrained
+from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
 from tresse.engine.run_folder import to_json
@@ -92,6 +92,14 @@ def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Pla
             print(f"{stage.name}: {num_steps(plan, run):,} steps of {run.rows_per_step} rows")
             print(plan.summary())
     return plans
+
+
+def check_sources(run: RunConfig) -> None:
+    """Raise ValueError if the weights that the first stage starts from cannot be had."""
+    if run.init:
+        open_finished(Path(run.init))
+    if run.model.pretrained:
+        check_config(Path(run.model.pretrained), run.model)
 
 
 def is_finished(run: RunConfig, stage: str, ranks: Ranks) -> bool:

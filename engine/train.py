@@ -7,6 +7,7 @@ torchrun --nproc-per-node 4 engine/train.py --run-dir DIR    goes on with an int
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from tresse.data.loader import Loader
+from tresse.data.packer import Plan
 from tresse.engine.batches import pinned, to_device
 from tresse.engine.command_line import parse_run
 from tresse.engine.config import RunConfig
@@ -22,45 +24,66 @@ from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.interrupt import Interrupt
 from tresse.engine.metrics import Meter
 from tresse.engine.ranks import Ranks, join, leave
-from tresse.engine.run_folder import Logbook, open_run
+from tresse.engine.run_folder import Logbook, check_same_run, write_config
 from tresse.engine.scores import read_questions, score_stage
-from tresse.engine.stage import Stage, build_stage, is_finished, plan_stages
+from tresse.engine.scoring import Questions
+from tresse.engine.stage import Stage, build_stage, check_sources, is_finished, plan_stages
 from tresse.engine.step import learning_rate, train_step
 from tresse.engine.table import print_table
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run, prepared: nothing in it can turn out to be impossible later."""
+
+    config: RunConfig
+    corpora: Corpora
+    plans: dict[str, Plan]
+    questions: Questions | None
 
 
 def main() -> None:
     """Run the job that the command line describes."""
     config = parse_run(sys.argv[1:])
     ranks = join()
-    finished = run(config, ranks)
-    if ranks.is_first and not finished:
+    try:
+        job = prepare(config, ranks)
+    except ValueError as error:  # a user's mistake, said before the first step
+        sys.exit(f"error: {error}" if ranks.is_first else 1)
+    if run(job, ranks):
+        if ranks.is_first:
+            print_table(config)
+    elif ranks.is_first:
         print(f"Stopped and saved. To go on: engine/train.py --run-dir {config.run_dir}")
     leave()
 
 
-def run(config: RunConfig, ranks: Ranks) -> bool:
-    """Train and score the stages that are not finished; return False if a signal stopped it."""
+def prepare(config: RunConfig, ranks: Ranks) -> Job:
+    """Open the run and its corpora and plan every stage, so that what cannot be met is said now."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it
         torch.use_deterministic_algorithms(True)
-    if ranks.is_first:
-        open_run(config)
+    check_sources(config)
+    check_same_run(config)
     corpora = open_corpora(config, ranks)
     plans = plan_stages(config, corpora, ranks)
-    questions = None
-    if corpora.cloze:  # asked before the first step, so that their faults are said then
-        vocabulary = plans[config.stages[0].name].vocabulary
-        questions = read_questions(corpora.cloze, config.data.packing, vocabulary)
-    for stage in config.stages:
-        if not is_finished(config, stage.name, ranks):
-            under_way = build_stage(config, stage, plans[stage.name], corpora, ranks)
-            if not train(under_way, corpora):
-                return False
-        if questions:
-            score_stage(Path(config.run_dir) / stage.name, questions, corpora.valid, ranks)
+    vocabulary = plans[config.stages[0].name].vocabulary
+    questions = corpora.cloze and read_questions(corpora.cloze, config.data.packing, vocabulary)
     if ranks.is_first:
-        print_table(config)
+        write_config(config)
+    return Job(config, corpora, plans, questions)
+
+
+def run(job: Job, ranks: Ranks) -> bool:
+    """Train and score the stages that are not finished; return False if a signal stopped it."""
+    for stage in job.config.stages:
+        if not is_finished(job.config, stage.name, ranks) and not train(
+            build_stage(job.config, stage, job.plans[stage.name], job.corpora, ranks), job.corpora
+        ):
+            return False
+        if job.questions:
+            folder = Path(job.config.run_dir) / stage.name
+            score_stage(folder, job.questions, job.corpora.valid, ranks)
     return True
 
 

@@ -103,7 +103,11 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, str(ROOT / "data" / "prepare.py"), "manifest", str(manifest)]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "c")], stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(tmp_path / "c")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and these tests with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(tmp_path.glob("c.*.tmp/*")):
         time.sleep(0.002)
