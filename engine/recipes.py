@@ -1,6 +1,7 @@
 """Recipes: named functions that return the whole configuration of a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tresse.data.story_world import StoryWorld
 from tresse.data.streams import Packing, Stream
@@ -51,6 +52,7 @@ BRAID = Stream(languages=("en", "fr"), mode="sample")
 TOKENS_PER_STEP = 614_400
 # Steps of EN, of interleaving, and of EN+FR: Table 3's token budgets, and section 5.1's text.
 SCHEDULES = {"table3": (75_000, 20_000, 30_000), "text": (50_000, 20_000, 15_000)}
+BASELINE_STEPS = (100_000, 25_000)  # of EN and of FR in Table 3's EN+FR baseline
 
 
 def demo() -> RunConfig:
@@ -111,6 +113,17 @@ def paper(recipe: str, model: ModelConfig, schedule: str) -> RunConfig:
     )
 
 
+def baselines(recipe: str, model: ModelConfig) -> RunConfig:
+    """Table 3's FR and EN+FR baselines; EN alone is the first stage of the interleaving recipe."""
+    en, fr = (steps * TOKENS_PER_STEP for steps in BASELINE_STEPS)
+    both = (Stream(languages=("en",), weight=en), Stream(languages=("fr",), weight=fr))
+    stages = (
+        StageConfig(name="fr", streams=(FR,), tokens=fr, init="scratch"),
+        StageConfig(name="en-fr", streams=both, tokens=en + fr, init="scratch"),
+    )
+    return replace(paper(recipe, model, "table3"), stages=stages)
+
+
 def three_stages(en: int, interleave: int, en_fr: int) -> tuple[StageConfig, ...]:
     """EN, then EN and FR interleaved by sentence, then EN and FR in turn; targets of each."""
     return (
@@ -140,11 +153,23 @@ def llama_1b_interleave_text() -> RunConfig:
     return paper("1b-interleave-text", LLAMA_1B, "text")
 
 
+def qwen_360m_baselines() -> RunConfig:
+    """FR and EN+FR without interleaving at 360M, Table 3's budgets."""
+    return baselines("360m-baselines", QWEN_360M)
+
+
+def llama_1b_baselines() -> RunConfig:
+    """FR and EN+FR without interleaving at 1B, Table 3's budgets."""
+    return baselines("1b-baselines", LLAMA_1B)
+
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
     "tiny": tiny,
     "360m-interleave": qwen_360m_interleave,
     "360m-interleave-text": qwen_360m_interleave_text,
+    "360m-baselines": qwen_360m_baselines,
     "1b-interleave": llama_1b_interleave,
     "1b-interleave-text": llama_1b_interleave_text,
+    "1b-baselines": llama_1b_baselines,
 }
