@@ -1,5 +1,6 @@
 # `make demo` runs the main job on the embedded default, `make test` passes the tests. Both make
-# .venv first if needed, with pip's own settings (index, cache, proxy) as they are.
+# .venv first if needed, with pip's own settings (index, cache, proxy) as they are. The demo runs on
+# CPUs everywhere: its model is too small for a GPU.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ FLAGS ?=
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) engine/train.py demo $(FLAGS)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) engine/train.py demo $(FLAGS)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest

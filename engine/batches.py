@@ -13,6 +13,8 @@ from torch import Tensor
 from tresse.data.packer import Batch
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 
+CUTS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
@@ -25,13 +27,14 @@ class DeviceBatch:
     languages: Tensor
     """(B, T) uint8, the language of each label."""
     cu_seqlens: Tensor | None
-    """(num_documents + 1,) int32 over the flattened tokens, if documents are masked."""
+    """(num_documents + 1,) int32 over the flattened tokens, if documents are masked; filled up
+    with documents of length zero."""
 
 
 def to_device(batch: Batch, device: torch.device, mask_documents: bool) -> DeviceBatch:
     """Copy a batch to the device and shift its labels."""
     tokens = _copy(batch.tokens, device).long()
-    cu_seqlens = _copy(batch.cu_seqlens, device) if mask_documents else None
+    cu_seqlens = _copy(_padded(batch.cu_seqlens), device) if mask_documents else None
     labels = _labels(tokens, _copy(batch.num_valid, device), cu_seqlens)
     languages = _copy(batch.language_ids(), device)[:, 1:]
     return DeviceBatch(tokens[:, :-1].contiguous(), labels, languages, cu_seqlens)
@@ -41,6 +44,11 @@ def pinned(shape: Any, dtype: Any) -> np.ndarray:
     """Allocate page-locked memory like `numpy.empty`, so that copies to the GPU run beside it."""
     torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
     return torch.empty(shape, dtype=torch_dtype, pin_memory=True).numpy()
+
+
+def _padded(cu_seqlens: np.ndarray) -> np.ndarray:
+    """Repeat the last offset up to a multiple of CUTS, as every new length compiles anew."""
+    return np.pad(cu_seqlens, (0, -len(cu_seqlens) % CUTS), mode="edge")
 
 
 def _copy(array: np.ndarray, device: torch.device) -> Tensor:

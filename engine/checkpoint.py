@@ -17,11 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tresse.data.corpus import Corpus
+from tresse.data.documents import Tokenizer
 from tresse.data.durable import commit, sync, sync_folder
 from tresse.data.streams import Vocabulary
 from tresse.engine.hugging_face import join_parameter, to_hf
@@ -42,7 +45,7 @@ def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) ->
     """Write the checkpoint of `state["step"]` into a stage's folder; a collective.
 
     state: JSON values; format, version and the files' hashes are added. Once it is complete, all
-    but the newest `keep` are removed. Returns its folder.
+    but it and the `keep` - 1 before it are removed. Returns its folder.
     """
     final = folder / f"step-{state['step']:08d}"
     temporary = final.with_name(final.name + ".tmp")
@@ -62,8 +65,7 @@ def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) ->
         sync_folder(temporary)
         commit(temporary, final)
         write_text(folder / "latest", final.name + "\n")
-        for old in _all(folder)[keep:]:
-            _remove(old)
+        _prune(folder, final, keep)
     ranks.barrier()
     return final
 
@@ -105,10 +107,25 @@ class Checkpoint:
         self.state: State = json.loads((path / "state.json").read_bytes())
         self.config = from_json(self.state["config"])
         self.vocabulary = Vocabulary(**self.state["vocabulary"])
+        self.tokenizer = Tokenizer(**self.state["tokenizer"])
+
+    def check_tokenizer(self, corpus: Corpus) -> None:
+        """Raise ValueError if a corpus has other units than the checkpoint was trained on."""
+        if corpus.tokenizer != self.tokenizer:
+            raise ValueError(
+                f"{corpus.path}: units of {corpus.tokenizer}, but {self.path} was trained on units "
+                f"of {self.tokenizer}; tokenise both alike"
+            )
 
     def weight(self, name: str, model: Transformer) -> Tensor:
         """One parameter's fp32 value, under the model's own name."""
         return self._joined(name, model, "")
+
+    def load_into(self, model: Transformer) -> None:
+        """Fill a model with the fp32 weights, one at a time."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self.weight(name, model))
 
     def training_state(self, name: str, model: Transformer) -> dict[str, Tensor]:
         """One parameter's weight and moments, as `sharding.set_full_state` takes them."""
@@ -157,6 +174,14 @@ def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, dict[str, Tensor
     for position, item in enumerate(full_state(engine)):
         if position % ranks.world_size == ranks.rank:
             yield item
+
+
+def _prune(folder: Path, written: Path, keep: int) -> None:
+    """Remove old checkpoints, and newer ones, which are broken: the run did not go on from them."""
+    checkpoints = _all(folder)
+    position = checkpoints.index(written)
+    for path in checkpoints[:position] + checkpoints[position + keep :]:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

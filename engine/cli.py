@@ -101,7 +101,7 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     Args:
         stage: RUN/STAGE.
         cloze: Folder of the corpus, items.jsonl in it.
-        out: Folder for scores.json and items.jsonl.
+        out: Folder for scores.json and answers.jsonl; must not exist, or be empty.
     """
     from tresse.data.corpus import Corpus
     from tresse.engine.finished import open_finished
@@ -110,13 +110,16 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     from tresse.engine.scores import score as score_checkpoint
     from tresse.engine.table import format_table, read_row
 
-    ranks, checkpoint = join(), open_finished(stage)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; choose another or remove it")
+    ranks, checkpoint, corpus = join(), open_finished(stage), Corpus.open(cloze)
+    checkpoint.check_tokenizer(corpus)
     packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
-    questions = read_questions(Corpus.open(cloze), packing, vocabulary)
+    questions = read_questions(corpus, packing, vocabulary)
     score_checkpoint(checkpoint, questions, None, out, ranks)
     if ranks.is_first:
         print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
-        print(f"wrote {out}: scores.json, items.jsonl")
+        print(f"wrote {out}: scores.json, answers.jsonl")
     leave()
 
 

@@ -51,7 +51,24 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
         default=default,
         args=arguments,
     )
-    return replace(parsed, run_dir=str(folder.resolve()))
+    return _with_absolute_paths(replace(parsed, run_dir=str(folder)))
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Resolve the folders that are named, so that a run goes on from any folder."""
+
+    def resolve(path: str) -> str:
+        return str(Path(path).resolve()) if path else ""
+
+    data, model = config.data, config.model
+    named = {name: resolve(getattr(data, name)) for name in ("corpus", "valid", "cloze")}
+    return replace(
+        config,
+        run_dir=resolve(config.run_dir),
+        init=resolve(config.init),
+        data=replace(data, **named),
+        model=replace(model, pretrained=resolve(model.pretrained)),
+    )
 
 
 def usage() -> str:

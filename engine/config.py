@@ -1,5 +1,6 @@
 """The configuration of a run: frozen dataclasses whose docstrings are the command line's help."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +54,10 @@ class ModelConfig:
     """Folder of a Hugging Face checkpoint to start from, its text embedding dropped (TWIST)."""
 
     def __post_init__(self) -> None:
+        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}; expected 1 or more")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}"
@@ -81,6 +86,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optim.warmup={self.warmup} is not a share of the steps in [0, 1)")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas={self.betas}; expected two numbers in [0, 1)")
         if self.lr <= 0 or self.clip <= 0:
             raise ValueError(f"optim.lr={self.lr} and optim.clip={self.clip} must be positive")
 
@@ -123,6 +130,10 @@ class DataConfig:
     threads: int = 1
     """Threads that pack rows, per rank; they run ahead of the step."""
 
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"data.threads={self.threads}; expected 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
@@ -136,6 +147,12 @@ class StageConfig:
     """Targets to train on, all streams together; each stream has its share by weight."""
     init: str = "previous"
     """Weights to start from: `previous`, `scratch`, or the name of an earlier stage."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
+            raise ValueError(
+                f"stage name {self.name!r}; expected letters, digits and . _ + -, as it is a folder"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,6 +207,9 @@ class RunConfig:
     """Refuse operations that give different bits from run to run, at some cost of speed."""
 
     def __post_init__(self) -> None:
+        for name in ("rows_per_step", "micro_rows", "valid_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"stages need names of their own, one at least; found {names}")

@@ -1,12 +1,18 @@
 """The corpora of a run: opened, or generated from the story world into the run's folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from tresse.data.corpus import Corpus
 from tresse.data.story_world import generate
 from tresse.engine.config import RunConfig
 from tresse.engine.ranks import Ranks
+from tresse.engine.run_folder import write_text
+
+CORPORA = "corpora.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,10 @@ def open_corpora(run: RunConfig, ranks: Ranks) -> Corpora:
 
     Raises ValueError when no training corpus is named, or one has another vocabulary than it.
     """
-    data, world = run.data, Path(run.run_dir) / "data"
+    data = run.data
+    # Named after its settings, so that another world is never taken for this one.
+    digest = xxhash.xxh3_64_hexdigest(repr(data.story_world).encode())
+    world = Path(run.run_dir) / f"story-world-{digest[:8]}"
     if data.story_world is None and not data.corpus:
         raise ValueError("no training corpus: name the folder of one with --data.corpus")
     if data.story_world is not None and ranks.is_first and not world.exists():
@@ -42,3 +51,21 @@ def open_corpora(run: RunConfig, ranks: Ranks) -> Corpora:
                 f"{train.tokenizer}; tokenise both alike"
             )
     return Corpora(train, opened.get("valid"), opened.get("cloze"))
+
+
+def check_same_corpus(run: RunConfig, corpora: Corpora) -> None:
+    """Refuse to go on with other training data: rows would repeat or be left out."""
+    path = Path(run.run_dir) / CORPORA
+    started = json.loads(path.read_bytes())["train"] if path.exists() else corpora.train.id
+    if started != corpora.train.id:
+        raise ValueError(
+            f"{run.run_dir}: the run trains on corpus {started}, but {corpora.train.path} is "
+            f"{corpora.train.id}; name the first one, or start another run with --run-dir"
+        )
+
+
+def write_corpora(run: RunConfig, corpora: Corpora) -> None:
+    """Write the ids of the corpora into the run's folder."""
+    named = {"train": corpora.train, "valid": corpora.valid, "cloze": corpora.cloze}
+    ids = {name: corpus and corpus.id for name, corpus in named.items()}
+    write_text(Path(run.run_dir) / CORPORA, json.dumps(ids, indent=2) + "\n")

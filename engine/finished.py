@@ -31,9 +31,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device)
     """Build the model with a checkpoint's weights, whole."""
     vocabulary = checkpoint.vocabulary
     model = Transformer(checkpoint.config.model, vocabulary.width, vocabulary.num_used)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(checkpoint.weight(name, model))
+    checkpoint.load_into(model)
     return model.to(device, dtype).eval()
 
 
@@ -42,7 +40,7 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     checkpoint = open_finished(folder)
     model = load_model(checkpoint, torch.float32, torch.device("cpu"))
     vocabulary = checkpoint.vocabulary
-    specials = {"eos": vocabulary.eos, "bos": vocabulary.bos} if vocabulary.has_specials else {}
+    separators = checkpoint.config.data.packing.separators
     export(
         dict(model.named_parameters()),
         checkpoint.config.model,
@@ -50,5 +48,6 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
         DTYPES[dtype],
         vocab_used=vocabulary.num_used,
         max_positions=checkpoint.config.data.packing.row_length,
-        **specials,
+        eos=vocabulary.eos if separators != "none" else None,
+        bos=vocabulary.bos if separators == "bos_eos" else None,
     )

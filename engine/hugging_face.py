@@ -6,13 +6,13 @@ nothing is rounded:
 
     embedding.weight                [V, D]          model.embed_tokens.weight, the used rows
     layers.0.attention_norm.weight  [D]             model.layers.0.input_layernorm.weight
-    layers.0.qkv_proj.weight, .bias [(H+2Hkv)K, D]  model.layers.0.self_attn.{q,k,v}_proj.weight,
-    .bias layers.0.o_proj.weight          [D, HK]         model.layers.0.self_attn.o_proj.weight
+    layers.0.qkv_proj.*             [(H+2Hkv)K, D]  model.layers.0.self_attn.{q,k,v}_proj.*
+    layers.0.o_proj.weight          [D, HK]         model.layers.0.self_attn.o_proj.weight
     layers.0.mlp_norm.weight        [D]             model.layers.0.post_attention_layernorm.weight
     layers.0.gate_up_proj.weight    [2F, D]         model.layers.0.mlp.{gate,up}_proj.weight
-    layers.0.down_proj.weight       [D, F]          model.layers.0.mlp.down_proj.weight norm.weight
-    [D]             model.norm.weight head.weight                     [V, D]
-    lm_head.weight, the used rows; none when tied
+    layers.0.down_proj.weight       [D, F]          model.layers.0.mlp.down_proj.weight
+    norm.weight                     [D]             model.norm.weight
+    head.weight                     [V, D]          lm_head.weight, the used rows; none when tied
 """
 
 import json

@@ -16,16 +16,15 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Times the steps of a stage; a step lasts from one measurement to the next."""
+    """Times the steps of a stage: a step lasts from the wait for its rows to its last number."""
 
     def __init__(self, stage: Stage) -> None:
         run, ranks = stage.run, stage.ranks
         self.stage = stage
-        self.tokens_per_step = run.rows_per_step * run.data.packing.row_length
         self.wait_s = 0.0
         self.summary = ""
         """The last step in a few words, for the progress bar."""
-        self.start_s = time.perf_counter()
+        self.start_s = 0.0
         row_length = run.data.packing.row_length
         self.flops = flops_per_token(run.model, row_length, stage.plan.vocabulary.width)
         peak = peak_flops(_device_name(ranks.device), run.sharding.precision)
@@ -35,18 +34,17 @@ class Meter:
         """Yield what the loader does, counting the time it kept the step waiting."""
         iterator = iter(loader)
         while True:
-            begin = time.perf_counter()
+            self.start_s = time.perf_counter()
             rows = next(iterator, None)
-            self.wait_s = time.perf_counter() - begin
+            self.wait_s = time.perf_counter() - self.start_s
             if rows is None:
                 return
             yield rows
 
     def row(self, result: StepResult, lr: float) -> Row:
         """Name the numbers of the step that just ended; MFU is left out where no peak is known."""
-        now = time.perf_counter()
-        seconds, self.start_s = now - self.start_s, now
-        tokens_per_s = self.tokens_per_step / seconds
+        seconds = time.perf_counter() - self.start_s
+        tokens_per_s = sum(result.targets) / seconds
         losses = zip(self.stage.plan.languages, result.losses, result.targets, strict=True)
         row: Row = {
             "loss": result.loss,

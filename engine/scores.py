@@ -1,7 +1,7 @@
 """Scores of a finished stage: cloze accuracies and the alignment of hidden states.
 
 STAGE/scores.json    accuracies by task, pair and measure; cosine similarities by layer
-STAGE/items.jsonl    log-likelihoods of every item
+STAGE/answers.jsonl    log-likelihoods of every item
 """
 
 import json
@@ -25,10 +25,10 @@ from tresse.engine.scoring import (
     ask,
     language_pairs,
     score_cloze,
-    write_scores,
+    to_jsonl,
 )
 
-ITEMS, SCORES = "items.jsonl", "scores.json"
+ITEMS, ANSWERS, SCORES = "items.jsonl", "answers.jsonl", "scores.json"
 # Tokens of a forward pass: scores are the same for any number of ranks, but not for other batches.
 BATCH_TOKENS = 32_768
 
@@ -38,6 +38,8 @@ def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Q
 
     A sequence begins with the token that a document is preceded by in training, if there is one.
     """
+    if not (cloze.path / ITEMS).exists():
+        raise ValueError(f"{cloze.path / ITEMS}: not there; a cloze corpus has its items beside it")
     prefixes = {"none": None, "eos": vocabulary.eos, "bos_eos": vocabulary.bos}
     return ask(
         cloze,
@@ -50,15 +52,19 @@ def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Q
 
 
 def score_stage(folder: Path, questions: Questions, valid: Corpus | None, ranks: Ranks) -> None:
-    """Score the final weights of a stage, once; a collective."""
-    if not ranks.any((folder / SCORES).exists()):
-        score(open_finished(folder), questions, valid, folder, ranks)
+    """Score the final weights of a stage, unless that is done; a collective."""
+    path = folder / SCORES
+    known = json.loads(path.read_bytes())["questions"] if path.exists() else None
+    if ranks.any(known != questions.digest()):
+        # One rank hashes the files, the others take its word.
+        final = ranks.from_first(open_finished(folder).path if ranks.is_first else folder)
+        score(Checkpoint(final), questions, valid, folder, ranks)
 
 
 def score(
     checkpoint: Checkpoint, questions: Questions, valid: Corpus | None, out: Path, ranks: Ranks
 ) -> None:
-    """Score a checkpoint and write scores.json and items.jsonl into `out`; a collective.
+    """Score a checkpoint and write scores.json and answers.jsonl into `out`; a collective.
 
     valid: held-out documents whose translations are compared, if there are any.
     """
@@ -66,13 +72,14 @@ def score(
     model = load_model(checkpoint, dtype, ranks.device)
     items = score_cloze(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
     scores: Row = {
+        "questions": questions.digest(),
         "tokens": checkpoint.state["tokens"],
         "cloze": [_cell(accuracy) for accuracy in accuracies(items)],
         "alignment": _alignments(model, valid, ranks) if valid else {},
     }
     if ranks.is_first:
         out.mkdir(parents=True, exist_ok=True)
-        write_scores(out / "items.jsonl", items)
+        write_text(out / ANSWERS, to_jsonl(items))
         write_text(out / SCORES, json.dumps(scores, indent=2, allow_nan=False) + "\n")
 
 

@@ -13,10 +13,10 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from tresse.data.cloze import Item
@@ -76,6 +76,14 @@ class Questions:
     asked: list[tuple[Item, Pair]]
     sequences: list[_Sequence]
     """The correct and the incorrect sequence of every question, in turn."""
+
+    def digest(self) -> str:
+        """Hash of what is asked: equal for equal questions, sequences and measures."""
+        state = xxhash.xxh3_64(repr((MEASURES, self.asked)).encode())
+        for sequence in self.sequences:
+            state.update(f"{sequence.num_prompt}/{len(sequence.tokens)}:".encode())
+            state.update(sequence.tokens.tobytes())
+        return state.hexdigest()
 
 
 def language_pairs(languages: Iterable[str]) -> list[Pair]:
@@ -145,10 +153,9 @@ def accuracies(scores: Iterable[ItemScore]) -> list[Accuracy]:
     return [_accuracy(task, pair, group) for (task, pair), group in groups.items()]
 
 
-def write_scores(path: str | Path, scores: Iterable[ItemScore]) -> None:
-    """Write JSON lines, one per item and pair, with the measures of both sequences."""
-    lines = (json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in scores)
-    Path(path).write_text("".join(lines), encoding="utf-8")
+def to_jsonl(scores: Iterable[ItemScore]) -> str:
+    """JSON lines, one per item and pair, with the measures of both sequences."""
+    return "".join(json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in scores)
 
 
 def _read_documents(

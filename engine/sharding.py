@@ -4,6 +4,7 @@ DeepSpeed averages gradients over the ranks and divides by the number of micro-b
 (engine/step.py) undoes both, so that the gradient is that of one loss over the whole batch.
 """
 
+import gc
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -58,6 +59,7 @@ def deepspeed_config(
         },
         "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it synchronises the device
         "steps_per_print": 10**9,
     }
 
@@ -103,6 +105,27 @@ def shard(
             dist_init_required=False,
         )
     return engine
+
+
+def release(engine: Engine) -> None:
+    """Free an engine's tensors: DeepSpeed's hooks keep the engine itself alive, in any process.
+
+    Without it a run of three stages holds three sets of weights, gradients and moments.
+    """
+    optimizer = engine.optimizer
+    inner = getattr(optimizer, "optimizer", optimizer)
+    flat = [p for group in inner.param_groups for p in group["params"]]
+    flat += getattr(optimizer, "fp32_partitioned_groups_flat", [])
+    parameters = list(engine.module.parameters())
+    parameters += [p.ds_tensor for p in parameters if hasattr(p, "ds_tensor")]
+    engine.destroy()
+    inner.state.clear()
+    for tensor in flat + parameters:
+        tensor.grad = None
+        tensor.data = tensor.data.new_empty(0)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def update(engine: Engine) -> float:

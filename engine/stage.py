@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tresse.data.corpus import Corpus
 from tresse.data.packer import Plan, plan_rows
 from tresse.engine.checkpoint import Checkpoint, newest, save
 from tresse.engine.config import RunConfig, StageConfig
@@ -15,7 +16,7 @@ from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
 from tresse.engine.run_folder import to_json
-from tresse.engine.sharding import Engine, set_full_state, shard
+from tresse.engine.sharding import Engine, release, set_full_state, shard
 from tresse.engine.step import StepResult
 
 
@@ -28,7 +29,7 @@ class Stage:
     plan: Plan
     engine: Engine
     ranks: Ranks
-    corpus_id: str
+    corpus: Corpus
     step: int
     """Optimizer steps taken in this stage."""
     tokens: dict[str, int]
@@ -50,6 +51,10 @@ class Stage:
         for language, count in zip(self.plan.languages, result.targets, strict=True):
             self.tokens[language] = self.tokens.get(language, 0) + count
 
+    def close(self) -> None:
+        """Free the engine's memory; the stage takes no more steps."""
+        release(self.engine)
+
     def save(self) -> Path:
         """Write a checkpoint; a collective. Returns its folder."""
         state = {
@@ -57,7 +62,8 @@ class Stage:
             "step": self.step,
             "finished": self.is_done,
             "tokens": self.tokens,
-            "corpus": self.corpus_id,
+            "corpus": self.corpus.id,
+            "tokenizer": asdict(self.corpus.tokenizer),
             "vocabulary": asdict(self.plan.vocabulary),
             "config": to_json(self.run),
         }
@@ -70,13 +76,17 @@ def num_steps(plan: Plan, run: RunConfig) -> int:
     return -(-plan.num_rows // run.rows_per_step)
 
 
-def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Plan]:
-    """Plan every stage before the first step of any, so that what cannot be met is said at once."""
+def check_rows(run: RunConfig, ranks: Ranks) -> None:
+    """Raise ValueError if the rows of a step are not a whole number of micro-batches per rank."""
     if run.rows_per_step % (run.micro_rows * ranks.world_size):
         raise ValueError(
             f"rows_per_step={run.rows_per_step} is not a multiple of micro_rows={run.micro_rows} "
             f"times {ranks.world_size} ranks; change --micro-rows or the number of ranks"
         )
+
+
+def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Plan]:
+    """Plan every stage, and say on the first rank what it takes."""
     plans = {}
     for index, stage in enumerate(run.stages):
         plan = plan_rows(
@@ -95,7 +105,9 @@ def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Pla
 
 
 def check_sources(run: RunConfig) -> None:
-    """Raise ValueError if the weights that the first stage starts from cannot be had."""
+    """Raise ValueError if the weights that a new run starts from cannot be had."""
+    if newest(Path(run.run_dir) / run.stages[0].name):
+        return
     if run.init:
         open_finished(Path(run.init))
     if run.model.pretrained:
@@ -114,20 +126,28 @@ def build_stage(
     own = _open_on_all(newest(Path(run.run_dir) / stage.name) if ranks.is_first else None, ranks)
     source = own or _open_on_all(_initial(run, stage) if ranks.is_first else None, ranks)
     model = Transformer(run.model, plan.vocabulary.width, plan.vocabulary.num_used)
-    weights = _load_weights(model, source, run)
-    engine = _build_engine(model, run, ranks)
-    if own:
-        _check_resumable(own, corpora)
-        set_full_state(engine, lambda name: own.training_state(name, model), own.state["step"])
+    if source:
+        source.check_tokenizer(corpora.train)
+        source.load_into(model)
     else:
-        set_full_state(engine, lambda name: {"weight": weights[name]}, num_updates=0)
+        _fill_anew(model, run)
+    # Masters start from bf16 weights: they get their fp32 values from the checkpoint or from here.
+    new = {} if source else {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def read(name: str) -> dict[str, Tensor]:
+        if own:
+            return own.training_state(name, model)
+        return {"weight": source.weight(name, model) if source else new[name]}
+
+    engine = _build_engine(model, run, ranks)
+    set_full_state(engine, read, num_updates=own.state["step"] if own else 0)
     return Stage(
         run=run,
         name=stage.name,
         plan=plan,
         engine=engine,
         ranks=ranks,
-        corpus_id=corpora.train.id,
+        corpus=corpora.train,
         step=own.state["step"] if own else 0,
         tokens=dict(source.state["tokens"]) if source else {},
     )
@@ -153,19 +173,13 @@ def _open_on_all(path: Path | None, ranks: Ranks) -> Checkpoint | None:
     return Checkpoint(path) if path else None
 
 
-def _load_weights(
-    model: Transformer, source: Checkpoint | None, run: RunConfig
-) -> dict[str, Tensor]:
-    """Fill the model from a checkpoint, or anew; return its fp32 weights by name."""
-    if source is None:
-        model.init_weights(run.seed)
-        loaded = load_pretrained(run.model.pretrained, run.model) if run.model.pretrained else {}
-    else:
-        loaded = {name: source.weight(name, model) for name, _ in model.named_parameters()}
-    with torch.no_grad():
-        for name, tensor in loaded.items():
-            model.get_parameter(name).copy_(tensor)
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+def _fill_anew(model: Transformer, run: RunConfig) -> None:
+    """Draw the weights, then take those of a pretrained checkpoint where one is named."""
+    model.init_weights(run.seed)
+    if run.model.pretrained:
+        with torch.no_grad():
+            for name, tensor in load_pretrained(run.model.pretrained, run.model).items():
+                model.get_parameter(name).copy_(tensor)
 
 
 def _build_engine(model: Transformer, run: RunConfig, ranks: Ranks) -> Engine:
@@ -180,12 +194,3 @@ def _build_engine(model: Transformer, run: RunConfig, ranks: Ranks) -> Engine:
         micro_rows=run.micro_rows,
         num_micro_batches=run.rows_per_step // (run.micro_rows * ranks.world_size),
     )
-
-
-def _check_resumable(checkpoint: Checkpoint, corpora: Corpora) -> None:
-    """Refuse to go on with other data: rows would repeat or be left out."""
-    if checkpoint.state["corpus"] != corpora.train.id:
-        raise ValueError(
-            f"{checkpoint.path}: trained on corpus {checkpoint.state['corpus']}, but "
-            f"{corpora.train.path} is {corpora.train.id}; name the first one, or start another run"
-        )

@@ -34,7 +34,7 @@ class StepResult:
     @property
     def loss(self) -> float:
         """Mean cross-entropy over all targets."""
-        return sum(self.losses) / sum(self.targets)
+        return sum(self.losses) / max(sum(self.targets), 1)
 
 
 def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
@@ -69,7 +69,7 @@ def train_step(
         torch.stack([count_targets(batch, num_languages) for batch in micro_batches]).sum(0)
     )
     # DeepSpeed will divide the summed gradient by the number of ranks.
-    scale = ranks.world_size / targets.sum()
+    scale = ranks.world_size / targets.sum().clamp(min=1)
     losses = torch.zeros(num_languages, dtype=torch.float64, device=ranks.device)
     grad_norm = math.nan
     for position, batch in enumerate(micro_batches):
@@ -84,8 +84,8 @@ def train_step(
     result = StepResult(measured[:-1], targets.tolist(), grad_norm, measured[-1] > 0)
     if not math.isfinite(result.loss) or not math.isfinite(grad_norm):
         raise FloatingPointError(
-            f"loss {result.loss} and gradient norm {grad_norm} are not finite; lower --optim.lr or "
-            "go on from an earlier checkpoint"
+            f"loss {result.loss} and gradient norm {grad_norm} are not finite; start another run "
+            "from the last good stage with --init RUN/STAGE and a lower --optim.lr"
         )
     return result
 

@@ -19,26 +19,34 @@ from tresse.data.packer import Plan
 from tresse.engine.batches import pinned, to_device
 from tresse.engine.command_line import parse_run
 from tresse.engine.config import RunConfig
-from tresse.engine.corpora import Corpora, open_corpora
-from tresse.engine.heldout import heldout_losses, plan_heldout
+from tresse.engine.corpora import Corpora, check_same_corpus, open_corpora, write_corpora
+from tresse.engine.heldout import Plans, heldout_losses, plan_heldout
 from tresse.engine.interrupt import Interrupt
 from tresse.engine.metrics import Meter
 from tresse.engine.ranks import Ranks, join, leave
 from tresse.engine.run_folder import Logbook, check_same_run, write_config
 from tresse.engine.scores import read_questions, score_stage
 from tresse.engine.scoring import Questions
-from tresse.engine.stage import Stage, build_stage, check_sources, is_finished, plan_stages
+from tresse.engine.stage import (
+    Stage,
+    build_stage,
+    check_rows,
+    check_sources,
+    is_finished,
+    plan_stages,
+)
 from tresse.engine.step import learning_rate, train_step
 from tresse.engine.table import print_table
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run, prepared: nothing in it can turn out to be impossible later."""
+    """A run whose settings and data fit together."""
 
     config: RunConfig
     corpora: Corpora
     plans: dict[str, Plan]
+    heldout: Plans
     questions: Questions | None
 
 
@@ -49,49 +57,61 @@ def main() -> None:
     try:
         job = prepare(config, ranks)
     except ValueError as error:  # a user's mistake, said before the first step
-        sys.exit(f"error: {error}" if ranks.is_first else 1)
-    if run(job, ranks):
-        if ranks.is_first:
-            print_table(config)
+        sys.exit(f"error: {error}" if ranks.is_first else f"error on rank {ranks.rank}: {error}")
+    with Interrupt() as interrupt:
+        finished = run(job, ranks, interrupt)
+    if ranks.is_first and finished:
+        print_table(config)
     elif ranks.is_first:
         print(f"Stopped and saved. To go on: engine/train.py --run-dir {config.run_dir}")
     leave()
 
 
 def prepare(config: RunConfig, ranks: Ranks) -> Job:
-    """Open the run and its corpora and plan every stage, so that what cannot be met is said now."""
+    """Open the corpora and plan every stage, so that what cannot be met is said now."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it
         torch.use_deterministic_algorithms(True)
-    check_sources(config)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     check_same_run(config)
+    check_rows(config, ranks)
+    if ranks.is_first:
+        check_sources(config)
     corpora = open_corpora(config, ranks)
+    check_same_corpus(config, corpora)
     plans = plan_stages(config, corpora, ranks)
-    vocabulary = plans[config.stages[0].name].vocabulary
-    questions = corpora.cloze and read_questions(corpora.cloze, config.data.packing, vocabulary)
+    packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
+    heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
+    questions = corpora.cloze and read_questions(corpora.cloze, packing, vocabulary)
+    ranks.barrier()  # all have read what the first one is about to write
     if ranks.is_first:
         write_config(config)
-    return Job(config, corpora, plans, questions)
+        write_corpora(config, corpora)
+    return Job(config, corpora, plans, heldout, questions)
 
 
-def run(job: Job, ranks: Ranks) -> bool:
+def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     """Train and score the stages that are not finished; return False if a signal stopped it."""
     for stage in job.config.stages:
-        if not is_finished(job.config, stage.name, ranks) and not train(
-            build_stage(job.config, stage, job.plans[stage.name], job.corpora, ranks), job.corpora
-        ):
-            return False
+        if not is_finished(job.config, stage.name, ranks):
+            plan = job.plans[stage.name]
+            under_way = build_stage(job.config, stage, plan, job.corpora, ranks)
+            stopped = not train(under_way, job.heldout, interrupt)
+            under_way.close()
+            if stopped:
+                return False
         if job.questions:
             folder = Path(job.config.run_dir) / stage.name
             score_stage(folder, job.questions, job.corpora.valid, ranks)
+        if ranks.any(interrupt.requested):
+            return False
     return True
 
 
-def train(stage: Stage, corpora: Corpora) -> bool:
+def train(stage: Stage, heldout: Plans, interrupt: Interrupt) -> bool:
     """Take the steps that are left of a stage; return False if a signal stopped it."""
     config, plan, ranks = stage.run, stage.plan, stage.ranks
     packing, num_languages = config.data.packing, len(plan.languages)
-    heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
     loader = Loader(
         plan,
         rows_per_step=config.rows_per_step,
@@ -111,7 +131,7 @@ def train(stage: Stage, corpora: Corpora) -> bool:
         unit="step",
         disable=not ranks.is_first,
     )
-    with Interrupt() as interrupt, log, bar:
+    with log, bar:
         for rows in meter.waited(loader):
             lr = learning_rate(stage.step, stage.num_steps, config.optim)
             batches = [to_device(row, ranks.device, packing.mask_documents) for row in rows]

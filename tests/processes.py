@@ -10,8 +10,12 @@ TIMEOUT_S = 280
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, as the machine is shared, and the repository's root for imports."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """One thread a process, no GPU, and the repository's root for imports."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def run(*command: str, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,9 @@ def test_with_documents_masked_a_label_that_starts_one_does_not_count() -> None:
     masked = IGNORE_INDEX
     assert batch.labels.tolist() == [[2, 3, masked, 5, 6], [7, masked, 9, masked, masked]]
     assert batch.cu_seqlens is not None
-    assert batch.cu_seqlens.tolist() == packed.cu_seqlens.tolist()
+    assert batch.cu_seqlens[:6].tolist() == packed.cu_seqlens.tolist()
+    assert batch.cu_seqlens.shape == (256,)
+    assert set(batch.cu_seqlens[6:].tolist()) == {10}, "documents of length zero"
     counted = packed.counted(mask_documents=True)
     assert (batch.labels != masked).tolist() == counted.tolist()
 

@@ -82,6 +82,23 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
     assert final_state(run_dir) == final_state(finished_run)
 
 
+def test_pruning_keeps_good_checkpoints_and_removes_broken_newer_ones(
+    world: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    job = arguments(world, run_dir)
+    torchrun(1, "tests/workers/killed.py", "tresse.engine.step.update", "8", "0", *job, check=False)
+    broken = run_dir / "en" / "step-00000006" / "state.json"
+    broken.write_text("{")
+    rhythm = ["--checkpoint.keep", "1", "--checkpoint.every", "4"]
+    torchrun(
+        1, "tests/workers/killed.py", "tresse.engine.step.update", "4", "0",
+        "--run-dir", str(run_dir), *rhythm, check=False,
+    )  # fmt: skip
+    assert [path.name for path in (run_dir / "en").glob("step-*")] == ["step-00000004"]
+    assert newest(run_dir / "en") == run_dir / "en" / "step-00000004"
+
+
 def test_a_flipped_bit_in_a_checkpoint_is_found(finished_run: Path, tmp_path: Path) -> None:
     path = newest(finished_run / "en")
     assert path is not None
@@ -167,4 +184,5 @@ def test_another_corpus_under_a_run_is_an_error(world: Path, tmp_path: Path) -> 
     config.write_text(config.read_text().replace(str(world / "train"), str(world / "valid")))
     done = torchrun(1, TRAIN, "--run-dir", str(run_dir), check=False)
     assert done.returncode != 0
-    assert "trained on corpus" in done.stderr
+    assert "the run trains on corpus" in done.stderr
+    assert done.stderr.startswith("error: "), "no traceback of ours"

@@ -29,7 +29,7 @@ from tresse.engine.scoring import (
     ask,
     language_pairs,
     score_cloze,
-    write_scores,
+    to_jsonl,
 )
 
 VOCAB, BOS, SWITCH = 60, 60, 61
@@ -207,8 +207,7 @@ def test_sequences_that_are_too_long_or_have_nothing_to_score_are_listed(tmp_pat
 
 def test_written_scores_are_json_lines_with_all_measures(tmp_path: Path):
     scores = score(Sum(), corpus(tmp_path / "c", SMALL), [ITEM])
-    write_scores(tmp_path / "scores.jsonl", scores)
-    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    lines = to_jsonl(scores).splitlines()
     assert [ItemScore(**json.loads(line)) for line in lines] == scores
 
 
@@ -284,7 +283,8 @@ def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     ranks = Ranks(rank=rank, world_size=2, device=torch.device("cpu"))
     held = Corpus.open(f"{folder}/c")
-    write_scores(f"{folder}/{rank}.jsonl", score(transformer(), held, items, ranks=ranks))
+    scores = to_jsonl(score(transformer(), held, items, ranks=ranks))
+    Path(f"{folder}/{rank}.jsonl").write_text(scores)
     result = measure_alignment(
         transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ranks
     )
@@ -297,7 +297,7 @@ def test_two_ranks_get_the_numbers_of_one_bit_for_bit(tmp_path: Path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        write_scores(tmp_path / "alone.jsonl", score(transformer(), held, items))
+        (tmp_path / "alone.jsonl").write_text(to_jsonl(score(transformer(), held, items)))
         alone = measure_alignment(
             transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE
         )

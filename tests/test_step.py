@@ -90,8 +90,9 @@ def test_the_learning_rate_warms_up_to_its_peak_and_decays_to_zero() -> None:
     assert rates == pytest.approx([1.0, 2.0, 2.0, 10 / 6, 8 / 6, 1.0, 4 / 6, 2 / 6])
 
 
-def test_a_stage_shorter_than_its_warm_up_still_has_a_rate() -> None:
+def test_a_stage_of_one_step_takes_it_at_the_peak_whatever_the_warm_up() -> None:
     assert learning_rate(0, 1, OptimConfig(lr=2.0)) == 2.0
+    assert learning_rate(0, 1, OptimConfig(lr=2.0, warmup=0.9)) == 2.0
 
 
 def test_bf16_at_stage_0_is_refused_naming_stage_1() -> None:

@@ -7,10 +7,10 @@ Prints nothing and exits 0 when both stay equal, bit for bit, at every ZeRO stag
 
 import torch
 
-from tests.workers.step import OPTIM, ROWS, make_model, make_rows, take
+from tests.workers.step import OPTIM, ROWS, full_gradient, make_model, make_rows, take
 from tresse.engine.config import ShardingConfig
 from tresse.engine.ranks import Ranks, join, leave
-from tresse.engine.sharding import Engine, full_state, set_full_state, shard
+from tresse.engine.sharding import Engine, full_state, release, set_full_state, shard
 from tresse.engine.step import train_step
 
 CASES = [(0, "fp32"), *((z, p) for z in (1, 2, 3) for p in ("fp32", "bf16"))]
@@ -63,6 +63,43 @@ def check(fresh: State, sharding: ShardingConfig, ranks: Ranks) -> None:
             assert torch.equal(found[name][key], tensor), (sharding, name, key)
 
 
+class Line(torch.nn.Module):
+    """Its gradient is its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The product, summed."""
+        return (self.weight * x).sum()
+
+
+def check_fp32_sums(zero_stage: int, ranks: Ranks) -> None:
+    """Add 1 and 2^-10, which bf16 cannot, over two micro-batches on each of the ranks."""
+    sharding = ShardingConfig(zero_stage=zero_stage, precision="bf16")  # type: ignore[arg-type]
+    model = Line()
+    engine = shard(model, sharding, OPTIM, ranks, micro_rows=1, num_micro_batches=2)
+    set_full_state(engine, lambda _: {"weight": torch.zeros(4, 4)}, 0)
+    # The first rank has the large gradient, so that reduction is put to the test as well.
+    for value in (1.0, 2**-10) if ranks.is_first else (2**-11, 2**-12):
+        loss = engine(torch.full((4, 4), value, dtype=torch.bfloat16))
+        engine.backward(loss * ranks.world_size, scale_wrt_gas=False)
+        if value in (1.0, 2**-11):
+            engine.step()
+    expected = 1 + 2**-10 + (2**-11 + 2**-12 if ranks.world_size > 1 else 0)
+    assert torch.equal(full_gradient(model.weight), torch.full((4, 4), expected)), zero_stage
+
+
+def check_released(fresh: State, sharding: ShardingConfig, ranks: Ranks) -> None:
+    """After an engine is released, none of the tensors that it made hold memory."""
+    engine = build(fresh, 0, sharding, ranks)
+    steps(engine, 0, 1, ranks)
+    parameters = list(engine.module.parameters())
+    release(engine)
+    assert sum(p.untyped_storage().nbytes() for p in parameters) == 0, sharding
+
+
 def main() -> None:
     """Check every case."""
     ranks = join()
@@ -70,6 +107,11 @@ def main() -> None:
     for zero_stage, precision in CASES:
         sharding = ShardingConfig(zero_stage=zero_stage, precision=precision)  # type: ignore[arg-type]
         check(fresh, sharding, ranks)
+        check_released(fresh, sharding, ranks)
+    for zero_stage in (1, 2, 3):
+        check_fp32_sums(zero_stage, ranks)
+        offloaded = ShardingConfig(zero_stage=zero_stage, offload_optimizer=True)  # type: ignore[arg-type]
+        check(fresh, offloaded, ranks)
     leave()
 
 
