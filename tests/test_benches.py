@@ -1,0 +1,40 @@
+"""The benchmarks run, at a small size, and write rows that say where they were measured."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, run
+
+pytestmark = pytest.mark.slow
+
+
+def rows_of(path: Path) -> list[dict]:
+    """Rows of a result file, each with its machine, commit and versions."""
+    rows = json.loads(path.read_text())
+    for row in rows:
+        assert row["machine"]["cores"] >= 1
+        assert row["versions"]["tresse"]
+        assert row["date"]
+    return rows
+
+
+def test_throughput_measures_a_recipe_through_the_main_job(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    size = "--recipes tiny --rows 4 --micro-rows 2 --steps 4 --warmup 1 --no-compile".split()
+    run(sys.executable, str(ROOT / "bench" / "throughput.py"), *size, "--json", str(out))
+    (row,) = rows_of(out)
+    assert row["recipe"] == "tiny"
+    assert row["tokens_per_s"] == pytest.approx(1000 * 4 * 256 / row["step_ms"])
+    assert row["mfu_causal"] is None, "no peak is known of a CPU"
+
+
+def test_the_packer_is_measured_in_every_mode(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    size = "--tokens 1000000 --passes 2 --batches 2".split()
+    run(sys.executable, str(ROOT / "bench" / "packer.py"), *size, "--json", str(out))
+    rates = [value for row in rows_of(out) for name, value in row.items() if "tokens_per_s" in name]
+    assert rates
+    assert all(rate > 0 for rate in rates)
