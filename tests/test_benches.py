@@ -1,6 +1,7 @@
 """The benchmarks run, at a small size, and write rows that say where they were measured."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 from tests.processes import ROOT, run
 
 pytestmark = pytest.mark.slow
+
+
+def bench(name: str, size: str, out: Path) -> None:
+    """Run a benchmark with flags that make it small."""
+    script = str(ROOT / "bench" / f"{name}.py")
+    run(sys.executable, script, *shlex.split(size), "--json", str(out))
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -23,8 +30,8 @@ def rows_of(path: Path) -> list[dict]:
 
 def test_throughput_measures_a_recipe_through_the_main_job(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
-    size = "--recipes tiny --rows 4 --micro-rows 2 --steps 4 --warmup 1 --no-compile".split()
-    run(sys.executable, str(ROOT / "bench" / "throughput.py"), *size, "--json", str(out))
+    size = "--recipes tiny --rows 4 --micro-rows 2 --steps 4 --warmup 1 --no-compile"
+    bench("throughput", size, out)
     (row,) = rows_of(out)
     assert row["recipe"] == "tiny"
     assert row["tokens_per_s"] == pytest.approx(1000 * 4 * 256 / row["step_ms"])
@@ -33,8 +40,7 @@ def test_throughput_measures_a_recipe_through_the_main_job(tmp_path: Path) -> No
 
 def test_the_packer_is_measured_in_every_mode(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
-    size = "--tokens 1000000 --passes 2 --batches 2".split()
-    run(sys.executable, str(ROOT / "bench" / "packer.py"), *size, "--json", str(out))
+    bench("packer", "--tokens 1000000 --passes 2 --batches 2", out)
     rates = [value for row in rows_of(out) for name, value in row.items() if "tokens_per_s" in name]
     assert rates
     assert all(rate > 0 for rate in rates)
