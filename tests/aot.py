@@ -50,6 +50,8 @@ class MachineCode:
     stack: int
     shared: int
     sass: str = field(repr=False)
+    ttir: str = field(repr=False)
+    """The kernel as Triton read it, before any optimisation for a GPU."""
 
     @property
     def spills(self) -> int:
@@ -85,10 +87,12 @@ def compile_for(capability: int, configuration: Configuration) -> MachineCode:
     )
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return _read(compiled.asm["cubin"], compiled.metadata.shared)
+    registers, stack, sass = _read(compiled.asm["cubin"])
+    return MachineCode(registers, stack, compiled.metadata.shared, sass, compiled.asm["ttir"])
 
 
-def _read(cubin: bytes, shared: int) -> MachineCode:
+def _read(cubin: bytes) -> tuple[int, int, str]:
+    """Registers, bytes of stack and disassembly."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -96,7 +100,7 @@ def _read(cubin: bytes, shared: int) -> MachineCode:
         sass = _cuobjdump("--dump-sass", file.name)
     sizes = re.search(r"\bREG:(\d+) STACK:(\d+)", usage)
     assert sizes, f"cuobjdump says nothing of registers:\n{usage}"
-    return MachineCode(int(sizes[1]), int(sizes[2]), shared, sass)
+    return int(sizes[1]), int(sizes[2]), sass
 
 
 def _cuobjdump(*arguments: str) -> str:

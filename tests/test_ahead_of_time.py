@@ -4,6 +4,7 @@ Compiled without a GPU; what a kernel is compiled with stands in `tests/aot_*.py
 """
 
 import os
+import re
 
 import pytest
 
@@ -28,3 +29,11 @@ def test_nothing_spills_and_rows_move_128_bits_at_a_time(
     assert wide_loads > 0
     assert loads - wide_loads <= configuration.narrow_loads, "some loads are narrower"
     assert stores - wide_stores <= configuration.narrow_stores, "some stores are narrower"
+
+
+@pytest.mark.parametrize("configuration", registered(), ids=lambda c: c.name)
+def test_rows_are_offset_by_64_bit_integers(configuration: Configuration):
+    ttir = compile_for(TARGETS[0], configuration).ttir
+    offsets = re.findall(r"tt\.addptr [^\n]* : !tt\.ptr<\w+>, (\w+)", ttir)
+    assert offsets
+    assert set(offsets) == {"i64"}
