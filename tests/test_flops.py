@@ -9,28 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tresse.engine.config import ModelConfig
 from tresse.engine.flops import flops_per_token, peak_flops
 from tresse.engine.model import Transformer
-
-LLAMA_1B = ModelConfig(
-    hidden_size=2048,
-    num_layers=16,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=64,
-    intermediate_size=8192,
-)
-QWEN2_360M = ModelConfig(
-    hidden_size=896,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    intermediate_size=4864,
-    qkv_bias=True,
-)
+from tresse.engine.recipes import LLAMA_1B, QWEN_360M
 
 
 @pytest.mark.parametrize(
-    ("config", "causal", "full"), [(LLAMA_1B, 6.267, 6.669), (QWEN2_360M, 2.422, 2.686)]
+    ("config", "causal", "full"), [(LLAMA_1B, 6.267, 6.669), (QWEN_360M, 2.422, 2.686)]
 )
 def test_flops_of_the_paper_models_are_those_of_the_design(
     config: ModelConfig, causal: float, full: float
@@ -42,7 +25,7 @@ def test_flops_of_the_paper_models_are_those_of_the_design(
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_full_count_is_what_pytorch_counts_in_the_matmuls(tie_embeddings: bool):
     config = dataclasses.replace(
-        QWEN2_360M,
+        QWEN_360M,
         hidden_size=64,
         num_layers=2,
         num_heads=6,
