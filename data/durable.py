@@ -45,6 +45,13 @@ def link_or_copy(source: Path, target: Path) -> None:
             sync(file.fileno())
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions that a new one has; safetensors makes its own for the owner."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def sync(descriptor: int) -> None:
     """Wait until what was written to an open file or folder is on the disk."""
     os.fsync(descriptor)

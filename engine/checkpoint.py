@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tresse.data.corpus import Corpus
 from tresse.data.documents import Tokenizer
-from tresse.data.durable import commit, sync, sync_folder
+from tresse.data.durable import commit, share, sync, sync_folder
 from tresse.data.streams import Vocabulary
 from tresse.engine.hugging_face import join_parameter, to_hf
 from tresse.engine.model import Transformer
@@ -164,6 +164,7 @@ def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, State]
         if content:
             path = folder / f"{kind}-{suffix}"
             save_file(content, path)
+            share(path)
             with path.open("rb") as file:
                 sync(file.fileno())
             written[path.name] = {"bytes": path.stat().st_size, "xxh3": _hash(path)}

@@ -7,7 +7,9 @@ runs/NAME/STAGE/           checkpoints and scores of a stage (engine/checkpoint.
 runs/NAME/table.json       cloze accuracies of all stages (engine/table.py)
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +94,23 @@ def check_same_run(config: RunConfig) -> None:
             f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
             "Leave these flags out to go on with it, or name another folder with --run-dir"
         )
+
+
+def lock_run(config: RunConfig) -> None:
+    """Keep other processes out of the run's folder until this one ends, however it ends.
+
+    Raises ValueError if another one trains there.
+    """
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder}: another process trains there; stop it first, or name another --run-dir"
+        ) from None
+    # The descriptor stays open, and with it the lock.
 
 
 def write_config(config: RunConfig) -> None:

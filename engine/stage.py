@@ -139,6 +139,8 @@ def build_stage(
             return own.training_state(name, model)
         return {"weight": source.weight(name, model) if source else new[name]}
 
+    if own and ranks.is_first:
+        print(f"{stage.name}: going on from {own.path}")
     engine = _build_engine(model, run, ranks)
     set_full_state(engine, read, num_updates=own.state["step"] if own else 0)
     return Stage(

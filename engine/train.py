@@ -24,7 +24,7 @@ from tresse.engine.heldout import Plans, heldout_losses, plan_heldout
 from tresse.engine.interrupt import Interrupt
 from tresse.engine.metrics import Meter
 from tresse.engine.ranks import Ranks, join, leave
-from tresse.engine.run_folder import Logbook, check_same_run, write_config
+from tresse.engine.run_folder import Logbook, check_same_run, lock_run, write_config
 from tresse.engine.scores import read_questions, score_stage
 from tresse.engine.scoring import Questions
 from tresse.engine.stage import (
@@ -37,6 +37,9 @@ from tresse.engine.stage import (
 )
 from tresse.engine.step import learning_rate, train_step
 from tresse.engine.table import print_table
+
+INTERRUPTED = 130  # the shell's status for Ctrl-C
+LOG_FILE_INTERVAL_S = 10.0  # between two updates of the progress where no terminal shows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ def main() -> None:
     ranks = join()
     try:
         job = prepare(config, ranks)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except ValueError as error:  # a user's mistake, said before the first step
         sys.exit(f"error: {error}" if ranks.is_first else f"error on rank {ranks.rank}: {error}")
     with Interrupt() as interrupt:
@@ -76,6 +81,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     check_same_run(config)
     check_rows(config, ranks)
     if ranks.is_first:
+        lock_run(config)
         check_sources(config)
     corpora = open_corpora(config, ranks)
     check_same_corpus(config, corpora)
@@ -129,6 +135,7 @@ def train(stage: Stage, heldout: Plans, interrupt: Interrupt) -> bool:
         total=stage.num_steps,
         initial=stage.step,
         unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S,
         disable=not ranks.is_first,
     )
     with log, bar:
@@ -144,7 +151,8 @@ def train(stage: Stage, heldout: Plans, interrupt: Interrupt) -> bool:
                 losses = heldout_losses(stage.engine, heldout, packing, config.micro_rows, ranks)
                 log.write(stage.step, {"heldout_loss": losses})
                 rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-                bar.write(f"{stage.name} step {stage.step}: held-out loss {rounded}")
+                if ranks.is_first:
+                    bar.write(f"{stage.name} step {stage.step}: held-out loss {rounded}")
             if result.stop or stage.is_done or stage.step % config.checkpoint.every == 0:
                 stage.save()
             bar.set_postfix_str(meter.summary, refresh=False)

@@ -30,6 +30,12 @@ def test_an_exported_stage_gives_the_same_logits_in_transformers(
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
 
 
+def test_a_checkpoint_can_be_read_by_whoever_may_read_the_run(finished_run: Path) -> None:
+    path = open_finished(finished_run / "en").path
+    modes = {file.stat().st_mode & 0o777 for file in path.iterdir()}
+    assert modes == {(path / "state.json").stat().st_mode & 0o777}
+
+
 def test_an_unfinished_stage_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finished stage"):
         export_stage(tmp_path, tmp_path / "exported", "fp32")

@@ -1,6 +1,7 @@
 """The run's files: the configuration, and metrics that survive a crash."""
 
 import dataclasses
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tresse.engine.recipes import tiny
 from tresse.engine.run_folder import (
     Logbook,
     check_same_run,
+    lock_run,
     read_config,
     read_metrics,
     write_config,
@@ -49,6 +51,15 @@ def test_what_is_trained_may_not_change_and_every_difference_is_named(tmp_path: 
     stages = (dataclasses.replace(config.stages[0], tokens=5), *config.stages[1:])
     with pytest.raises(ValueError, match=r"stages\.0\.tokens was 800000, now 5; seed was 0, now 1"):
         check_same_run(dataclasses.replace(config, stages=stages, seed=1))
+
+
+def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny(), run_dir=str(tmp_path / "run"))
+    with multiprocessing.get_context("spawn").Pool(1) as other:
+        other.apply(lock_run, (config,))
+        with pytest.raises(ValueError, match="another process trains there"):
+            lock_run(config)
+    lock_run(config)  # the other one has ended
 
 
 def test_how_it_is_trained_may_change(tmp_path: Path) -> None:
