@@ -18,8 +18,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     ValueError when `out` holds anything. What a killed run leaves is named `{out}.{random}.tmp`.
     """
     out = Path(out).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder; choose another or remove it")
+    check_vacant(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in sorted(out.parent.iterdir()):
         if left.name.startswith(f"{out.name}.") and left.suffix == ".tmp":
@@ -33,6 +32,12 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def check_vacant(out: Path) -> None:
+    """Raise ValueError when `out` holds anything that writing there would mix with or replace."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder; choose another or remove it")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

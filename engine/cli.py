@@ -104,14 +104,14 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
         out: Folder for scores.json and answers.jsonl; must not exist, or be empty.
     """
     from tresse.data.corpus import Corpus
+    from tresse.data.durable import check_vacant
     from tresse.engine.finished import open_finished
     from tresse.engine.ranks import join, leave
     from tresse.engine.scores import read_questions
     from tresse.engine.scores import score as score_checkpoint
     from tresse.engine.table import format_table, read_row
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder; choose another or remove it")
+    check_vacant(out)
     ranks, checkpoint, corpus = join(), open_finished(stage), Corpus.open(cloze)
     checkpoint.check_tokenizer(corpus)
     packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary

@@ -1,6 +1,7 @@
 """The folder of a run: its resolved configuration, its metrics, its stages.
 
 runs/NAME/config.json      the resolved configuration
+runs/NAME/corpora.json     ids of the corpora (engine/corpora.py)
 runs/NAME/metrics.jsonl    a line per step, and per held-out measurement
 runs/NAME/tensorboard/     the same as events
 runs/NAME/STAGE/           checkpoints and scores of a stage (engine/checkpoint.py)
@@ -25,7 +26,7 @@ from tresse.engine.ranks import Ranks
 Row = dict[str, Any]
 
 # How a run is executed, which may change when it goes on: none of these moves a row or the mean of
-# the loss. A corpus may have another path; its content is checked by `engine/stage.py`.
+# the loss. A corpus may have another path; its content is checked by `engine/corpora.py`.
 EXECUTION = (
     "run_dir",
     "micro_rows",

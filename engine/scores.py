@@ -1,6 +1,6 @@
 """Scores of a finished stage: cloze accuracies and the alignment of hidden states.
 
-STAGE/scores.json    accuracies by task, pair and measure; cosine similarities by layer
+STAGE/scores.json      accuracies by task, pair and measure; cosine similarities by layer
 STAGE/answers.jsonl    log-likelihoods of every item
 """
 
