@@ -26,7 +26,7 @@ from tresse.engine.config import ModelConfig
 from tresse.kernels.attention import attention
 from tresse.kernels.cross_entropy import cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm
-from tresse.kernels.rope import rope, rope_tables
+from tresse.kernels.rope import rope_qkv, rope_tables
 from tresse.kernels.swiglu import swiglu
 
 Tables = tuple[torch.Tensor, torch.Tensor]
@@ -158,8 +158,8 @@ class Block(nn.Module):
         max_seqlen: int | None,
     ) -> torch.Tensor:
         H, Hkv = self.num_heads, self.num_kv_heads
-        qk, v = qkv.unflatten(-1, (-1, self.head_dim)).split((H + Hkv, Hkv), dim=2)
-        q, k = rope(qk, *tables).split((H, Hkv), dim=2)
+        parts = rope_qkv(qkv.flatten(0, 1), *tables, H, Hkv)
+        q, k, v = (part.unflatten(0, qkv.shape[:2]) for part in parts)
         return attention(q, k, v, cu_seqlens, max_seqlen).flatten(2)
 
 

@@ -1,14 +1,25 @@
-"""Rotary position embedding in the half-split layout of transformers (Su et al. 2021).
+"""Rotary position embedding of a packed QKV projection (Su et al. 2021).
 
     y[..., :K/2] = x1 * cos - x2 * sin      x1 = x[..., :K/2], x2 = x[..., K/2:]
     y[..., K/2:] = x2 * cos + x1 * sin      angle[t, i] = t * theta^(-2i/K)
 
-x and y are (B, T, heads, K), the tables (T, K/2) fp32. Products and sums are fp32, rounded once to
-the dtype of x. Rotations only enter as differences of positions, so a document may start anywhere
-in a row. The gradient is rotated back: the same with -sin.
+The packed projection is (N, (H + 2 Hkv) K), a token's [q | k | v]; N tokens are rows of T, so that
+token n is at position n % T. q (N, H, K) and k (N, Hkv, K) come out rotated, in the half-split
+layout of transformers, v (N, Hkv, K) as it is. The tables are (T, K/2) fp32. Products and sums are
+fp32, rounded once. Rotations only enter as differences of positions, so a document may start
+anywhere in a row. The gradient is rotated back: the same with -sin.
 
-On a GPU one Triton launch reads and writes every value once, and takes x as a slice of the packed
-QKV projection; elsewhere PyTorch does it.
+On a GPU one Triton launch reads every value of the projection once and writes it once, to where
+attention reads it; the backward takes the three gradients and writes the packed one, so that no
+pass concatenates them. Values per token, read and written, forward and backward:
+
+                                              H=32, Hkv=8, K=64     H=14, Hkv=2, K=64
+    this                                          6144 +  6144          2304 +  2304
+    rotation in place, split, concatenation       5120 + 11264          2048 +  4352
+
+In place spares v the copy, but its gradient is rotated and then concatenated with that of v. (Nor
+can `torch.library` differentiate an operator that writes over its input.) The packed projection is
+not kept for the backward; a v that were a view of it would keep it.
 """
 
 import functools
@@ -23,106 +34,233 @@ Scaling = tuple[float, float, float, int]
 
 
 @triton.jit
-def _rotate_kernel(
+def _rotate(
     x_ptr,
-    cos_ptr,
-    sin_ptr,
     y_ptr,
-    T,
-    stride_x_token,
+    cos,
+    sin,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,  # K / 2
-    INVERSE: tl.constexpr,
-    ACC: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """All heads of one token per program."""
-    token = tl.program_id(0).to(tl.int64)
+    """Heads of one token from x to y, each (HEADS, K); cos and sin are (1, BLOCK_HALF)."""
     pairs = tl.arange(0, BLOCK_HALF)[None, :]
-    angles = (token % T) * HALF + pairs
-    cos = tl.load(cos_ptr + angles, mask=pairs < HALF, other=0.0).to(ACC)
-    sin = tl.load(sin_ptr + angles, mask=pairs < HALF, other=0.0).to(ACC)
-    if INVERSE:
-        sin = -sin
-    x_ptr += token * stride_x_token
-    y_ptr += token * (HEADS * 2 * HALF)
     for start in range(0, HEADS, BLOCK_HEADS):
         heads = start + tl.arange(0, BLOCK_HEADS)[:, None]
         inside = (heads < HEADS) & (pairs < HALF)
         offsets = heads * (2 * HALF) + pairs
-        x1 = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(ACC)
-        x2 = tl.load(x_ptr + offsets + HALF, mask=inside, other=0.0).to(ACC)
+        x1 = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(cos.dtype)
+        x2 = tl.load(x_ptr + offsets + HALF, mask=inside, other=0.0).to(cos.dtype)
         y1, y2 = x1 * cos - x2 * sin, x2 * cos + x1 * sin
         tl.store(y_ptr + offsets, y1.to(y_ptr.dtype.element_ty), mask=inside)
         tl.store(y_ptr + offsets + HALF, y2.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def launch_options(heads: int, half: int, inverse: bool, dtype: torch.dtype) -> dict[str, Any]:
-    """Constants of the kernel; 8 pairs per thread are two times 16 bytes of bf16."""
+@triton.jit
+def _copy(x_ptr, y_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    for start in range(0, WIDTH, BLOCK):
+        cols = start + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + cols, mask=cols < WIDTH, other=0.0)
+        tl.store(y_ptr + cols, x, mask=cols < WIDTH)
+
+
+@triton.jit
+def _table_row(
+    table_ptr, position, HALF: tl.constexpr, ACC: tl.constexpr, BLOCK_HALF: tl.constexpr
+):
+    pairs = tl.arange(0, BLOCK_HALF)[None, :]
+    row = tl.load(table_ptr + position * HALF + pairs, mask=pairs < HALF, other=0.0)
+    return row.to(ACC)
+
+
+@triton.jit
+def _forward_kernel(
+    qkv_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    T,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """All heads of one token per program."""
+    WIDTH: tl.constexpr = HEADS * 2 * HALF
+    KV_WIDTH: tl.constexpr = KV_HEADS * 2 * HALF
+    token = tl.program_id(0).to(tl.int64)
+    packed = token * (WIDTH + 2 * KV_WIDTH)
+    cos = _table_row(cos_ptr, token % T, HALF, ACC, BLOCK_HALF)
+    sin = _table_row(sin_ptr, token % T, HALF, ACC, BLOCK_HALF)
+    q_in, k_in = qkv_ptr + packed, qkv_ptr + (packed + WIDTH)
+    v_in = qkv_ptr + (packed + WIDTH + KV_WIDTH)
+    _rotate(q_in, q_ptr + token * WIDTH, cos, sin, HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
+    _rotate(k_in, k_ptr + token * KV_WIDTH, cos, sin, KV_HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
+    _copy(v_in, v_ptr + token * KV_WIDTH, KV_WIDTH, BLOCK_V)
+
+
+@triton.jit
+def _backward_kernel(
+    dq_ptr,
+    dk_ptr,
+    dv_ptr,
+    cos_ptr,
+    sin_ptr,
+    dqkv_ptr,
+    T,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """The forward's program of this id the other way, its inverse."""
+    WIDTH: tl.constexpr = HEADS * 2 * HALF
+    KV_WIDTH: tl.constexpr = KV_HEADS * 2 * HALF
+    token = tl.program_id(0).to(tl.int64)
+    packed = token * (WIDTH + 2 * KV_WIDTH)
+    cos = _table_row(cos_ptr, token % T, HALF, ACC, BLOCK_HALF)
+    sin = _table_row(sin_ptr, token % T, HALF, ACC, BLOCK_HALF)
+    q_out, k_out = dqkv_ptr + packed, dqkv_ptr + (packed + WIDTH)
+    v_out = dqkv_ptr + (packed + WIDTH + KV_WIDTH)
+    _rotate(dq_ptr + token * WIDTH, q_out, cos, -sin, HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
+    _rotate(dk_ptr + token * KV_WIDTH, k_out, cos, -sin, KV_HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
+    _copy(dv_ptr + token * KV_WIDTH, v_out, KV_WIDTH, BLOCK_V)
+
+
+def launch_options(
+    num_heads: int, num_kv_heads: int, half: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Constants of both kernels; 8 pairs per thread are two times 16 bytes of bf16."""
     block_half = triton.next_power_of_2(half)
-    block_heads = min(triton.next_power_of_2(heads), max(1, 512 // block_half))
+    block_heads = min(triton.next_power_of_2(num_heads), max(1, 512 // block_half))
+    num_warps = max(1, block_heads * block_half // 256)
     return {
-        "HEADS": heads,
+        "HEADS": num_heads,
+        "KV_HEADS": num_kv_heads,
         "HALF": half,
-        "INVERSE": inverse,
         "ACC": tl.float64 if dtype == torch.float64 else tl.float32,  # fp64 is for gradcheck
         "BLOCK_HEADS": block_heads,
         "BLOCK_HALF": block_half,
-        "num_warps": max(1, block_heads * block_half // 256),
+        "BLOCK_V": 256 * num_warps,
+        "num_warps": num_warps,
     }
 
 
-@torch.library.custom_op("tresse::rope", mutates_args=())
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool) -> torch.Tensor:
-    """(N, heads, K), the heads of a token contiguous, (T, K/2) twice -> (N, heads, K)."""
-    N, heads, K = x.shape
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    options = launch_options(heads, K // 2, inverse, x.dtype)
-    _rotate_kernel[(N,)](x, cos, sin, y, cos.shape[0], x.stride(0), **options)
-    return y
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-@_rotate.register_fake
-def _(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool):  # noqa: ARG001
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+@torch.library.custom_op("tresse::rope_qkv", mutates_args=())
+def _forward(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N, (H + 2 Hkv) K), (T, K/2) twice -> q, k and v; all contiguous."""
+    T, half = cos.shape
+    q, k, v = _empty_qkv(qkv, half, num_heads, num_kv_heads)
+    options = launch_options(num_heads, num_kv_heads, half, qkv.dtype)
+    _forward_kernel[(qkv.shape[0],)](qkv, cos, sin, q, k, v, T, **options)
+    return q, k, v
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
-    _, cos, sin, ctx.inverse = inputs
-    ctx.save_for_backward(cos, sin)
+def _empty_qkv(qkv: torch.Tensor, half: int, num_heads: int, num_kv_heads: int) -> Three:
+    N, K = qkv.shape[0], 2 * half
+    q, k = qkv.new_empty(N, num_heads, K), qkv.new_empty(N, num_kv_heads, K)
+    return q, k, torch.empty_like(k)
 
 
-def _differentiate(ctx: Any, grad: torch.Tensor):
-    return _rotate(grad.contiguous(), *ctx.saved_tensors, not ctx.inverse), None, None, None
+@_forward.register_fake
+def _(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int):  # noqa: ARG001
+    return _empty_qkv(qkv, cos.shape[1], num_heads, num_kv_heads)
 
 
-_rotate.register_autograd(_differentiate, setup_context=_save)
+@torch.library.custom_op("tresse::rope_qkv_backward", mutates_args=())
+def _backward(
+    dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of the packed projection, (N, (H + 2 Hkv) K); all contiguous."""
+    N, num_heads, num_kv_heads = dq.shape[0], dq.shape[1], dk.shape[1]
+    dqkv = _empty_packed(dq, dk)
+    options = launch_options(num_heads, num_kv_heads, cos.shape[1], dq.dtype)
+    _backward_kernel[(N,)](dq, dk, dv, cos, sin, dqkv, cos.shape[0], **options)
+    return dqkv
 
 
-def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the heads of x (B, T, heads, K) by their position; cos, sin: (T, K/2) fp32."""
-    return (rope_triton if x.is_cuda else rope_reference)(x, cos, sin)
+def _empty_packed(dq: torch.Tensor, dk: torch.Tensor) -> torch.Tensor:
+    N, num_heads, K = dq.shape
+    return dq.new_empty(N, (num_heads + 2 * dk.shape[1]) * K)
 
 
-def rope_triton(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`rope` by the kernel; it has no gradient for the tables.
+@_backward.register_fake
+def _(dq, dk, dv, cos, sin):  # noqa: ARG001
+    return _empty_packed(dq, dk)
 
-    Raises ValueError where the tables are not those of x.
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Three) -> None:  # noqa: ARG001
+    _, cos, sin, _, _ = inputs
+    ctx.save_for_backward(cos, sin)  # a gradient that nobody has comes as zeros
+
+
+def _differentiate(ctx: Any, dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor):
+    grads = dq.contiguous(), dk.contiguous(), dv.contiguous()
+    return _backward(*grads, *ctx.saved_tensors), None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def rope_qkv(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int
+) -> Three:
+    """Unpack a projection and rotate q and k: (N, H, K), (N, Hkv, K), (N, Hkv, K), contiguous.
+
+    qkv: (N, (H + 2 Hkv) K), N tokens in rows of T; cos, sin: (T, K/2) fp32. Raises ValueError where
+    the tables are not those of qkv.
     """
-    if not cos.shape == sin.shape == (x.shape[1], x.shape[3] // 2) or x.shape[3] % 2:
+    _check(qkv, cos, sin, num_heads, num_kv_heads)
+    function = rope_qkv_triton if qkv.is_cuda else rope_qkv_reference
+    return function(qkv, cos, sin, num_heads, num_kv_heads)
+
+
+def _check(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int
+) -> None:
+    T, half = cos.shape
+    width = (num_heads + 2 * num_kv_heads) * 2 * half
+    if sin.shape != cos.shape or qkv.ndim != 2 or qkv.shape[1] != width or qkv.shape[0] % T:
         raise ValueError(
-            f"x is {tuple(x.shape)}, the tables are {tuple(cos.shape)} and {tuple(sin.shape)}: "
-            "expected (B, T, heads, K) and (T, K/2)"
+            f"qkv is {tuple(qkv.shape)}, the tables are {tuple(cos.shape)} and {tuple(sin.shape)}: "
+            f"expected (rows of T, ({num_heads} + 2 * {num_kv_heads}) K) and (T, K/2)"
         )
-    tokens = x.flatten(0, 1)
-    if tokens.stride()[1:] != (x.shape[3], 1):
-        tokens = tokens.contiguous()
-    return _rotate(tokens, cos.contiguous(), sin.contiguous(), False).view(x.shape)
 
 
-def rope_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`rope` in plain PyTorch."""
+def rope_qkv_triton(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int
+) -> Three:
+    """`rope_qkv` by the kernels; it has no gradient for the tables."""
+    tables = cos.contiguous(), sin.contiguous()
+    return _forward(qkv.contiguous(), *tables, num_heads, num_kv_heads)
+
+
+def rope_qkv_reference(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int
+) -> Three:
+    """`rope_qkv` in plain PyTorch."""
+    T, half = cos.shape
+    heads = qkv.reshape(-1, T, num_heads + 2 * num_kv_heads, 2 * half)
+    q, k, v = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=2)
+    q, k = _rotate_reference(q, cos, sin), _rotate_reference(k, cos, sin)
+    return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1).contiguous()
+
+
+def _rotate_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     x1, x2 = x.chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]  # fp32: the products with bf16 halves are, too
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).to(x.dtype)

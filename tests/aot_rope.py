@@ -1,32 +1,38 @@
-"""What `kernels.rope` launches on q and k of the Llama and the Qwen shape, packed with v."""
+"""What `kernels.rope` launches on the packed projection of the Llama and the Qwen shape."""
 
 import torch
 
 from tests.aot import Configuration
-from tresse.kernels.rope import _rotate_kernel, launch_options
+from tresse.kernels.rope import _backward_kernel, _forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def rotation(dtype: str, heads: int, inverse: bool) -> Configuration:
-    options = launch_options(heads, 32, inverse, DTYPES[dtype])
+def configurations(dtype: str, heads: tuple[int, int]) -> list[Configuration]:
+    options = launch_options(*heads, 32, DTYPES[dtype])
     num_warps = options.pop("num_warps")
-    tables = {"cos_ptr": "*fp32", "sin_ptr": "*fp32"}
-    return Configuration(
-        name=f"rope {'backward' if inverse else 'forward'} {dtype} heads={heads}",
-        kernel=_rotate_kernel,
-        signature={"x_ptr": f"*{dtype}"}
-        | tables
-        | {"y_ptr": f"*{dtype}", "T": "i32", "stride_x_token": "i32"},
-        constexprs=options,
-        unaligned=frozenset({"T"}),
-        num_warps=num_warps,
-    )
+    tables = ["cos_ptr", "sin_ptr"]
+    kernels = {
+        "forward": (_forward_kernel, ["qkv_ptr", *tables, "q_ptr", "k_ptr", "v_ptr"]),
+        "backward": (_backward_kernel, ["dq_ptr", "dk_ptr", "dv_ptr", *tables, "dqkv_ptr"]),
+    }
+    return [
+        Configuration(
+            name=f"rope_qkv {way} {dtype} heads={heads[0]}+2*{heads[1]}",
+            kernel=kernel,
+            signature={name: "*fp32" if name in tables else f"*{dtype}" for name in pointers}
+            | {"T": "i32"},
+            constexprs=options,
+            unaligned=frozenset({"T"}),
+            num_warps=num_warps,
+        )
+        for way, (kernel, pointers) in kernels.items()
+    ]
 
 
 CONFIGURATIONS = [
-    rotation(dtype, heads, inverse)
-    for heads in (40, 16)
+    configuration
+    for heads in ((32, 8), (14, 2))
     for dtype in DTYPES
-    for inverse in (False, True)
+    for configuration in configurations(dtype, heads)
 ]

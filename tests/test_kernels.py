@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tresse.kernels.attention import attention, document_mask
 from tresse.kernels.cross_entropy import cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm, rmsnorm
-from tresse.kernels.rope import rope, rope_tables
+from tresse.kernels.rope import rope_qkv, rope_tables
 from tresse.kernels.swiglu import swiglu
 
 CPU = torch.device("cpu")
@@ -78,29 +78,56 @@ def test_add_rmsnorm_without_residual_starts_the_stream():
     assert torch.equal(residual, x)
 
 
+def packed(size: tuple[int, ...]) -> torch.Tensor:
+    """A packed projection, (B T, (H + 2 Hkv) K), for size (B, T, H, Hkv, K)."""
+    B, T, H, Hkv, K = size
+    return random(B * T, (H + 2 * Hkv) * K)
+
+
+def rope_formula(qkv, cos, sin, num_heads: int, num_kv_heads: int):
+    """Each head of each row by itself, turned by the tables rounded to its dtype."""
+    T, half = cos.shape
+    cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
+
+    def rotate(head: torch.Tensor) -> torch.Tensor:
+        x1, x2 = head[:, :half], head[:, half:]
+        return torch.cat((x1 * cos - x2 * sin, x1 * sin + x2 * cos), -1)
+
+    def part(start: int, stop: int, function: Callable) -> torch.Tensor:
+        columns = [qkv[:, h * 2 * half : (h + 1) * 2 * half] for h in range(start, stop)]
+        heads = [torch.cat([function(row) for row in x.split(T)]) for x in columns]
+        return torch.stack(heads, 1)
+
+    H, Hkv = num_heads, num_kv_heads
+    cuts = (0, H), (H, H + Hkv), (H + Hkv, H + 2 * Hkv)
+    q, k, v = (part(*cut, f) for cut, f in zip(cuts, (rotate, rotate, lambda x: x), strict=True))
+    return q, k, v
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [(2, 7, 3, 64), (1, 1, 1, 2), (1, 13, 2, 6)])
+@pytest.mark.parametrize("size", [(2, 7, 3, 1, 64), (1, 1, 1, 1, 2), (1, 13, 2, 2, 6)])
 def test_rope_is_as_accurate_as_pytorch(size: tuple[int, ...], dtype: torch.dtype):
-    cos, sin = rope_tables(size[1], size[3], 10_000.0, None, CPU)
-
-    def formula(x):
-        half = size[3] // 2
-        table_cos, table_sin = cos.to(x.dtype)[:, None], sin.to(x.dtype)[:, None]
-        x1, x2 = x[..., :half], x[..., half:]
-        rotated = x1 * table_cos - x2 * table_sin, x1 * table_sin + x2 * table_cos
-        return torch.cat(rotated, -1)
-
-    assert_as_accurate_as_pytorch(lambda x: rope(x, cos, sin), formula, [random(*size)], dtype)
+    cos, sin = rope_tables(size[1], size[4], 10_000.0, None, CPU)
+    rest = {"cos": cos, "sin": sin, "num_heads": size[2], "num_kv_heads": size[3]}
+    function, formula = partial(rope_qkv, **rest), partial(rope_formula, **rest)
+    assert_as_accurate_as_pytorch(function, formula, [packed(size)], dtype)
 
 
 def test_rope_turns_pair_i_at_position_t_by_t_times_theta_to_minus_2i_over_k():
     K, theta = 8, 500.0
-    x = random(1, 11, 1, K)
-    y = rope(x, *rope_tables(11, K, theta, None, CPU))
+    qkv = random(11, 3 * K)
+    y = torch.stack(rope_qkv(qkv, *rope_tables(11, K, theta, None, CPU), 1, 1))[:, :, 0]
+    x = qkv.view(11, 3, K).transpose(0, 1)
     turned = torch.complex(x[..., :4], x[..., 4:])
     angles = torch.arange(11.0)[:, None] * theta ** (-2 * torch.arange(4, dtype=torch.float64) / K)
-    turned = turned * torch.polar(torch.ones_like(angles), angles)[:, None]
+    turned[:2] *= torch.polar(torch.ones_like(angles), angles)
     torch.testing.assert_close(y, torch.cat((turned.real, turned.imag), -1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 18), (6, 17), (2, 3, 18)])  # no whole rows, no whole heads
+def test_rope_asks_for_the_tables_of_the_projection(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"expected \(rows of T, \(1 \+ 2 \* 1\) K\)"):
+        rope_qkv(random(*shape), *rope_tables(3, 6, 500.0, None, CPU), 1, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -125,9 +152,12 @@ def test_swiglu_is_finite_where_the_exponential_overflows():
 
 @pytest.mark.parametrize("name", ["rmsnorm", "rope", "swiglu"])
 def test_bf16_results_are_those_of_fp32_rounded_once(name: str):
+    def rope_of_seven(qkv: torch.Tensor) -> torch.Tensor:
+        return torch.cat(rope_qkv(qkv, *rope_tables(7, 64, 500.0, None, CPU), 3, 1), 1)
+
     function, inputs = {
         "rmsnorm": (partial(rmsnorm, eps=1e-5), [random(5, 123), random(123, seed=1)]),
-        "rope": (lambda x: rope(x, *rope_tables(7, 64, 500.0, None, CPU)), [random(2, 7, 3, 64)]),
+        "rope": (rope_of_seven, [packed((2, 7, 3, 1, 64))]),
         "swiglu": (swiglu, [random(5, 246)]),
     }[name]
     inputs = [x.bfloat16() for x in inputs]
