@@ -1,0 +1,103 @@
+"""What turns waveforms into units, and how one is named on the command line.
+
+A tokenizer of your own is a function in a module that Python can import, named as
+`--tokenizer module:function`. It is called with the device ("cpu", "cuda:0") and returns an object
+with the members of `AudioTokenizer`.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+import numpy as np
+
+from tresse.data.documents import Tokenizer
+
+
+class AudioTokenizer(Protocol):
+    """Waveforms to units."""
+
+    @property
+    def identity(self) -> Tokenizer:
+        """Name, hash of the weights, frame rate and vocabulary, as the corpus will have them."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms it wants."""
+        ...
+
+    def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Units of each waveform.
+
+        waveforms: mono, float32 [samples], full scale 1, of any lengths, each at least a frame.
+        Returns integers [num_frames] each, where frame i is about the sound from i / frame_rate
+        seconds on. A waveform's units must not depend on the others of the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """Which tokenizer, and how it runs."""
+
+    tokenizer: str
+    """mimi, kmeans, or module:function for one of your own."""
+    mimi_weights: str = ""
+    """Mimi's weights: a safetensors file, or hf://owner/repository/file; empty for Kyutai's."""
+    kmeans: Path | None = None
+    """The units that `fit-kmeans` wrote."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of Mimi's encoder. A few units in a thousand differ between the two."""
+    compile: bool = False
+    """Compile Mimi's encoder (torch.compile)."""
+
+
+def load_tokenizer(settings: TokenizerSettings) -> AudioTokenizer:
+    """Load the tokenizer on this process' device; ValueError when something is missing."""
+    name = settings.tokenizer
+    if (settings.kmeans is not None) != (name == "kmeans"):
+        raise ValueError("--kmeans names the units of --tokenizer kmeans: give both or neither")
+    if settings.mimi_weights and name != "mimi":
+        raise ValueError(f"--mimi-weights is for --tokenizer mimi, the tokenizer is {name}")
+    if settings.kmeans is not None:
+        from tresse.data.audio.kmeans import KMeansUnits
+
+        return KMeansUnits.open(settings.kmeans)
+    if name == "mimi":
+        from tresse.data.audio.mimi import load_mimi
+
+        return load_mimi(
+            settings.mimi_weights, device(), settings.precision, compile_encoder=settings.compile
+        )
+    return _import(name)(device())
+
+
+def device() -> str:
+    """The GPU of this process where there is one, torchrun's LOCAL_RANK, else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} found here; "
+            "start torchrun with --nproc-per-node of at most that many"
+        )
+    return f"cuda:{local_rank}"
+
+
+def _import(name: str) -> Callable[[str], AudioTokenizer]:
+    module, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"--tokenizer is {name!r}, expected mimi, kmeans or module:function")
+    try:
+        return cast(
+            Callable[[str], AudioTokenizer], getattr(importlib.import_module(module), function)
+        )
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--tokenizer {name}: {error}") from None

@@ -1,0 +1,166 @@
+"""Waveforms: audio files of any kind as mono float32 at the rate that a tokenizer wants.
+
+libsndfile decodes (WAV, FLAC, MP3, Ogg Vorbis and Opus, and more), soxr resamples; both work block
+by block, so that memory holds the stretch that is asked for and no more of the file.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from math import inf
+from typing import NamedTuple, Self
+
+import numpy as np
+import soundfile
+import soxr
+
+from tresse.data.audio.recordings import Source, Span
+
+BLOCK_FRAMES = 1 << 16
+# Aligners round the end of the last sentence up.
+TIME_TOLERANCE_S = 0.05
+# Without a Xing header the length of an MP3 is an estimate.
+MIN_SHARE_OF_MP3 = 0.9
+# libsndfile shortens a WAV that was cut in silence, but notes it in its log. Writers to a pipe put
+# 0 or numbers beyond 2**31 there, as they cannot know the size.
+CUT_WAV = re.compile(r"data : (\d+) \(should be (\d+)\)")
+
+
+class Joint(NamedTuple):
+    """Sentences in one waveform."""
+
+    waveform: np.ndarray  # float32 [samples]
+    bounds: list[tuple[float, float]]  # seconds in it where each sentence starts and ends
+
+
+class AudioReader:
+    """An open audio file, read forward in stretches."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        try:
+            self._file = soundfile.SoundFile(source.open())
+        except OSError as error:
+            raise ValueError(f"{source}: cannot be read ({error.strerror or error})") from None
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{source}: not an audio file we know ({_reason(error)})") from None
+        cut = CUT_WAV.search(self._file.extra_info)
+        if cut is not None and int(cut[2]) < int(cut[1]) < 1 << 31:
+            self._file.close()
+            raise ValueError(
+                f"{source}: cut short: {cut[2]} bytes of sound, the header says {cut[1]}"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(
+        self, start: float, end: float | None, sample_rate: int, max_seconds: float = inf
+    ) -> np.ndarray:
+        """float32 [samples], mono at `sample_rate`, from `start` to `end` seconds.
+
+        ValueError names the source: it cannot be decoded, ends early, holds a number that is none,
+        or has more than `max_seconds` there.
+        """
+        rate = self._file.samplerate
+        first = round(start * rate)
+        last = max(first, self._file.frames if end is None else round(end * rate))
+        if last - first > max_seconds * rate:
+            raise ValueError(
+                f"{self.source}: {(last - first) / rate:.2f} s from {start:g} s on, at most "
+                f"{max_seconds:g} s (--max-seconds)"
+            )
+        resampler = None
+        if rate != sample_rate:
+            resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        try:
+            self._go_to(first)
+            pieces, taken = self._blocks(last - first, resampler)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise ValueError(f"{self.source}: cannot be decoded ({_reason(error)})") from None
+        self._check_length(start, end, taken, last - first)
+        return np.concatenate(pieces)
+
+    def _go_to(self, frame: int) -> None:
+        """Seek, or decode up to there in an MP3, where seeking is near but not exact."""
+        if self._file.format != "MP3" or frame < self._file.tell():
+            self._file.seek(min(frame, self._file.frames) if self._file.format != "MP3" else 0)
+        while (missing := frame - self._file.tell()) > 0:
+            if not len(self._file.read(min(missing, BLOCK_FRAMES), dtype="float32")):
+                return
+
+    def _blocks(
+        self, frames: int, resampler: soxr.ResampleStream | None
+    ) -> tuple[list[np.ndarray], int]:
+        """Mono pieces at the new rate, and how many frames of the file they are."""
+        pieces: list[np.ndarray] = []
+        taken, ended = 0, False
+        while not ended:
+            block = self._file.read(
+                min(frames - taken, BLOCK_FRAMES), dtype="float32", always_2d=True
+            )
+            taken += len(block)
+            ended = not len(block) or taken == frames
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            if not np.isfinite(mono).all():
+                raise RuntimeError("a sample is not a finite number")
+            if resampler is not None:
+                mono = resampler.resample_chunk(np.ascontiguousarray(mono), last=ended)
+            pieces.append(mono)
+        return pieces, taken
+
+    def _check_length(self, start: float, end: float | None, taken: int, frames: int) -> None:
+        rate = self._file.samplerate
+        if end is not None:
+            if (frames - taken) / rate > TIME_TOLERANCE_S:
+                found = (round(start * rate) + taken) / rate if taken else self._file.frames / rate
+                raise ValueError(
+                    f"{self.source}: ends at {found:.2f} s, a sentence at {end:g} s; correct the "
+                    "times or restore the file"
+                )
+        elif taken < frames * (MIN_SHARE_OF_MP3 if self._file.format == "MP3" else 1):
+            raise ValueError(
+                f"{self.source}: cut short: {taken} samples decoded, the header says {frames}"
+            )
+
+
+def read_spans(
+    spans: Sequence[Span], sample_rate: int, max_seconds: float = inf
+) -> Iterator[np.ndarray]:
+    """Waveform of each span, float32 [samples]; a file is opened once for spans that follow.
+
+    ValueError as `AudioReader.read` has it.
+    """
+    for source, own in groupby(spans, lambda span: span.source):
+        with AudioReader(source) as reader:
+            for span in own:
+                yield reader.read(span.start, span.end, sample_rate, max_seconds)
+
+
+def read_joint(spans: Sequence[Span], sample_rate: int, max_seconds: float = inf) -> Joint:
+    """One waveform from the start of the first span to the end of the last, gaps included.
+
+    Files follow each other without a pause. At most `max_seconds` together.
+    """
+    waveforms, bounds, before = [], [], 0
+    for source, group in groupby(spans, lambda span: span.source):
+        own = list(group)
+        start, left = own[0].start, max_seconds - before / sample_rate
+        with AudioReader(source) as reader:
+            waveform = reader.read(start, own[-1].end, sample_rate, left)
+        shift = before / sample_rate - start
+        before += waveform.size
+        waveforms.append(waveform)
+        for span in own:
+            end = before / sample_rate if span.end is None else span.end + shift
+            bounds.append((span.start + shift, end))
+    return Joint(np.concatenate(waveforms), bounds)
+
+
+def _reason(error: Exception) -> str:
+    """Short reason of libsndfile's error."""
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return text.removeprefix("Error : ").rstrip(".")

@@ -1,0 +1,158 @@
+"""The manifest of recordings, and what it refuses."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tresse.data.audio.recordings import (
+    File,
+    Recording,
+    Span,
+    check_recordings,
+    list_tar,
+    read_recordings,
+)
+
+
+def write(path: Path, *rows: dict | str) -> Path:
+    """JSON lines; text stays as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def row(**fields: object) -> dict:
+    """A line with the fields that it needs."""
+    return {"path": "a.wav", "key": "a", "lang": "en"} | fields
+
+
+def test_a_recording_is_one_sentence_or_several_of_a_file_or_a_file_each(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.jsonl",
+        row(),
+        row(path="sub/b.flac", key="b", sentences=[[0, 1.5], [2, 3]]),
+        row(path="c1.mp3", key="c", sentence=1),
+        row(path="/else/where.ogg", lang="fr"),
+        row(path="c0.mp3", key="c", sentence=0),
+    )
+    b = File(str(tmp_path / "sub/b.flac"))
+    assert read_recordings([path]) == [
+        Recording("a", "en", (Span(File(str(tmp_path / "a.wav"))),), f"{path}:1"),
+        Recording("b", "en", (Span(b, 0.0, 1.5), Span(b, 2.0, 3.0)), f"{path}:2"),
+        Recording(
+            "c", "en", tuple(Span(File(str(tmp_path / f"c{i}.mp3"))) for i in (0, 1)), f"{path}:3"
+        ),
+        Recording("a", "fr", (Span(File("/else/where.ogg")),), f"{path}:4"),
+    ]
+
+
+def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
+    lines = write(
+        tmp_path / "m.jsonl",
+        row(sentences=[[0, 1.5], [2, 3]]),
+        row(key="b", sentence=0),
+        row(key='c,"d"'),
+    )
+    table = tmp_path / "m.csv"
+    table.write_text(
+        "﻿key,path,lang,sentences,sentence\r\n"
+        'a,a.wav,en,"[[0, 1.5], [2, 3]]",\r\n'
+        "b,a.wav,en,,0\r\n"
+        '"c,""d""",a.wav,en,,\r\n'
+    )
+    found, expected = read_recordings([table]), read_recordings([lines])
+    assert [(r.key, r.language, r.sentences) for r in found] == [
+        (r.key, r.language, r.sentences) for r in expected
+    ]
+    assert found[2].where == f"{table}:4"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["{"], "m.jsonl:1: "),
+        (["[1]"], "m.jsonl:1: not a JSON object"),
+        ([{"path": "a", "key": "b"}], "m.jsonl:1: field 'lang' is missing"),
+        ([row(speaker="x")], "m.jsonl:1: unknown field 'speaker'"),
+        ([row(key=7)], "m.jsonl:1: key is 7, expected text"),
+        ([row(lang="e n")], "m.jsonl:1: language 'e n'"),
+        ([row(sentence=0, sentences=[[0, 1]])], "m.jsonl:1: both 'sentence' and 'sentences'"),
+        ([row(sentence=-1)], "m.jsonl:1: sentence is -1"),
+        ([row(sentence=True)], "m.jsonl:1: sentence is True"),
+        ([row(sentences=[])], r"m.jsonl:1: sentences is \[\], expected \[\[start, end\]"),
+        ([row(sentences=[[0]])], r"m.jsonl:1: sentence 0 is \[0\]"),
+        ([row(sentences=[[0, "1"]])], r"m.jsonl:1: sentence 0 is \[0, '1'\]"),
+        ([row(sentences=[[0, 1e999]])], "m.jsonl:1: sentence 0 is"),
+        ([row(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* expected a start from 0.0"),
+        ([row(sentences=[[0, 2], [1, 3]])], "m.jsonl:1: sentence 1 .* expected a start from 2 on"),
+        ([row(sentences=[[0, 2], [2, 2]])], "m.jsonl:1: sentence 1 is .* a later end"),
+        ([row(), row(path="b")], "m.jsonl:2: key 'a' is in en already .*m.jsonl:1"),
+        ([row(), row(sentence=0)], "m.jsonl:2: sentence 0 .*there already .*m.jsonl:1"),
+        ([row(sentence=1), row(sentence=1)], "m.jsonl:2: sentence 1 .*there already .*m.jsonl:1"),
+        ([row(sentence=0), row(sentence=2)], "m.jsonl:2: .*sentence 2 but no sentence 1; .*0 to 1"),
+    ],
+)
+def test_a_wrong_line_is_named(rows: list, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", *rows)
+    with pytest.raises(ValueError, match=message):
+        read_recordings([path])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,key,lang\na,b\n", "m.csv:2: not as many cells"),
+        ("path,key,lang\na,b,en,x\n", "m.csv:2: not as many cells"),
+        ("path,key,lang,sentences\na,b,en,[[0\n", "m.csv:2: sentences is '.*', expected JSON"),
+        ("path,key\na,b\n", "m.csv:2: field 'lang' is missing"),
+        ('path,key,lang\n"a"b,c,en\n', "m.csv:2: not CSV"),
+    ],
+)
+def test_a_wrong_row_of_a_csv_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recordings([path])
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.jsonl: no such file"):
+        read_recordings([tmp_path / "none.jsonl"])
+
+
+def test_translations_need_equally_many_sentences(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.jsonl",
+        row(sentences=[[0, 1], [1, 2]]),
+        row(key="b"),
+        row(lang="fr"),
+    )
+    recordings = read_recordings([path])
+    with pytest.raises(ValueError, match=r"m.jsonl:3: fr/a has 1 sentences, .*en/a .*:1\) has 2"):
+        check_recordings(recordings)
+    check_recordings(recordings[:2])
+    with pytest.raises(ValueError, match=r"m.jsonl:2: key 'b' is in en already"):
+        check_recordings([recordings[1], Recording("b", "en", (), f"{path}:2")])
+
+
+def test_members_of_a_tar_are_read_where_they_lie(tmp_path: Path) -> None:
+    contents = {"one.wav": b"first", "folder/two.flac": bytes(range(256)) * 9}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(tmp_path / "folder", "folder", recursive=False)
+        for name in contents:
+            tar.add(tmp_path / name, name)
+    members = list(list_tar(tmp_path / "t.tar"))
+    assert [member.name for member in members] == list(contents)
+    for member in members:
+        file = member.open()
+        assert not isinstance(file, str)
+        assert file.read() == contents[member.name]
+        assert member.num_bytes() == len(contents[member.name])
+    (tmp_path / "not.tar").write_bytes(b"no tar")
+    with pytest.raises(ValueError, match=r"not\.tar: cannot be read as an uncompressed tar"):
+        list(list_tar(tmp_path / "not.tar"))
