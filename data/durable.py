@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,28 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         commit(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def staged_file(out: str | Path) -> Iterator[IO[bytes]]:
+    """A temporary file that becomes `out` at the end, and vanishes when something is raised.
+
+    ValueError when `out` exists.
+    """
+    out = Path(out).resolve()
+    if out.exists():
+        raise ValueError(f"{out} exists; choose another file or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f"{out.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            sync(file.fileno())
+        commit(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tresse.data.documents import Document, check_language
-from tresse.data.tensor_file import decode_json
+from tresse.data.lines import check_files, read_records
 
 REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
 
@@ -24,35 +22,15 @@ def read_manifest(paths: Sequence[str | Path]) -> Iterator[Document]:
 
     ValueError names file and line: not UTF-8, not JSON, fields missing, unknown or of another type.
     """
-    files = [Path(path) for path in paths]
-    if not files:
-        raise ValueError("no manifest files")
-    for path in files:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-    total = sum(path.stat().st_size for path in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
-        for path in files:
-            yield from _read_file(path, bar)
+    for where, record in read_records(check_files(paths, "manifest")):
+        try:
+            document = _document(record, where)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield document
 
 
-def _read_file(path: Path, bar: tqdm) -> Iterator[Document]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            bar.update(len(line))
-            if not line.strip():
-                continue
-            try:
-                document = _document(decode_json(line), where)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
-            yield document
-
-
-def _document(record: Any, where: str) -> Document:
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
+def _document(record: dict[str, Any], where: str) -> Document:
     for name in REQUIRED:
         if name not in record:
             raise ValueError(f"field {name!r} is missing")

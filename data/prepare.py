@@ -1,4 +1,7 @@
-"""Make a corpus: `python data/prepare.py manifest FILES... --out CORPUS`."""
+"""Make a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
+
+Our own JSON lines by `manifest`, the files of other tools by the command of their name.
+"""
 
 import logging
 import sys
@@ -9,6 +12,7 @@ import tyro
 
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import Tokenizer
+from tresse.data.formats.commands import COMMANDS
 from tresse.data.inspect_corpus import describe
 from tresse.data.manifest import read_manifest
 
@@ -45,7 +49,7 @@ def prepare_manifest(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    commands = {"manifest": prepare_manifest}
+    commands = {"manifest": prepare_manifest, **COMMANDS}
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog="prepare.py", description=__doc__, args=arguments

@@ -94,6 +94,30 @@ def merge(corpora: Annotated[tuple[Path, ...], Argument], /, *, out: Path) -> No
     print(describe(merge_corpora(corpora, out)))
 
 
+@app.command(name="export-units")
+def export_units(
+    corpus: Annotated[Path, Argument],
+    /,
+    *,
+    out: Path,
+    format: Literal["jsonl", "slamkit"] = "jsonl",
+    lang: tuple[str, ...] = (),
+) -> None:
+    """Write the units of a corpus as JSON lines, ours or SlamKit's.
+
+    Args:
+        corpus: Folder of the corpus.
+        out: File to write; must not exist.
+        format: Our manifest, which `tresse prepare manifest` reads, or SlamKit's tokens.jsonl.
+        lang: Languages; all by default.
+    """
+    from tresse.data.corpus import Corpus
+    from tresse.data.formats.export import EXPORTS
+
+    EXPORTS[format](Corpus.open(corpus), out, lang)
+    print(f"wrote {out}")
+
+
 @app.command
 def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> None:
     """Score the final weights of a stage on a cloze corpus; under torchrun, on several GPUs.

@@ -1,5 +1,6 @@
 """Manifests: every line is read once, in order, and every fault has its file and line."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -39,6 +40,19 @@ def test_documents_come_in_order_with_their_place(tmp_path):
     ]
     assert [d.where for d in found] == [f"{first}:1", f"{first}:3", f"{second}:1"]
     assert found[0].sentences == GOOD["sentences"]
+
+
+def test_packed_lines_are_read_as_lines_and_damage_is_named(tmp_path):
+    path = tmp_path / "m.jsonl.gz"
+    lines = b"".join(line(key=str(i)) + b"\n" for i in range(2000))
+    path.write_bytes(gzip.compress(lines))
+    found = list(read_manifest([path]))
+    assert [d.key for d in found] == [str(i) for i in range(2000)]
+    assert found[-1].where == f"{path}:2000"
+    for damaged in (lines, gzip.compress(lines)[:-9], gzip.compress(lines)[:100] + b"x" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"m\.jsonl\.gz: cannot be read"):
+            list(read_manifest([path]))
 
 
 def test_any_json_of_the_right_shape_is_read_as_the_json_library_reads_it(tmp_path_factory):

@@ -1,0 +1,83 @@
+"""SlamKit's JSON lines (https://github.com/slp-rl/slamkit): units by file name.
+
+    {"units": [3, 49], "duration": [2, 1], "file_name": "/audio/en/0001_0.flac"}   features.jsonl
+    {"file_name": "/audio/en/0001_0.flac", "audio_repr": "<Un3><Un49>"}            tokens.jsonl
+
+`units` are deduplicated, `duration` says how often each was repeated. SlamKit ignores other fields;
+in tokens.jsonl `sentence_lengths`, which only `tresse export-units` writes, has the sentences.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tresse.data.formats.durations import expand
+from tresse.data.formats.utterances import Utterance, stem
+from tresse.data.lines import check_files, read_records
+
+UNITS = re.compile(r"(?:<Un[0-9]{1,18}>)*")
+INTERLEAVED = re.compile(r"<(?:speech|text)>")
+
+
+def read_slamkit(paths: Sequence[str | Path], *, expand_durations: bool) -> Iterator[Utterance]:
+    """Utterances of features.jsonl or tokens.jsonl, which may be mixed.
+
+    `expand_durations` repeats each unit as often as it was heard; tokens.jsonl does not know how
+    often. ValueError names file and line.
+    """
+    for where, record in read_records(check_files(paths, "SlamKit")):
+        try:
+            name = record.get("file_name")
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"file_name is {name!r}, expected the name of a file")
+            units = _units(record, expand_durations)
+            lengths = _lengths(record, len(units))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield Utterance(name, stem(name), units, where, lengths)
+
+
+def _units(record: dict[str, Any], expand_durations: bool) -> list[int] | np.ndarray:
+    if "units" in record:
+        units = record["units"]
+        if not isinstance(units, list):
+            raise ValueError("units is not a list")
+        return expand(units, record.get("duration")) if expand_durations else units
+    if "audio_repr" not in record:
+        raise ValueError(
+            "neither 'units' (features.jsonl) nor 'audio_repr' (tokens.jsonl) is in it"
+        )
+    if expand_durations:
+        raise ValueError("tokens.jsonl has no durations to expand; import features.jsonl instead")
+    return parse_units(record["audio_repr"])
+
+
+def _lengths(record: dict[str, Any], num_units: int) -> list[int] | None:
+    """Units of each sentence, where they are known."""
+    lengths = record.get("sentence_lengths") if "audio_repr" in record else None
+    if lengths is None:
+        return None
+    counts = isinstance(lengths, list) and all(type(n) is int and n > 0 for n in lengths)
+    if not counts or sum(lengths) != num_units:
+        raise ValueError(
+            f"sentence_lengths are {str(lengths)[:80]}, expected counts that add up to {num_units}"
+        )
+    return lengths
+
+
+def parse_units(text: Any) -> list[int]:
+    """Units of "<Un3><Un49>"."""
+    if not isinstance(text, str):
+        raise ValueError(f"audio_repr is {text!r}, expected text")
+    if INTERLEAVED.search(text):
+        raise ValueError(
+            "audio_repr is interleaved with text, and the units of what is text are not in it; "
+            "import the features.jsonl that it was made from"
+        )
+    end = UNITS.match(text).end()  # type: ignore[union-attr]  # it matches the empty text
+    if end < len(text):
+        raise ValueError(f"audio_repr is not units from {text[end : end + 20]!r} on")
+    return [int(number) for number in text[3:-1].split("><Un")] if text else []

@@ -1,0 +1,162 @@
+"""SmolTolk's flat token files (https://github.com/vozlms/smoltolk_base).
+
+    DATASET/FEATURES/SPLIT.bin   uint16, uint32 if vocab_size > 65,536; [frames, n_q] row by row
+    DATASET/FEATURES/SPLIT.len   uint64 or uint16: frames of each sample, its EOS included
+    DATASET/FEATURES/SPLIT.dur   uint8, only of deduplicated units: how often each was repeated
+    DATASET/FEATURES/meta.pkl    {"vocab_size": 2050, "eos": 2048, "pad": 2049, "n_q": 8,
+                                 "frame_rate": 12.5}
+
+The files have no names: samples are called DATASET/FEATURES/SPLIT/NUMBER. Of several codebooks the
+first is taken, the semantic one of Mimi.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tresse.data.formats.durations import expand
+from tresse.data.formats.plain_pickle import read_plain_pickle
+from tresse.data.formats.utterances import Utterance
+from tresse.data.lines import check_files
+
+LENGTHS = ("<u8", "<u2")  # in this order: small uint64 lengths have the same sum as uint16
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What meta.pkl says."""
+
+    vocab_size: int
+    eos: int
+    pad: int
+    n_q: int
+    frame_rate: str
+
+    @property
+    def num_units(self) -> int:
+        """Units without the two specials, which are the last."""
+        return self.vocab_size - 2
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the tokens."""
+        return np.dtype("<u4" if self.vocab_size > 1 << 16 else "<u2")
+
+
+def read_meta(paths: Sequence[str | Path]) -> Meta:
+    """Read the meta.pkl beside the files; ValueError if they have several that differ."""
+    folders = dict.fromkeys(path.parent for path in check_files(paths, ".bin"))
+    metas = {folder: _read_meta(folder / "meta.pkl") for folder in folders}
+    first = next(iter(metas))
+    for folder, meta in metas.items():
+        if meta != metas[first]:
+            raise ValueError(f"{folder}/meta.pkl says {meta}, {first}/meta.pkl {metas[first]}")
+    return metas[first]
+
+
+def _read_meta(path: Path) -> Meta:
+    content = read_plain_pickle(path)
+    counts = {}
+    for name in ("vocab_size", "eos", "pad", "n_q"):
+        counts[name] = content.get(name)
+        if type(counts[name]) is not int or not 0 <= counts[name] <= 1 << 32:
+            raise ValueError(f"{path}: {name} is {counts[name]!r}, expected a count")
+    rate = content.get("frame_rate")
+    if not isinstance(rate, (int, float)) or not 0 < rate < 1e6:
+        raise ValueError(f"{path}: frame_rate is {rate!r}, expected units per second")
+    meta = Meta(**counts, frame_rate=str(Fraction(str(rate))))
+    if {meta.eos, meta.pad} != {meta.num_units, meta.num_units + 1} or meta.n_q < 1:
+        raise ValueError(
+            f"{path}: eos {meta.eos}, pad {meta.pad} and n_q {meta.n_q} with a vocabulary of "
+            f"{meta.vocab_size}; expected the specials last and 1 codebook or more"
+        )
+    return meta
+
+
+def read_smoltolk(
+    paths: Sequence[str | Path], meta: Meta, *, expand_durations: bool
+) -> Iterator[Utterance]:
+    """Samples of `*.bin` files, their EOS and padding stripped.
+
+    ValueError names the file, and the sample if it does not end with EOS: then `.len` is of another
+    file. `expand_durations` repeats each unit as `.dur` says.
+    """
+    files = check_files(paths, ".bin")
+    total = sum(path.stat().st_size for path in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
+        for path in files:
+            yield from _read_file(path, meta, expand_durations, bar)
+
+
+def _read_file(path: Path, meta: Meta, expand_durations: bool, bar: tqdm) -> Iterator[Utterance]:
+    num_frames, rest = divmod(path.stat().st_size, meta.dtype.itemsize * meta.n_q)
+    if rest or not num_frames:
+        raise ValueError(
+            f"{path}: {path.stat().st_size} bytes are no frames of {meta.n_q} {meta.dtype} tokens; "
+            "meta.pkl may be of other files"
+        )
+    lengths = _read_lengths(path, num_frames)
+    tokens = np.memmap(path, meta.dtype, mode="r", shape=(num_frames, meta.n_q))
+    durations = _read_durations(path, num_frames) if expand_durations else None
+    name, start = "/".join([*path.absolute().parts[-3:-1], path.stem]), 0
+    for index, length in enumerate(lengths):
+        end, where = start + int(length), f"{path}: sample {index}"
+        units = _strip(tokens[start:end, 0], meta, where)
+        if durations is not None:
+            try:
+                units = expand(units, durations[start : start + len(units)])
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        bar.update((end - start) * meta.n_q * meta.dtype.itemsize)
+        yield Utterance(f"{name}/{index}", f"{name}/{index}", units, where)
+        start = end
+
+
+def _read_lengths(path: Path, num_frames: int) -> np.ndarray:
+    """Frames of each sample: of uint64 and uint16, the one that adds up to the tokens."""
+    beside, found = path.with_suffix(".len"), {}
+    if not beside.is_file():
+        raise ValueError(f"{beside}: no such file; it belongs to {path.name}")
+    for name in LENGTHS:
+        dtype = np.dtype(name)
+        if beside.stat().st_size and beside.stat().st_size % dtype.itemsize == 0:
+            lengths = np.memmap(beside, dtype, mode="r")
+            total = sum(int(lengths[i : i + BLOCK].sum()) for i in range(0, lengths.size, BLOCK))
+            found[dtype.name] = total
+            if total == num_frames and lengths.max() <= num_frames:  # no sum that wrapped around
+                return lengths
+    sums = ", ".join(f"{total} as {name}" for name, total in found.items())
+    raise ValueError(
+        f"{beside}: lengths add up to {sums or 'nothing'}, {path.name} has {num_frames} frames; "
+        "they do not belong together, or one is cut short"
+    )
+
+
+def _read_durations(path: Path, num_frames: int) -> np.ndarray:
+    beside = path.with_suffix(".dur")
+    if not beside.is_file():
+        raise ValueError(f"{beside}: no such file; --expand needs the durations of {path.name}")
+    if beside.stat().st_size != num_frames:
+        raise ValueError(f"{beside}: {beside.stat().st_size} durations of {num_frames} tokens")
+    return np.memmap(beside, np.uint8, mode="r")
+
+
+def _strip(sample: np.ndarray, meta: Meta, where: str) -> np.ndarray:
+    """Units without padding, EOS, and padding before it."""
+    units = _without_end(sample, meta.pad)
+    if not units.size or units[-1] != meta.eos:
+        raise ValueError(
+            f"{where} ends with {units[-1] if units.size else 'nothing'}, expected EOS "
+            f"{meta.eos}; .len is of another file, or meta.pkl is"
+        )
+    return np.array(_without_end(units[:-1], meta.pad))
+
+
+def _without_end(tokens: np.ndarray, special: int) -> np.ndarray:
+    kept = np.flatnonzero(tokens != special)
+    return tokens[: kept[-1] + 1 if kept.size else 0]
