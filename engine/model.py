@@ -158,9 +158,9 @@ class Block(nn.Module):
         max_seqlen: int | None,
     ) -> torch.Tensor:
         H, Hkv = self.num_heads, self.num_kv_heads
-        parts = rope_qkv(qkv.flatten(0, 1), *tables, H, Hkv)
-        q, k, v = (part.unflatten(0, qkv.shape[:2]) for part in parts)
-        return attention(q, k, v, cu_seqlens, max_seqlen).flatten(2)
+        q, k, v = rope_qkv(qkv.flatten(0, 1), *tables, H, Hkv)
+        y = attention(q, k, v, qkv.shape[1], cu_seqlens, max_seqlen)
+        return y.view(*qkv.shape[:2], -1)
 
 
 class AddRMSNorm(nn.Module):

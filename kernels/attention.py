@@ -2,42 +2,56 @@
 
     y[t] = sum over s <= t, s in the document of t, of softmax(q[t] . k[s] / sqrt(K)) v[s]
 
-q and y are (B, T, H, K), k and v (B, T, Hkv, K), query head h reads key head h // (H / Hkv). Scores
-and softmax are fp32 inside the backends. cu_seqlens (num_documents + 1,) int32 holds the offsets of
-the documents in the flattened B*T tokens, from 0 to B*T; it cuts at every row, and repeated offsets
-(empty documents) are allowed.
+q and y are (N, H, K), k and v (N, Hkv, K) of N tokens in rows of row_length; query head h reads key
+head h // (H / Hkv). Without cu_seqlens a row is a document. With it (num_documents + 1,) int32
+holds the offsets of the documents, from 0 to N; it cuts at every row, and repeated offsets (empty
+documents) are allowed. Scores and softmax are fp32 inside the backends.
+
+`attention` is PyTorch's own, which runs everywhere; `attention_backends.py` has the others.
 """
+
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch.torch_version import TorchVersion
 
-VARLEN_HAS_GQA = TorchVersion(torch.__version__) >= TorchVersion("2.12")
+
+class Attend(Protocol):
+    """What every backend is: attention as described above."""
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        row_length: int,
+        cu_seqlens: torch.Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> torch.Tensor:
+        """Attend within rows, or within the documents of cu_seqlens: (N, H, K), in q's dtype.
+
+        max_seqlen: the longest document as a host integer, row_length if not given; a smaller one
+        saves some backends work.
+        """
+        ...
 
 
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    row_length: int,
     cu_seqlens: torch.Tensor | None = None,
-    max_seqlen: int | None = None,
+    max_seqlen: int | None = None,  # noqa: ARG001
 ) -> torch.Tensor:
-    """Attend within rows, or within the documents of cu_seqlens: (B, T, H, K), in the dtype of q.
-
-    max_seqlen: the longest document as a host integer, T if not given; a smaller one saves work on
-    a GPU.
-    """
-    if cu_seqlens is None:
-        return _sdpa(q, k, v, None)
-    if varlen_runs(q):
-        return _varlen(q, k, v, cu_seqlens, max_seqlen or q.shape[1])
-    return _sdpa(q, k, v, document_mask(cu_seqlens, q.shape[0], q.shape[1]))
-
-
-def varlen_runs(q: torch.Tensor) -> bool:
-    """Whether torch's varlen attention takes q: FlashAttention, with GQA since torch 2.12."""
-    half = q.dtype in (torch.bfloat16, torch.float16)
-    return q.is_cuda and half and VARLEN_HAS_GQA
+    """Attend by PyTorch: cuDNN or FlashAttention for rows on a GPU; a (T, T) mask of documents."""
+    rows = [x.unflatten(0, (-1, row_length)).transpose(1, 2) for x in (q, k, v)]
+    num_rows, H = rows[0].shape[:2]
+    mask = None if cu_seqlens is None else document_mask(cu_seqlens, num_rows, row_length)
+    y = F.scaled_dot_product_attention(
+        *rows, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != H
+    )
+    return y.transpose(1, 2).flatten(0, 1)
 
 
 def document_mask(cu_seqlens: torch.Tensor, num_rows: int, row_length: int) -> torch.Tensor:
@@ -47,35 +61,3 @@ def document_mask(cu_seqlens: torch.Tensor, num_rows: int, row_length: int) -> t
     )
     documents = torch.searchsorted(cu_seqlens, positions, right=True).view(num_rows, 1, row_length)
     return (documents[..., :, None] == documents[..., None, :]).tril()
-
-
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
-    y = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-    )
-    return y.transpose(1, 2)
-
-
-def _varlen(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # torch 2.9 does not have the module
-
-    flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))
-    y = varlen_attn(
-        flat_q,
-        flat_k,
-        flat_v,
-        cu_seqlens,
-        cu_seqlens,
-        max_seqlen,
-        max_seqlen,
-        window_size=(-1, 0),  # nothing ahead: causal
-        enable_gqa=q.shape[2] != k.shape[2],
-    )
-    assert isinstance(y, torch.Tensor)
-    return y.view(q.shape)

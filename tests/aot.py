@@ -40,6 +40,10 @@ class Configuration:
     narrow_loads: int = 0
     """Loads in the code that may be narrower than 128 bits: of scalars per row, say."""
     narrow_stores: int = 0
+    tensor_cores: bool = False
+    """Whether the work is matrix products of 16-bit numbers: by wgmma on Hopper."""
+    capabilities: tuple[int, ...] = TARGETS
+    """What it is compiled for."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,9 @@ def main() -> None:
     """Print a table of all that is registered."""
     print(f"{'kernel':<48} sm  reg stack shared spills  LDG LDG.128  STG STG.128")
     for configuration in registered():
-        for capability in TARGETS:
+        for capability in configuration.capabilities:
             code = compile_for(capability, configuration)
-            loads, stores = code.count(r"LDG\S*"), code.count(r"STG\S*")
+            loads, stores = code.count(r"LDG(?:STS)?\.\S*"), code.count(r"STG\S*")
             wide = code.count(r"LDG\S*\.128\S*"), code.count(r"STG\S*\.128\S*")
             print(
                 f"{configuration.name:<48} {capability} {code.registers:4} {code.stack:5} "

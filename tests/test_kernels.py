@@ -4,16 +4,12 @@ The bound is relative to what PyTorch reaches with the formula written plainly i
 twice its error and one unit in the last place of the largest value.
 """
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tresse.kernels.attention import attention, document_mask
 from tresse.kernels.cross_entropy import cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm, rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
@@ -162,82 +158,6 @@ def test_bf16_results_are_those_of_fp32_rounded_once(name: str):
     }[name]
     inputs = [x.bfloat16() for x in inputs]
     assert torch.equal(function(*inputs), function(*(x.float() for x in inputs)).bfloat16())
-
-
-def attention_formula(q, k, v, cuts: list[int]):
-    """Softmax over the keys up to the query, one document and one head at a time."""
-    H, group = q.shape[2], q.shape[2] // k.shape[2]
-    flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))
-    documents = []
-    for start, stop in itertools.pairwise(cuts):
-        heads = []
-        for head in range(H):
-            qd = flat_q[start:stop, head]
-            kd, vd = flat_k[start:stop, head // group], flat_v[start:stop, head // group]
-            scores = qd @ kd.T / q.shape[3] ** 0.5
-            future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-            heads.append(scores.masked_fill(future, float("-inf")).softmax(-1) @ vd)
-        documents.append(torch.stack(heads, 1))
-    return torch.cat(documents).view(q.shape)
-
-
-# Heads: as many key heads as query heads, groups of 3 (no power of two), one key head for all.
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("heads", [(2, 2), (6, 2), (3, 1)])
-@pytest.mark.parametrize("rows", [(2, 37), (1, 128)])  # a prime, a tile
-def test_attention_is_as_accurate_as_pytorch(
-    rows: tuple[int, int], heads: tuple[int, int], dtype: torch.dtype
-):
-    (B, T), (H, Hkv), K = rows, heads, 16
-    inputs = [random(B, T, H, K), random(B, T, Hkv, K, seed=1), random(B, T, Hkv, K, seed=2)]
-    cuts = list(range(0, B * T + 1, T))
-    formula = partial(attention_formula, cuts=cuts)
-    assert_as_accurate_as_pytorch(attention, formula, inputs, dtype)
-
-
-def test_attention_of_one_token_is_its_value():
-    q, k = (random(2, 1, heads, 16).float().requires_grad_() for heads in (6, 2))
-    v = random(2, 1, 2, 16, seed=2).float()
-    y = attention(q, k, v)
-    assert torch.equal(y, v.repeat_interleave(3, dim=2))
-    for grad in torch.autograd.grad(y.sum(), (q, k)):
-        torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_attention_in_documents_is_as_accurate_as_pytorch(dtype: torch.dtype):
-    B, T, K = 2, 19, 16
-    cuts = [0, 1, 7, 19, 19, 19, 36, 38, 38]  # length 1, empty ones inside and at the end
-    inputs = [random(B, T, 4, K), random(B, T, 2, K, seed=1), random(B, T, 2, K, seed=2)]
-    function = partial(attention, cu_seqlens=torch.tensor(cuts, dtype=torch.int32))
-    formula = partial(attention_formula, cuts=cuts)
-    assert_as_accurate_as_pytorch(function, formula, inputs, dtype)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 9), st.data())
-def test_document_mask_is_causal_and_block_diagonal(B: int, T: int, data: st.DataObject):
-    interior = data.draw(st.lists(st.integers(0, B * T), max_size=8))
-    cuts = sorted([*interior, *range(0, B * T + 1, T)])
-    mask = document_mask(torch.tensor(cuts, dtype=torch.int32), B, T)
-    for row, query, key in itertools.product(range(B), range(T), range(T)):
-        start = max(cut for cut in cuts if cut <= row * T + query)
-        assert mask[row, 0, query, key].item() == (start <= row * T + key <= row * T + query)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_varlen_attention_agrees_with_the_mask_on_a_gpu():
-    B, T, K = 2, 190, 64
-    cuts = [0, 1, 70, 190, 190, 360, 380, 380]
-    inputs = [random(B, T, 4, K), random(B, T, 2, K, seed=1), random(B, T, 2, K, seed=2)]
-    cu_seqlens = torch.tensor(cuts, dtype=torch.int32, device="cuda")
-    formula = partial(attention_formula, cuts=cuts[:-1])
-
-    def function(q, k, v):
-        return attention(q.cuda(), k.cuda(), v.cuda(), cu_seqlens, 170).cpu()
-
-    assert_as_accurate_as_pytorch(function, formula, inputs, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
