@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from tresse.data.interrupt import Interrupt
 from tresse.data.loader import Loader
 from tresse.data.packer import Plan
 from tresse.engine.batches import pinned, to_device
@@ -21,7 +22,6 @@ from tresse.engine.command_line import parse_run
 from tresse.engine.config import RunConfig
 from tresse.engine.corpora import Corpora, check_same_corpus, open_corpora, write_corpora
 from tresse.engine.heldout import Plans, heldout_losses, plan_heldout
-from tresse.engine.interrupt import Interrupt
 from tresse.engine.metrics import Meter
 from tresse.engine.ranks import Ranks, join, leave
 from tresse.engine.run_folder import Logbook, check_same_run, lock_run, write_config
