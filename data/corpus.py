@@ -215,13 +215,15 @@ def verify_corpus(path: str | Path) -> Corpus:
             for shard, entry in zip(corpus.shards[language], entries, strict=True):
                 verify_tokens(shard.file, vocab_size, entry.xxh3["tokens"], bar)
                 verify_keys(shard.file)
-    if corpus.alignment:
+    try:
         table = _aligned_table(corpus.shards)
-        for column, language in enumerate(corpus.languages):
-            if not np.array_equal(table[:, column], corpus.alignment[language]):
-                raise ValueError(
-                    f"{corpus.path}: the alignment of {language} does not follow from the keys"
-                )
+    except ValueError as error:
+        raise ValueError(f"{corpus.path}: {error}") from None
+    for column, language in enumerate(corpus.alignment):
+        if not np.array_equal(table[:, column], corpus.alignment[language]):
+            raise ValueError(
+                f"{corpus.path}: the alignment of {language} does not follow from the keys"
+            )
     return corpus
 
 

@@ -233,7 +233,10 @@ class Shard:
     def key(self, document: int) -> str:
         """Key of a document."""
         start, end = self.key_offsets[document : document + 2]
-        return self.keys[start:end].tobytes().decode()
+        try:
+            return self.keys[start:end].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path}: document {document}: its key is not UTF-8") from error
 
     def document(self, document: int) -> list[np.ndarray]:
         """Sentences of a document, views of the file."""
