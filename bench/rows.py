@@ -1,5 +1,6 @@
-"""Result files of the benchmarks: JSON rows with the machine, commit, versions and date of each."""
+"""Result files of the benchmarks: rows with the machine, commit, versions and date of each."""
 
+import csv
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tresse", "numpy", "torch", "triton", "deepspeed")
+PEERS = ("liger-kernel", "quack-kernels", "flash-attn", "flash-attn-4")
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -23,11 +25,41 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
         "machine": machine(),
         "commit": commit(),
         "versions": versions(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": _today(),
     }
     lines = (json.dumps({**row, **context}) for row in rows)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+
+
+def csv_context() -> dict[str, str]:
+    """Where and when, as columns of a CSV row."""
+    found = machine()
+    return {
+        "gpu": found["gpu"],
+        "cpu": found["cpu"],
+        "commit": commit(),
+        "versions": " ".join(f"{name}={number}" for name, number in versions(PEERS).items()),
+        "date": _today(),
+    }
+
+
+def append_csv(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a CSV file, which gets its header from the first one."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file."""
+    if not Path(path).exists():
+        return []
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -52,15 +84,19 @@ def commit() -> str:
     return found + "+" * bool(changed)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, where installed."""
+def versions(others: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that matter and of others, where installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *others):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def _cpu() -> str:

@@ -1,0 +1,116 @@
+"""Milliseconds of calls that take turns, and what the machine can do at best.
+
+On a GPU each call lies between two CUDA events, and a read of BURNER_BYTES is queued before it: the
+host queues the call while that read runs, so launch gaps of up to a quarter of a millisecond stay
+out of the time, and the L2 holds clean lines of something else, so that neither a warm cache nor
+the write-back of a filled one meets the call. The calls of a case are measured in ROUNDS rounds, in
+an order that rotates, so that a drift of the clocks meets all of them.
+
+On a CPU the host's clock is read: that shows that a benchmark runs, and no speed of a kernel.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BURNER_BYTES = 2**30
+ROUNDS = 5
+WARMUP_CALLS = 3  # compilation, the first launch, and one that is neither
+MAX_CALLS = 40  # of a round
+COPY_BYTES = {"cuda": 2**32, "cpu": 2**20}
+MATMUL_WIDTH = {"cuda": 8192, "cpu": 64}
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something to time."""
+
+    run: Callable[[], Any]
+    before: Callable[[], Any] | None = None
+    """Runs before each call, outside the time: puts back what the call overwrites."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the machine reaches on the plainest work."""
+
+    copy_gb_per_s: float
+    """A device-to-device copy, bytes read plus bytes written."""
+    matmul_tflop_per_s: float
+    """A bf16 matrix product on random data."""
+
+    def floor_ms(self, num_bytes: float, flops: float) -> tuple[float, str]:
+        """Least milliseconds for bytes and operations, and which of the two binds."""
+        times = {
+            "copy": num_bytes / self.copy_gb_per_s / 1e6,
+            "matmul": flops / self.matmul_tflop_per_s / 1e9,
+        }
+        bound = max(times, key=times.__getitem__)
+        return times[bound], bound
+
+
+def measure(
+    calls: Mapping[str, Call], device: torch.device, budget_ms: float
+) -> dict[str, list[float]]:
+    """Milliseconds of every call; each call gets about `budget_ms`, and at least ROUNDS times."""
+    times = cuda_times if device.type == "cuda" else host_times
+    counts = {}
+    for name, call in calls.items():
+        times(call, WARMUP_CALLS)
+        longest = max(times(call, 2))
+        counts[name] = max(1, min(MAX_CALLS, int(budget_ms / ROUNDS / longest)))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(ROUNDS):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            samples[name] += times(calls[name], counts[name])
+    return samples
+
+
+def cuda_times(call: Call, count: int) -> list[float]:
+    """Milliseconds of calls in a row, each with a cold L2."""
+    events = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(count)
+    ]
+    for start, stop in events:
+        if call.before:
+            call.before()
+        _burner().sum()
+        start.record()
+        call.run()
+        stop.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(stop) for start, stop in events]
+
+
+def host_times(call: Call, count: int) -> list[float]:
+    """Milliseconds of calls in a row by the host's clock."""
+    times = []
+    for _ in range(count):
+        if call.before:
+            call.before()
+        start = time.perf_counter()
+        call.run()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+@functools.cache
+def _burner() -> torch.Tensor:
+    return torch.randn(BURNER_BYTES // 4, device="cuda")
+
+
+def ceiling_calls(device: torch.device) -> tuple[dict[str, Call], dict[str, float]]:
+    """The two plainest calls, and the bytes or operations of each."""
+    size, width = COPY_BYTES[device.type], MATMUL_WIDTH[device.type]
+    source = torch.randint(2**31 - 1, (size // 4,), device=device, dtype=torch.int32)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(width, width, device=device, dtype=torch.bfloat16) for _ in range(2))
+    calls = {"copy": Call(lambda: target.copy_(source)), "matmul": Call(lambda: a @ b)}
+    return calls, {"copy": 2.0 * size, "matmul": 2.0 * width**3}
