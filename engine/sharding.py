@@ -22,11 +22,15 @@ from torch import Tensor, nn
 
 from tresse.engine.config import OptimConfig, ShardingConfig
 from tresse.engine.ranks import Ranks
+from tresse.kernels.adamw import AdamW
 
 # deepspeed.DeepSpeedEngine, whose own annotations are too loose to be checked against.
 Engine = Any
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+# Being allowed to use an optimizer that DeepSpeed does not know, it warns of that all the same.
+deepspeed.utils.logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
 
 
 def deepspeed_config(
@@ -57,6 +61,7 @@ def deepspeed_config(
             # It would replace torch.nn.functional.linear for the whole process.
             "memory_efficient_linear": False,
         },
+        "zero_allow_untested_optimizer": True,  # ours, which tests/test_adamw.py does test
         "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it synchronises the device
@@ -75,6 +80,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def make_optimizer(
+    model: nn.Module, sharding: ShardingConfig, optim: OptimConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW by our kernel where masters are on a GPU, by torch's where they are in host memory."""
+    groups = parameter_groups(model, optim.weight_decay)
+    if device.type == "cuda" and not sharding.offload_optimizer:
+        return AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
 def shard(
     model: nn.Module,
     sharding: ShardingConfig,
@@ -89,13 +104,7 @@ def shard(
     The engine's masters start as the weights rounded to the compute dtype: `set_full_state` gives
     them their fp32 values.
     """
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, optim.weight_decay),
-        lr=optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        fused=True,
-    )
+    optimizer = make_optimizer(model, sharding, optim, ranks.device)
     config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches)
     with redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory tables, whatever the level
         engine, *_ = deepspeed.initialize(
@@ -199,7 +208,7 @@ def _create_moments(engine: Engine, num_updates: int) -> None:
         partitions = [p for group in inner.param_groups for p in group["params"]]
     for partition in partitions:
         inner.state[partition] = {
-            "step": torch.tensor(float(num_updates), device=partition.device),
+            "step": torch.tensor(float(num_updates)),  # in host memory, as both optimizers need it
             "exp_avg": torch.zeros_like(partition),
             "exp_avg_sq": torch.zeros_like(partition),
         }

@@ -1,0 +1,263 @@
+"""AdamW (Loshchilov and Hutter 2019) over flat buffers, and the clip of its gradient.
+
+    g = coefficient * grad                         coefficient = min(1, clip / (norm + 1e-6))
+    m = m + (1 - beta1) * (g - m)                  norm = sqrt(sum of grad^2 over all buffers)
+    v = beta2 * v + (1 - beta2) * g * g
+    w = (1 - lr * weight_decay) * w - step_size * m / (sqrt(v) / correction + eps)
+
+    step_size = lr / (1 - beta1^t)                 correction = sqrt(1 - beta2^t)
+
+The order of operations is that of torch.optim.AdamW and torch.nn.utils.clip_grad_norm_, which are
+the reference and do the work on a CPU. Buffers are contiguous, of any shape and alignment; w, m and
+v are fp32, gradients fp32, bf16 or fp16, all arithmetic is fp32, correctly rounded but for fused
+multiply-adds. lr and t enter as factors that the host has computed in fp64.
+
+The update is one launch per buffer: it moves 28 bytes per parameter (grad, w, m, v in; w, m, v
+out), 30 with a bf16 copy of w; bf16 gradients take 2 less. The coefficient is read from the device,
+so that a clip costs neither a pass over the gradients nor a wait of the host. The norm reads the
+gradients once; each program sums a chunk, a last one adds up the chunks in fp64: no atomics, so it
+is the same bits from run to run and on every GPU.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# A mask with a bound that is no multiple of a vector would cut vectors: buffers are taken up to
+# the last whole 16 elements, and what is left apart.
+VECTOR = tl.constexpr(16)
+
+
+@triton.jit
+def _update(buffers, factors, start, cols, inside):
+    grad_ptr, master_ptr, exp_avg_ptr, exp_avg_sq_ptr, copy_ptr = buffers
+    coefficient, decay, weight1, beta2, weight2, step_size, correction, eps = factors
+    grad = tl.load(grad_ptr + start + cols, mask=inside, other=0.0).to(tl.float32) * coefficient
+    master = tl.load(master_ptr + start + cols, mask=inside, other=0.0) * decay
+    exp_avg = tl.load(exp_avg_ptr + start + cols, mask=inside, other=0.0)
+    exp_avg_sq = tl.load(exp_avg_sq_ptr + start + cols, mask=inside, other=0.0)
+
+    exp_avg += weight1 * (grad - exp_avg)
+    exp_avg_sq = exp_avg_sq * beta2 + weight2 * grad * grad
+    denominator = tl.div_rn(tl.sqrt_rn(exp_avg_sq), correction) + eps
+    master -= tl.div_rn(step_size * exp_avg, denominator)
+
+    tl.store(master_ptr + start + cols, master, mask=inside)
+    tl.store(exp_avg_ptr + start + cols, exp_avg, mask=inside)
+    tl.store(exp_avg_sq_ptr + start + cols, exp_avg_sq, mask=inside)
+    if copy_ptr is not None:
+        tl.store(copy_ptr + start + cols, master.to(copy_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["numel"])
+def _update_kernel(
+    grad_ptr,
+    master_ptr,
+    exp_avg_ptr,
+    exp_avg_sq_ptr,
+    copy_ptr,  # None: no copy of the master in a lower precision
+    coefficient_ptr,  # None: the gradient is taken as it is
+    numel,
+    decay,
+    weight1,
+    beta2,
+    weight2,
+    step_size,
+    correction,
+    eps,
+    BLOCK: tl.constexpr,
+):
+    """One block per program; the first one also takes what is no whole vector."""
+    program = tl.program_id(0).to(tl.int64)
+    whole = numel // VECTOR * VECTOR
+    coefficient = 1.0
+    if coefficient_ptr is not None:
+        coefficient = tl.load(coefficient_ptr)
+    buffers = (grad_ptr, master_ptr, exp_avg_ptr, exp_avg_sq_ptr, copy_ptr)
+    factors = (coefficient, decay, weight1, beta2, weight2, step_size, correction, eps)
+
+    start = program * BLOCK
+    cols = tl.arange(0, BLOCK)
+    _update(buffers, factors, start, cols, cols < whole - start)
+    if program == 0:
+        lanes = tl.arange(0, VECTOR)
+        _update(buffers, factors, whole.to(tl.int64), lanes, lanes < numel - whole)
+
+
+@triton.jit(do_not_specialize=["numel"])
+def _squares_kernel(x_ptr, sums_ptr, numel, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum of squares of one chunk per program; the first one also takes what is no whole vector."""
+    program = tl.program_id(0).to(tl.int64)
+    whole = numel // VECTOR * VECTOR
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, CHUNK, BLOCK):
+        offset = program * CHUNK + start
+        cols = tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + offset + cols, mask=cols < whole - offset, other=0.0).to(tl.float32)
+        squares += x * x
+    lanes = tl.arange(0, VECTOR)
+    rest = (lanes < numel - whole) & (program == 0)
+    x = tl.load(x_ptr + whole.to(tl.int64) + lanes, mask=rest, other=0.0).to(tl.float32)
+    tl.store(sums_ptr + program, tl.sum(squares, 0) + tl.sum(x * x, 0))
+
+
+@triton.jit
+def _norm_kernel(sums_ptr, norm_ptr, coefficient_ptr, num_sums, clip, BLOCK: tl.constexpr):
+    """Norm and coefficient, by a single program; num_sums is a multiple of BLOCK."""
+    total = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, num_sums, BLOCK):
+        cols = tl.arange(0, BLOCK)
+        row_ptr = sums_ptr + tl.cast(start, tl.int64)
+        total += tl.load(row_ptr + cols, mask=cols < num_sums - start, other=0.0)
+    norm = tl.sqrt(tl.sum(total, 0)).to(tl.float32)
+    coefficient = tl.div_rn(clip, norm + 1e-6)
+    tl.store(norm_ptr, norm)
+    # This way round a norm of NaN makes the coefficient NaN.
+    tl.store(coefficient_ptr, tl.where(coefficient > 1, 1.0, coefficient))
+
+
+# 8 elements per thread are 16 bytes of bf16.
+UPDATE_OPTIONS: dict[str, Any] = {"BLOCK": 1024, "num_warps": 4}
+SQUARES_OPTIONS: dict[str, Any] = {"CHUNK": 65536, "BLOCK": 4096, "num_warps": 8}
+NORM_OPTIONS: dict[str, Any] = {"BLOCK": 1024, "num_warps": 8}
+
+
+@torch.library.custom_op(
+    "tresse::adamw_", mutates_args=("master", "exp_avg", "exp_avg_sq", "low_precision")
+)
+def _adamw_(
+    grad: Tensor,
+    master: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    low_precision: Tensor | None,
+    coefficient: Tensor | None,
+    factors: Sequence[float],
+) -> None:
+    """Update in place; `factors` are decay, weight1, ... as the kernel takes them."""
+    numel = master.numel()
+    if numel:
+        buffers: Any = (grad, master, exp_avg, exp_avg_sq, low_precision, coefficient)
+        grid = (triton.cdiv(numel, UPDATE_OPTIONS["BLOCK"]),)
+        _update_kernel[grid](*buffers, numel, *factors, **UPDATE_OPTIONS)  # type: ignore[arg-type]
+
+
+@_adamw_.register_fake
+def _(grad, master, exp_avg, exp_avg_sq, low_precision, coefficient, factors) -> None:  # noqa: ARG001
+    return None
+
+
+@torch.library.custom_op("tresse::clip_coefficient", mutates_args=())
+def _clip_coefficient(gradients: Sequence[Tensor], clip: float) -> tuple[Tensor, Tensor]:
+    """Norm of all gradients, contiguous, at least one, and coefficient: () fp32 each."""
+    counts = [triton.cdiv(x.numel(), SQUARES_OPTIONS["CHUNK"]) for x in gradients]
+    num_sums = max(1, triton.cdiv(sum(counts), NORM_OPTIONS["BLOCK"])) * NORM_OPTIONS["BLOCK"]
+    sums = gradients[0].new_zeros(num_sums, dtype=torch.float32)
+    starts = itertools.accumulate(counts, initial=0)
+    for x, start, count in zip(gradients, starts, counts, strict=False):
+        if count:
+            _squares_kernel[(count,)](x, sums[start:], x.numel(), **SQUARES_OPTIONS)
+    norm, coefficient = sums.new_empty(()), sums.new_empty(())
+    _norm_kernel[(1,)](sums, norm, coefficient, num_sums, clip, **NORM_OPTIONS)
+    return norm, coefficient
+
+
+@_clip_coefficient.register_fake
+def _(gradients: Sequence[Tensor], clip: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    norm = gradients[0].new_empty((), dtype=torch.float32)
+    return norm, torch.empty_like(norm)
+
+
+def clip_coefficient(gradients: Iterable[Tensor], clip: float) -> tuple[Tensor, Tensor]:
+    """Norm of all gradients together, and what to multiply them by so that it is at most clip.
+
+    gradients: at least one, of any shapes, on a GPU. Returns two fp32 scalars that stay there.
+    """
+    return _clip_coefficient([gradient.contiguous() for gradient in gradients], clip)
+
+
+class AdamW(torch.optim.Optimizer):
+    """`torch.optim.AdamW` by the kernel: fp32 parameters, one launch for each, no host sync.
+
+    The state of a parameter has the keys of torch's; "step" stays in host memory. As the client
+    of DeepSpeed, which clips and makes low-precision copies itself, it is used without arguments.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        coefficient: Tensor | None = None,
+        low_precision: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Update every parameter that has a gradient.
+
+        coefficient: () fp32 on the device, what gradients are multiplied by.
+        low_precision: per parameter, in the order of the groups, its bf16 or fp16 copy, which is
+        written too; a parameter without gradient takes that of its copy.
+        """
+        pairs = [(group, p) for group in self.param_groups for p in group["params"]]
+        copies = [None] * len(pairs) if low_precision is None else low_precision
+        for (group, parameter), copy in zip(pairs, copies, strict=True):
+            grad = parameter.grad
+            if grad is None and copy is not None:
+                grad = copy.grad
+            if grad is not None:
+                self._update(group, parameter, grad, copy, coefficient)
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        parameter: Tensor,
+        grad: Tensor,
+        copy: Tensor | None,
+        coefficient: Tensor | None,
+    ) -> None:
+        _check(parameter, grad, copy)
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        assert state["step"].device.type == "cpu", "reading it would wait for the device"
+        state["step"] += 1
+        factors = _factors(group, state["step"].item())
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        _adamw_(grad.contiguous(), parameter, *moments, copy, coefficient, factors)
+
+
+def _factors(group: dict[str, Any], step: float) -> list[float]:
+    """The scalars of the kernel, computed in fp64."""
+    lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
+    decay, step_size = 1 - lr * group["weight_decay"], lr / (1 - beta1**step)
+    return [decay, 1 - beta1, beta2, 1 - beta2, step_size, (1 - beta2**step) ** 0.5, eps]
+
+
+def _check(parameter: Tensor, grad: Tensor, copy: Tensor | None) -> None:
+    if parameter.dtype != torch.float32 or not parameter.is_contiguous():
+        raise ValueError(
+            f"a parameter is {parameter.dtype} with strides {parameter.stride()} for "
+            f"{tuple(parameter.shape)}, expected fp32 and contiguous"
+        )
+    if grad.shape != parameter.shape:
+        raise ValueError(f"a gradient is {tuple(grad.shape)}, expected {tuple(parameter.shape)}")
+    if copy is not None and (copy.shape != parameter.shape or not copy.is_contiguous()):
+        raise ValueError(
+            f"a copy is {tuple(copy.shape)} with strides {copy.stride()}, expected "
+            f"{tuple(parameter.shape)} and contiguous"
+        )
