@@ -171,10 +171,14 @@ def write_corpus(
     return Corpus.open(out)
 
 
-def merge_corpora(inputs: Sequence[str | Path], out: str | Path) -> Corpus:
+def merge_corpora(
+    inputs: Sequence[str | Path], out: str | Path, *, skip_misaligned: bool = False
+) -> Corpus:
     """A corpus of all the shards of several, in that order; hard links where there can be.
 
-    ValueError when tokenizers differ, a language has a key twice, or sentences do not match.
+    ValueError when tokenizers differ, a language has a key twice, or documents that share a key do
+    not have equally many sentences; with `skip_misaligned` the latter are left out in every
+    language, with a warning, and their shards are written anew.
     """
     if not inputs:
         raise ValueError("no corpora to merge")
@@ -197,6 +201,8 @@ def merge_corpora(inputs: Sequence[str | Path], out: str | Path) -> Corpus:
                         )
                     link_or_copy(corpus.path / entry.file, folder / entry.file)
                 languages.setdefault(language, []).extend(entries)
+        if skip_misaligned:
+            languages = _drop_misaligned(folder, languages, corpora[0].tokenizer)
         _finish(folder, languages, corpora[0].tokenizer)
     return Corpus.open(out)
 
@@ -252,21 +258,25 @@ def _write_shards(
 def _drop_misaligned(
     folder: Path, languages: dict[str, list[ShardEntry]], tokenizer: Tokenizer
 ) -> dict[str, list[ShardEntry]]:
-    """Write the shards again without the documents that do not match their translations."""
+    """Write the shards that have documents which do not match their translations without them."""
     shards = _open_shards(folder, languages)
     misaligned = find_misaligned(shards, build_table(shards))
-    if not misaligned:
-        return languages
-    logger.warning(
-        "left out %d keys, whose documents differ in their number of sentences:\n%s",
-        len(misaligned), describe_misaligned(misaligned),
-    )  # fmt: skip
+    if misaligned:
+        logger.warning(
+            "left out %d keys, whose documents differ in their number of sentences:\n%s",
+            len(misaligned), describe_misaligned(misaligned),
+        )  # fmt: skip
     dropped = {key_hash(m.key) for m in misaligned}
-    for entries in languages.values():
-        for entry in entries:
-            (folder / entry.file).unlink()  # stays mapped while we read it
-    kept = (d for own in shards.values() for shard in own for d in _documents(shard, dropped))
-    return _write_shards(folder, kept, tokenizer)
+    kept: dict[str, list[ShardEntry]] = {}
+    for language, own in shards.items():
+        for shard, entry in zip(own, languages[language], strict=True):
+            if dropped.isdisjoint(shard.key_hash.tolist()):
+                kept.setdefault(language, []).append(entry)
+                continue
+            shard.path.unlink()  # stays mapped while we read it
+            written = _write_shards(folder, _documents(shard, dropped), tokenizer)
+            kept.setdefault(language, []).extend(written.get(language, []))
+    return {language: entries for language, entries in kept.items() if entries}
 
 
 def _documents(shard: Shard, dropped: set[int]) -> Iterator[Document]:

@@ -1,5 +1,6 @@
-"""What is in a corpus, as a table to print."""
+"""What is in a corpus, as tables to print; a document of it, side by side in its languages."""
 
+import textwrap
 from itertools import combinations
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy as np
 from tresse.data.corpus import Corpus
 
 QUANTILES = {"min": 0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1}
+
+MIN_COLUMN = 24
 
 
 def describe(corpus: Corpus) -> str:
@@ -18,14 +21,62 @@ def describe(corpus: Corpus) -> str:
         f"tokenizer  {tokenizer.name} {tokenizer.hash or '(no hash)'}, {tokenizer.vocab_size} "
         f"units at {tokenizer.frame_rate} Hz",
         "",
-        *_table(["language", "documents", "sentences", "tokens", "hours", "shards"], _rows(corpus)),
+        *table(["language", "documents", "sentences", "tokens", "hours", "shards"], _rows(corpus)),
         "",
-        *_table(["tokens per", "language", *QUANTILES], _length_rows(corpus)),
+        *table(["tokens per", "language", *QUANTILES], _length_rows(corpus)),
     ]
     if len(corpus.languages) > 1:
         header = ["languages", "shared keys", "left out of each"]
-        lines += ["", *_table(header, _pair_rows(corpus))]
+        lines += ["", *table(header, _pair_rows(corpus))]
     return "\n".join(lines)
+
+
+def show_document(corpus: Corpus, key: str, width: int) -> str:
+    """The sentences with a key, a column per language that has them; "|" is between words.
+
+    ValueError when no language has the key.
+    """
+    places = {name: _find(corpus, name, key) for name in corpus.languages}
+    found = {name: place for name, place in places.items() if place is not None}
+    if not found:
+        first = ", ".join(repr(corpus.key(name, 0)) for name in corpus.languages)
+        raise ValueError(
+            f"{corpus.path}: no document has the key {key!r}; the first keys are {first}"
+        )
+    column = max((width - 2 * (len(found) - 1)) // len(found), MIN_COLUMN)
+    cells = [_show(corpus, name, document, column) for name, document in found.items()]
+    lines = [f"document {key!r}"]
+    if missing := [name for name in corpus.languages if name not in found]:
+        lines.append(f"not in {', '.join(missing)}")
+    for i in range(max(map(len, cells))):
+        block = [own[i] if i < len(own) else [] for own in cells]
+        lines.append("")
+        for j in range(max(map(len, block))):
+            parts = [own[j] if j < len(own) else "" for own in block]
+            lines.append("  ".join(part.ljust(column) for part in parts).rstrip())
+    return "\n".join(lines)
+
+
+def _find(corpus: Corpus, language: str, key: str) -> int | None:
+    try:
+        return corpus.find(language, key)
+    except ValueError:
+        return None
+
+
+def _show(corpus: Corpus, language: str, document: int, width: int) -> list[list[str]]:
+    """Lines of each sentence: what it is, then its units."""
+    words = corpus.words(language, document)
+    sentences = []
+    for i, sentence in enumerate(corpus.document(language, document)):
+        units = [str(unit) for unit in sentence.tolist()]
+        title = f"{language} {i}: {len(units)} units"
+        if words is not None:
+            title += f", {len(words[i])} words"
+            for start in words[i][1:]:
+                units[start] = f"| {units[start]}"
+        sentences.append([title, *textwrap.wrap(" ".join(units), width)])
+    return sentences
 
 
 def _rows(corpus: Corpus) -> list[list[str]]:
@@ -61,8 +112,8 @@ def _pair_rows(corpus: Corpus) -> list[list[str]]:
     return rows
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Text in the first column to the left, all else to the right."""
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table: text in the first column to the left, all else to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return [
         "  ".join(

@@ -5,6 +5,7 @@ A verb imports what it needs when it is called, so that `tresse --help` answers 
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,16 +57,36 @@ def _prepare() -> None:
 
 
 @app.command
-def inspect(corpus: Annotated[Path, Argument]) -> None:
-    """Describe a corpus: sizes, lengths, translations.
+def inspect(
+    corpus: Annotated[Path, Argument],
+    /,
+    *,
+    document: str | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Describe a corpus: sizes, lengths, translations, how its units are used.
 
     Args:
         corpus: Folder of the corpus.
+        document: Show the sentences of the documents with this key instead, side by side.
+        plot: PNG to draw lengths and the use of units in; must not exist. Needs matplotlib.
     """
     from tresse.data.corpus import Corpus
-    from tresse.data.inspect_corpus import describe
+    from tresse.data.inspect_corpus import describe, show_document
+    from tresse.data.unit_usage import count_units, describe_usage
 
-    print(describe(Corpus.open(corpus)))
+    opened = Corpus.open(corpus)
+    if document is not None:
+        print(show_document(opened, document, shutil.get_terminal_size().columns))
+        return
+    print(describe(opened))
+    counts = count_units(opened)
+    print("\n" + describe_usage(counts, opened.tokenizer.vocab_size))
+    if plot is not None:
+        from tresse.data.plot_corpus import plot_corpus
+
+        plot_corpus(opened, counts, plot)
+        print(f"\nwrote {plot}")
 
 
 @app.command
@@ -81,17 +102,25 @@ def verify(corpus: Annotated[Path, Argument]) -> None:
 
 
 @app.command
-def merge(corpora: Annotated[tuple[Path, ...], Argument], /, *, out: Path) -> None:
+def merge(
+    corpora: Annotated[tuple[Path, ...], Argument],
+    /,
+    *,
+    out: Path,
+    skip_misaligned: bool = False,
+) -> None:
     """Join corpora into one that shares their shards' bytes.
 
     Args:
         corpora: Folders of the corpora.
         out: Folder of the new corpus; must not exist, or be empty.
+        skip_misaligned: Leave out keys whose documents differ in their number of sentences; the
+            shards that had them are written anew.
     """
     from tresse.data.corpus import merge_corpora
     from tresse.data.inspect_corpus import describe
 
-    print(describe(merge_corpora(corpora, out)))
+    print(describe(merge_corpora(corpora, out, skip_misaligned=skip_misaligned)))
 
 
 @app.command(name="export-units")
