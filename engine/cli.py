@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -158,7 +159,9 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     """
     from tresse.data.corpus import Corpus
     from tresse.data.durable import check_vacant
+    from tresse.engine.config import KernelsConfig
     from tresse.engine.finished import open_finished
+    from tresse.engine.kernel_choice import choose_attention
     from tresse.engine.ranks import join, leave
     from tresse.engine.scores import read_questions
     from tresse.engine.scores import score as score_checkpoint
@@ -169,7 +172,8 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     checkpoint.check_tokenizer(corpus)
     packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
     questions = read_questions(corpus, packing, vocabulary)
-    score_checkpoint(checkpoint, questions, None, out, ranks)
+    attend = choose_attention(replace(checkpoint.config, kernels=KernelsConfig()), ranks)
+    score_checkpoint(checkpoint, questions, None, out, ranks, attend)
     if ranks.is_first:
         print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
         print(f"wrote {out}: scores.json, answers.jsonl")

@@ -172,6 +172,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KernelsConfig:
+    """Which implementation computes what; results differ by rounding alone."""
+
+    attention: Literal["auto", "fa4", "fa2", "varlen", "sdpa", "triton"] = "auto"
+    """`auto` takes the first that can run here of FlashAttention 4 and 2 (packages flash-attn-4 and
+    flash-attn), torch's varlen attention for masked documents and torch's SDPA; `triton` is ours.
+    The start of a run says which it is, and why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """A run: a model, its data, and the stages that train it."""
 
@@ -192,6 +202,7 @@ class RunConfig:
     """Rows of one forward and backward pass on one rank."""
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
+    kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     valid_every: int = 500
     """Steps between two measurements of the held-out loss; one is also made when a stage ends."""

@@ -8,6 +8,7 @@ import torch
 from tresse.engine.checkpoint import Checkpoint, newest
 from tresse.engine.hugging_face import export
 from tresse.engine.model import Transformer
+from tresse.kernels.attention import Attend, attention
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -27,10 +28,15 @@ def open_finished(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Transformer:
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    attend: Attend = attention,
+) -> Transformer:
     """Build the model with a checkpoint's weights, whole."""
     vocabulary = checkpoint.vocabulary
-    model = Transformer(checkpoint.config.model, vocabulary.width, vocabulary.num_used)
+    model = Transformer(checkpoint.config.model, vocabulary.width, vocabulary.num_used, attend)
     checkpoint.load_into(model)
     return model.to(device, dtype).eval()
 

@@ -47,7 +47,8 @@ def _mean_loss(
     for first in range(0, plan.num_rows, micro_rows * ranks.world_size):
         packed = plan.fill(first + ranks.rank * micro_rows, micro_rows)
         batch = to_device(packed, ranks.device, packing.mask_documents)
-        losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, batch.tokens.shape[1])
+        T = batch.tokens.shape[1]
+        _, losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, T)
         num_languages = len(plan.languages)
         totals[0] += sum_by_language(losses, batch.languages, num_languages).sum()
         totals[1] += count_targets(batch, num_languages).sum()

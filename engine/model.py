@@ -24,7 +24,7 @@ from torch import nn
 
 from tresse.engine.config import ModelConfig
 from tresse.kernels.attention import attention
-from tresse.kernels.cross_entropy import cross_entropy
+from tresse.kernels.linear_cross_entropy import linear_cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
 from tresse.kernels.swiglu import swiglu
@@ -59,11 +59,15 @@ class Transformer(nn.Module):
         labels: torch.Tensor | None = None,
         cu_seqlens: torch.Tensor | None = None,
         max_seqlen: int | None = None,
-    ) -> torch.Tensor:
-        """Losses of the labels, (B, T) fp32 in nats; without labels the logits, (B, T, vocab_used).
+        scale: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The loss to train on and the losses of the labels; without labels the logits.
 
         tokens: (B, T) int64; labels: (B, T) int64, -100 where nothing is to be predicted (loss 0).
-        cu_seqlens, max_seqlen: the document mask, as `kernels.attention` takes it.
+        cu_seqlens, max_seqlen: the document mask, as `kernels.attention` takes it. scale: () fp32,
+        1 where it is None.
+        Returns (loss, losses): () fp32, scale times the sum of the losses; (B, T) fp32 in nats,
+        which have no gradient. Or the logits, (B, T, vocab_used).
         """
         tables = self._rope_tables(tokens)
         branch, residual = self.embedding(tokens), None
@@ -71,10 +75,15 @@ class Transformer(nn.Module):
             branch, residual = layer(branch, residual, tables, cu_seqlens, max_seqlen)
         hidden, _ = self.norm(branch, residual)
         tied = self.config.tie_embeddings
-        logits = F.linear(hidden, self.embedding.weight) if tied else self.head(hidden)
+        weight = self.embedding.weight if tied else self.head.weight
         if labels is None:
-            return logits[..., : self.vocab_used]
-        return cross_entropy(logits, labels, self.vocab_used)
+            return F.linear(hidden, weight)[..., : self.vocab_used]
+        if scale is None:
+            scale = torch.ones((), device=tokens.device)
+        loss, losses = linear_cross_entropy(
+            hidden.flatten(0, 1), weight, labels.flatten(), self.vocab_used, scale
+        )
+        return loss, losses.view(labels.shape)
 
     def hidden_states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Embeddings and output of each layer: num_layers + 1 of (B, T, D), the last one normed."""

@@ -35,6 +35,7 @@ EXECUTION = (
     "valid_every",
     "sharding.zero_stage",
     "sharding.offload_optimizer",
+    "kernels.",
     "data.corpus",
     "data.valid",
     "data.cloze",

@@ -27,6 +27,7 @@ from tresse.engine.scoring import (
     score_cloze,
     to_jsonl,
 )
+from tresse.kernels.attention import Attend
 
 ITEMS, ANSWERS, SCORES = "items.jsonl", "answers.jsonl", "scores.json"
 # Tokens of a forward pass: scores are the same for any number of ranks, but not for other batches.
@@ -51,25 +52,32 @@ def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Q
     )
 
 
-def score_stage(folder: Path, questions: Questions, valid: Corpus | None, ranks: Ranks) -> None:
+def score_stage(
+    folder: Path, questions: Questions, valid: Corpus | None, ranks: Ranks, attend: Attend
+) -> None:
     """Score the final weights of a stage, unless that is done; a collective."""
     path = folder / SCORES
     known = json.loads(path.read_bytes())["questions"] if path.exists() else None
     if ranks.any(known != questions.digest()):
         # One rank hashes the files, the others take its word.
         final = ranks.from_first(open_finished(folder).path if ranks.is_first else folder)
-        score(Checkpoint(final), questions, valid, folder, ranks)
+        score(Checkpoint(final), questions, valid, folder, ranks, attend)
 
 
 def score(
-    checkpoint: Checkpoint, questions: Questions, valid: Corpus | None, out: Path, ranks: Ranks
+    checkpoint: Checkpoint,
+    questions: Questions,
+    valid: Corpus | None,
+    out: Path,
+    ranks: Ranks,
+    attend: Attend,
 ) -> None:
     """Score a checkpoint and write scores.json and answers.jsonl into `out`; a collective.
 
     valid: held-out documents whose translations are compared, if there are any.
     """
     dtype = DTYPES[checkpoint.config.sharding.precision]
-    model = load_model(checkpoint, dtype, ranks.device)
+    model = load_model(checkpoint, dtype, ranks.device, attend)
     items = score_cloze(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
     scores: Row = {
         "questions": questions.digest(),

@@ -229,7 +229,8 @@ def _log_likelihoods(
     sums = torch.zeros(len(sequences), 2, dtype=torch.float64, device=ranks.device)
     for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks):
         labels = batch.tokens.masked_fill(~batch.inside(), IGNORE_INDEX)[:, 1:].contiguous()
-        losses = model(batch.tokens[:, :-1].contiguous(), labels).double()
+        _, losses = model(batch.tokens[:, :-1].contiguous(), labels)
+        losses = losses.double()
         positions = torch.arange(1, batch.tokens.shape[1], device=ranks.device)
         ending = positions >= num_prompt[batch.indices, None]
         if batch.is_own:

@@ -18,6 +18,7 @@ from tresse.engine.ranks import Ranks
 from tresse.engine.run_folder import to_json
 from tresse.engine.sharding import Engine, release, set_full_state, shard
 from tresse.engine.step import StepResult
+from tresse.kernels.attention import Attend
 
 
 @dataclass
@@ -120,12 +121,17 @@ def is_finished(run: RunConfig, stage: str, ranks: Ranks) -> bool:
 
 
 def build_stage(
-    run: RunConfig, stage: StageConfig, plan: Plan, corpora: Corpora, ranks: Ranks
+    run: RunConfig,
+    stage: StageConfig,
+    plan: Plan,
+    corpora: Corpora,
+    ranks: Ranks,
+    attend: Attend,
 ) -> Stage:
     """Build the engine with the weights, moments and counters that the stage goes on from."""
     own = _open_on_all(newest(Path(run.run_dir) / stage.name) if ranks.is_first else None, ranks)
     source = own or _open_on_all(_initial(run, stage) if ranks.is_first else None, ranks)
-    model = Transformer(run.model, plan.vocabulary.width, plan.vocabulary.num_used)
+    model = Transformer(run.model, plan.vocabulary.width, plan.vocabulary.num_used, attend)
     if source:
         source.check_tokenizer(corpora.train)
         source.load_into(model)

@@ -73,9 +73,12 @@ def train_step(
     losses = torch.zeros(num_languages, dtype=torch.float64, device=ranks.device)
     grad_norm = math.nan
     for position, batch in enumerate(micro_batches):
-        token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, batch.tokens.shape[1])
-        engine.backward(token_losses.sum() * scale, scale_wrt_gas=False)
-        losses += sum_by_language(token_losses.detach(), batch.languages, num_languages)
+        T = batch.tokens.shape[1]
+        loss, token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, T, scale)
+        # DeepSpeed 0.19.8 divides the gradient of a model's output by the number of micro-batches
+        # before it learns that it should not; of what is computed from the output it does not.
+        engine.backward(loss.clone(), scale_wrt_gas=False)
+        losses += sum_by_language(token_losses, batch.languages, num_languages)
         if position < len(micro_batches) - 1:
             engine.step()
         else:

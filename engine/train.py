@@ -22,6 +22,7 @@ from tresse.engine.command_line import parse_run
 from tresse.engine.config import RunConfig
 from tresse.engine.corpora import Corpora, check_same_corpus, open_corpora, write_corpora
 from tresse.engine.heldout import Plans, heldout_losses, plan_heldout
+from tresse.engine.kernel_choice import choose_attention
 from tresse.engine.metrics import Meter
 from tresse.engine.ranks import Ranks, join, leave
 from tresse.engine.run_folder import Logbook, check_same_run, lock_run, write_config
@@ -37,6 +38,7 @@ from tresse.engine.stage import (
 )
 from tresse.engine.step import learning_rate, train_step
 from tresse.engine.table import print_table
+from tresse.kernels.attention import Attend
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 LOG_FILE_INTERVAL_S = 10.0  # between two updates of the progress where no terminal shows them
@@ -47,6 +49,7 @@ class Job:
     """A run whose settings and data fit together."""
 
     config: RunConfig
+    attend: Attend
     corpora: Corpora
     plans: dict[str, Plan]
     heldout: Plans
@@ -80,6 +83,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     check_same_run(config)
     check_rows(config, ranks)
+    attend = choose_attention(config, ranks)
     if ranks.is_first:
         lock_run(config)
         check_sources(config)
@@ -93,7 +97,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     if ranks.is_first:
         write_config(config)
         write_corpora(config, corpora)
-    return Job(config, corpora, plans, heldout, questions)
+    return Job(config, attend, corpora, plans, heldout, questions)
 
 
 def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
@@ -101,14 +105,14 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     for stage in job.config.stages:
         if not is_finished(job.config, stage.name, ranks):
             plan = job.plans[stage.name]
-            under_way = build_stage(job.config, stage, plan, job.corpora, ranks)
+            under_way = build_stage(job.config, stage, plan, job.corpora, ranks, job.attend)
             stopped = not train(under_way, job.heldout, interrupt)
             under_way.close()
             if stopped:
                 return False
         if job.questions:
             folder = Path(job.config.run_dir) / stage.name
-            score_stage(folder, job.questions, job.corpora.valid, ranks)
+            score_stage(folder, job.questions, job.corpora.valid, ranks, job.attend)
         if ranks.any(interrupt.requested):
             return False
     return True

@@ -1,34 +1,28 @@
-"""Cross-entropy per token over the used columns of padded logits.
+"""Cross-entropy per token over the used columns of padded logits, and its gradient in their place.
 
     loss[n]      = logsumexp(logits[n, :num_classes]) - logits[n, labels[n]]
-    dlogits[n,v] = grad[n] * (softmax(logits[n, :num_classes])[v] - (v == labels[n]))
+    dlogits[n,v] = scale * (softmax(logits[n, :num_classes])[v] - (v == labels[n]))
 
-logits are (..., V) with V >= num_classes: the vocabulary's width is padded for the sake of matmul
+logits are (N, V) with V >= num_classes: the vocabulary's width is padded for the sake of matmul
 and loads, and the columns from num_classes on take no part, so their gradient is exactly zero.
-Computed in fp32, dlogits rounded once. On a GPU a Triton kernel does it, elsewhere PyTorch.
+Computed in fp32, dlogits rounded once. scale is read from the device, so nobody waits for it.
 
-The kernels move 3 V values and 40 bytes per token, 12,328 bytes in bf16 at V = 2048: the forward
-reads the logits, the backward reads them and writes dlogits, with the softmax made again from each
-row's saved maximum and sum. A forward that also wrote softmax minus one-hot would move 4 V values,
-once a gradient per token has scaled them, and round twice. Of ignored rows no logits are read.
+With the gradient a kernel moves 2 V values and 12 bytes per token, 8,204 bytes in bf16 at V = 2048:
+a row of up to 8,192 columns stays in registers between its one read and its one write. A longer one
+is read twice, 3 V values; a program of 1,024 threads then has a multiprocessor to itself, so that
+the rows in flight (132 of 257 KB at V = 128,256, 34 MB) are still in Hopper's 50 MB of L2. The
+losses alone take one read. Of ignored rows no logits are read.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 IGNORE_INDEX = -100
 HALF_OR_FP32 = (torch.bfloat16, torch.float16, torch.float32)
-
-
-@triton.jit
-def _add_to_sum(x, largest, total):
-    """Take the values x into total, the sum of exp(value - largest)."""
-    larger = tl.maximum(largest, tl.max(x, 0))
-    return larger, total * tl.exp(largest - larger) + tl.sum(tl.exp(x - larger), 0)
+MAX_HELD = 8192  # columns of the longest row in registers, 32 a thread
 
 
 @triton.jit
@@ -38,12 +32,37 @@ def _load(row_ptr, cols, counts, NUM_CLASSES: tl.constexpr, NUM_READ: tl.constex
 
 
 @triton.jit
-def _forward_kernel(
+def _sum_others(cols, x, label, largest):
+    """Sum of exp(x - largest) but for the label."""
+    return tl.sum(tl.where(cols == label, 0.0, tl.exp(x - largest)), 0)
+
+
+@triton.jit
+def _store_loss(losses_ptr, label, counts, largest, total, target, NUM_CLASSES: tl.constexpr):
+    valid = (label >= 0) & (label < NUM_CLASSES)
+    loss = tl.where(valid, largest - target + tl.log(total), float("nan"))
+    tl.store(losses_ptr, tl.where(counts, loss, 0.0))
+
+
+@triton.jit
+def _store_dlogits(
+    row_ptr, cols, x, label, largest, others, factor, NUM_CLASSES: tl.constexpr, V: tl.constexpr
+):
+    """Write dlogits; factor is scale over the row's sum.
+
+    The label's is minus the others' share, which softmax - 1 would lose where it is small.
+    """
+    dlogits = tl.where(cols == label, -others, tl.exp(x - largest)) * factor
+    dlogits = tl.where(cols < NUM_CLASSES, dlogits, 0.0)
+    tl.store(row_ptr + cols, dlogits.to(row_ptr.dtype.element_ty), mask=cols < V)
+
+
+@triton.jit
+def _held_kernel(
     logits_ptr,
     labels_ptr,
     losses_ptr,
-    largest_ptr,
-    total_ptr,
+    scale_ptr,  # None: losses alone, the logits stay
     NUM_CLASSES: tl.constexpr,
     NUM_READ: tl.constexpr,
     V: tl.constexpr,
@@ -51,200 +70,126 @@ def _forward_kernel(
     BLOCK: tl.constexpr,
     TAIL: tl.constexpr,
 ):
-    """One row per program: loss, largest logit and sum of exp(logit - largest).
-
-    An ignored row has loss 0 and is not read; a label that is no class has loss NaN.
-    """
+    """One row per program, in registers as a block and a narrower tail."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
     counts = label != IGNORE
     logits_ptr += row * V
 
-    largest = -float("inf")
-    total = 0.0
-    for start in range(0, NUM_READ // BLOCK * BLOCK, BLOCK):
-        cols = start + tl.arange(0, BLOCK)
-        x = _load(logits_ptr, cols, counts, NUM_CLASSES, NUM_READ)
-        largest, total = _add_to_sum(x, largest, total)
+    cols = tl.arange(0, BLOCK)
+    x = _load(logits_ptr, cols, counts, NUM_CLASSES, NUM_READ)
+    largest = tl.max(x, 0)
     if TAIL:
-        cols = NUM_READ // BLOCK * BLOCK + tl.arange(0, TAIL)
-        x = _load(logits_ptr, cols, counts, NUM_CLASSES, NUM_READ)
-        largest, total = _add_to_sum(x, largest, total)
+        tail_cols = BLOCK + tl.arange(0, TAIL)
+        tail = _load(logits_ptr, tail_cols, counts, NUM_CLASSES, NUM_READ)
+        largest = tl.maximum(largest, tl.max(tail, 0))
+    others = _sum_others(cols, x, label, largest)
+    target = tl.sum(tl.where(cols == label, x, 0.0), 0)
+    if TAIL:
+        others += _sum_others(tail_cols, tail, label, largest)
+        target += tl.sum(tl.where(tail_cols == label, tail, 0.0), 0)
+    total = others + tl.exp(target - largest)
+    _store_loss(losses_ptr + row, label, counts, largest, total, target, NUM_CLASSES)
 
-    valid = (label >= 0) & (label < NUM_CLASSES)
-    target = tl.load(logits_ptr + label, mask=valid, other=float("nan")).to(tl.float32)
-    tl.store(losses_ptr + row, tl.where(counts, largest - target + tl.log(total), 0.0))
-    tl.store(largest_ptr + row, largest)
-    tl.store(total_ptr + row, total)
-
-
-@triton.jit
-def _store_dlogits(
-    logits_ptr,
-    dlogits_ptr,
-    cols,
-    label,
-    counts,
-    largest,
-    scale,
-    grad,
-    NUM_CLASSES: tl.constexpr,
-    V: tl.constexpr,
-):
-    x = tl.load(logits_ptr + cols, mask=(cols < V) & counts, other=0.0).to(tl.float32)
-    dlogits = tl.exp(x - largest) * scale - tl.where(cols == label, grad, 0.0)
-    dlogits = tl.where(cols < NUM_CLASSES, dlogits, 0.0)
-    tl.store(dlogits_ptr + cols, dlogits.to(dlogits_ptr.dtype.element_ty), mask=cols < V)
+    if scale_ptr is not None:
+        factor = tl.where(counts, tl.load(scale_ptr) / total, 0.0)
+        _store_dlogits(logits_ptr, cols, x, label, largest, others, factor, NUM_CLASSES, V)
+        if TAIL:
+            _store_dlogits(
+                logits_ptr, tail_cols, tail, label, largest, others, factor, NUM_CLASSES, V
+            )
 
 
 @triton.jit
-def _backward_kernel(
+def _add_to_sum(cols, x, label, largest, others):
+    """Take the values x into others, the sum of exp(value - largest) but for the label."""
+    larger = tl.maximum(largest, tl.max(x, 0))
+    return larger, others * tl.exp(largest - larger) + _sum_others(cols, x, label, larger)
+
+
+@triton.jit
+def _long_kernel(
     logits_ptr,
     labels_ptr,
-    largest_ptr,
-    total_ptr,
-    grad_losses_ptr,
-    dlogits_ptr,
+    losses_ptr,
+    scale_ptr,  # None: losses alone, the logits stay
     NUM_CLASSES: tl.constexpr,
+    NUM_READ: tl.constexpr,
     V: tl.constexpr,
     IGNORE: tl.constexpr,
     BLOCK: tl.constexpr,
     TAIL: tl.constexpr,
 ):
-    """One row per program: dlogits, 0 in padded columns and ignored rows."""
+    """One row per program, read by blocks for the sum and once more for the gradient."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels_ptr + row)
     counts = label != IGNORE
-    largest = tl.load(largest_ptr + row, mask=counts, other=0.0)
-    grad = tl.load(grad_losses_ptr + row, mask=counts, other=0.0)
-    scale = grad / tl.load(total_ptr + row, mask=counts, other=1.0)
     logits_ptr += row * V
-    dlogits_ptr += row * V
+    # Read before the sums' barriers, behind which other threads overwrite the logits.
+    valid = (label >= 0) & (label < NUM_CLASSES)
+    target = tl.load(logits_ptr + label, mask=valid, other=0.0).to(tl.float32)
 
+    largest = target
+    others = 0.0
     for start in range(0, V // BLOCK * BLOCK, BLOCK):
         cols = start + tl.arange(0, BLOCK)
-        _store_dlogits(
-            logits_ptr, dlogits_ptr, cols, label, counts, largest, scale, grad, NUM_CLASSES, V
-        )
+        x = _load(logits_ptr, cols, counts, NUM_CLASSES, NUM_READ)
+        largest, others = _add_to_sum(cols, x, label, largest, others)
     if TAIL:
-        cols = V // BLOCK * BLOCK + tl.arange(0, TAIL)
-        _store_dlogits(
-            logits_ptr, dlogits_ptr, cols, label, counts, largest, scale, grad, NUM_CLASSES, V
-        )
+        tail_cols = V // BLOCK * BLOCK + tl.arange(0, TAIL)
+        tail = _load(logits_ptr, tail_cols, counts, NUM_CLASSES, NUM_READ)
+        largest, others = _add_to_sum(tail_cols, tail, label, largest, others)
+    total = others + tl.exp(target - largest)
+    _store_loss(losses_ptr + row, label, counts, largest, total, target, NUM_CLASSES)
+
+    if scale_ptr is not None:
+        factor = tl.where(counts, tl.load(scale_ptr) / total, 0.0)
+        for start in range(0, V // BLOCK * BLOCK, BLOCK):
+            cols = start + tl.arange(0, BLOCK)
+            x = _load(logits_ptr, cols, counts, NUM_CLASSES, NUM_READ)
+            _store_dlogits(logits_ptr, cols, x, label, largest, others, factor, NUM_CLASSES, V)
+        if TAIL:
+            tail = _load(logits_ptr, tail_cols, counts, NUM_CLASSES, NUM_READ)
+            _store_dlogits(
+                logits_ptr, tail_cols, tail, label, largest, others, factor, NUM_CLASSES, V
+            )
 
 
-def forward_options(num_classes: int, V: int) -> dict[str, int]:
-    """Constexprs and warps of the forward, which leaves out the padding but for whole vectors."""
-    num_read = min(V, -(-num_classes // 16) * 16)
-    return {"NUM_CLASSES": num_classes, "NUM_READ": num_read, "V": V, **_blocks(num_read)}
+def kernel_for(num_classes: int, V: int) -> tuple[Any, dict[str, int]]:
+    """The kernel for rows of V columns, with its constants and warps.
+
+    A row is cut into blocks of a power of two and a last, narrower one: 4096 lanes for 2176 columns
+    would idle. Of the padding only what fills the last 16 columns that count is read.
+    """
+    held = V <= MAX_HELD
+    block = min(16384, 1 << (V.bit_length() - 1))
+    rest = V % block
+    constants = {
+        "NUM_CLASSES": num_classes,
+        "NUM_READ": min(V, -(-num_classes // 16) * 16),
+        "V": V,
+        "IGNORE": IGNORE_INDEX,
+        "BLOCK": block,
+        "TAIL": 1 << (rest - 1).bit_length() if rest else 0,
+        "num_warps": max(1, block // 512),
+    }
+    return _held_kernel if held else _long_kernel, constants
 
 
-def backward_options(num_classes: int, V: int) -> dict[str, int]:
-    """Constexprs and warps of the backward."""
-    return {"NUM_CLASSES": num_classes, "V": V, **_blocks(V)}
-
-
-def _blocks(num_columns: int) -> dict[str, int]:
-    """Blocks of up to 2048 columns and a last, narrower one: 4096 lanes for 2176 would idle."""
-    block = min(2048, 1 << (num_columns.bit_length() - 1))
-    rest = num_columns % block
-    tail = 1 << (rest - 1).bit_length() if rest else 0
-    num_warps = max(1, block // 512)
-    return {"BLOCK": block, "TAIL": tail, "IGNORE": IGNORE_INDEX, "num_warps": num_warps}
-
-
-@torch.library.custom_op("tresse::cross_entropy", mutates_args=())
-def _forward(
-    logits: torch.Tensor, labels: torch.Tensor, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(N, V), (N,) int64 -> losses, largest logits, sums of exp(logit - largest): (N,) fp32."""
-    N, V = logits.shape
-    losses, largest, total = (torch.empty_like(labels, dtype=torch.float32) for _ in range(3))
-    if N:
-        options: dict[str, Any] = forward_options(num_classes, V)
-        _forward_kernel[(N,)](logits, labels, losses, largest, total, **options)
-    return losses, largest, total
-
-
-@_forward.register_fake
-def _(logits: torch.Tensor, labels: torch.Tensor, num_classes: int):  # noqa: ARG001
-    losses, largest, total = (torch.empty_like(labels, dtype=torch.float32) for _ in range(3))
-    return losses, largest, total
-
-
-@torch.library.custom_op("tresse::cross_entropy_backward", mutates_args=())
-def _backward(
+def cross_entropy_(
     logits: torch.Tensor,
     labels: torch.Tensor,
-    largest: torch.Tensor,
-    total: torch.Tensor,
-    grad_losses: torch.Tensor,
     num_classes: int,
-) -> torch.Tensor:
-    """dlogits, (N, V) like logits; grad_losses, and `_forward`'s largest and total: (N,) fp32."""
+    losses: torch.Tensor,
+    scale: torch.Tensor | None = None,
+) -> None:
+    """Write each token's loss in nats and, given a scale, dlogits over the logits.
+
+    logits: (N, V) in bf16, fp16 or fp32; labels: (N,) int64; losses: (N,) fp32; scale: one fp32
+    value; all contiguous. Where a label is IGNORE_INDEX the loss and dlogits are 0; where it is no
+    class the loss is NaN.
+    """
     N, V = logits.shape
-    dlogits = torch.empty_like(logits)
     if N:
-        options: dict[str, Any] = backward_options(num_classes, V)
-        _backward_kernel[(N,)](logits, labels, largest, total, grad_losses, dlogits, **options)
-    return dlogits
-
-
-@_backward.register_fake
-def _(logits, labels, largest, total, grad_losses, num_classes):  # noqa: ARG001
-    return torch.empty_like(logits)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    logits, labels, ctx.num_classes = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(logits, labels, *output[1:])
-
-
-def _differentiate(ctx: Any, grad_losses: torch.Tensor, *_: torch.Tensor):
-    dlogits = _backward(*ctx.saved_tensors, grad_losses.contiguous(), ctx.num_classes)
-    return dlogits, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Loss of each token in nats, (...) fp32; where a label is IGNORE_INDEX, 0 with gradient 0.
-
-    logits: (..., V); labels: (...) int64, each in [0, num_classes) or IGNORE_INDEX.
-    """
-    function = cross_entropy_triton if logits.is_cuda else cross_entropy_reference
-    return function(logits, labels, num_classes)
-
-
-def cross_entropy_triton(
-    logits: torch.Tensor, labels: torch.Tensor, num_classes: int
-) -> torch.Tensor:
-    """`cross_entropy` by the kernels, for bf16, fp16 and fp32; an invalid label's loss is NaN.
-
-    Raises ValueError for another dtype and for sizes that do not fit together.
-    """
-    V = logits.shape[-1]
-    if logits.dtype not in HALF_OR_FP32 or labels.dtype != torch.int64:
-        raise ValueError(
-            f"logits are {logits.dtype} and labels {labels.dtype}, expected bf16, fp16 or fp32 "
-            "and int64: cast them"
-        )
-    if logits.shape[:-1] != labels.shape or not 0 < num_classes <= V:
-        raise ValueError(
-            f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)}, {num_classes=}: expected "
-            "(..., V), (...) and 1 to V classes"
-        )
-    flat = logits.reshape(-1, V).contiguous(), labels.reshape(-1).contiguous()
-    return _forward(*flat, num_classes)[0].view(labels.shape)
-
-
-def cross_entropy_reference(
-    logits: torch.Tensor, labels: torch.Tensor, num_classes: int
-) -> torch.Tensor:
-    """`cross_entropy` in plain PyTorch, in fp64 if the logits are."""
-    used = logits[..., :num_classes].flatten(0, -2)
-    used = used.to(torch.promote_types(used.dtype, torch.float32))
-    losses = F.cross_entropy(used, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-    return losses.view(labels.shape)
+        kernel, constants = kernel_for(num_classes, V)
+        kernel[(N,)](logits, labels, losses, scale, **constants)

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 import torch
 
-from tresse.kernels.cross_entropy import cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm, rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
 from tresse.kernels.swiglu import swiglu
@@ -158,36 +157,3 @@ def test_bf16_results_are_those_of_fp32_rounded_once(name: str):
     }[name]
     inputs = [x.bfloat16() for x in inputs]
     assert torch.equal(function(*inputs), function(*(x.float() for x in inputs)).bfloat16())
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [(5, 128, 37), (3, 64, 64), (1, 1, 1)])  # 37: padded columns
-def test_cross_entropy_is_as_accurate_as_pytorch(size: tuple[int, int, int], dtype: torch.dtype):
-    N, V, num_classes = size
-    labels = torch.randint(num_classes, (N,), generator=torch.Generator().manual_seed(0))
-    labels[::2] = torch.where(torch.arange(len(labels[::2])) % 2 == 1, -100, labels[::2])
-
-    def formula(logits):
-        used = logits[:, :num_classes]
-        picked = used.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-        losses = used.logsumexp(1) - picked
-        return torch.where(labels == -100, 0.0, losses)
-
-    inputs = [3 * random(N, V)]
-    assert_as_accurate_as_pytorch(
-        lambda logits: cross_entropy(logits, labels, num_classes), formula, inputs, dtype
-    )
-
-
-def test_cross_entropy_is_fp32_and_exactly_zero_at_ignored_labels_and_padded_columns():
-    logits = (3 * random(2, 3, 128)).bfloat16().requires_grad_()
-    labels = torch.tensor([[1, -100, 36], [-100, 0, 5]])
-    losses = cross_entropy(logits, labels, 37)
-    losses.sum().backward()
-    assert losses.dtype == torch.float32
-    assert losses.shape == labels.shape
-    assert (losses == 0).tolist() == (labels == -100).tolist()
-    assert logits.grad is not None
-    assert not logits.grad[labels == -100].any()
-    assert not logits.grad[..., 37:].any()
-    assert logits.grad[labels != -100].any(-1).all()

@@ -128,7 +128,7 @@ def test_logits_and_gradients_are_those_of_transformers(name: str):
     logits, expected = model(tokens), hf(tokens).logits
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
-    model(tokens, labels).sum().backward()
+    model(tokens, labels)[0].backward()
     nn.functional.cross_entropy(
         expected.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
     ).backward()
@@ -168,9 +168,10 @@ def test_padded_vocabulary_has_no_probability_and_no_gradient(name: str):
     logits = model(tokens)
     assert logits.shape == (*TOKENS, VOCAB_USED)
     expected = -logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
-    losses = model(tokens, labels)
+    loss, losses = model(tokens, labels)
     torch.testing.assert_close(losses, expected)
-    losses.sum().backward()
+    torch.testing.assert_close(loss, expected.sum())
+    loss.backward()
     grads = gradients(model)
     for key in {"embedding.weight", "head.weight"} & grads.keys():
         assert not grads[key][VOCAB_USED:].any()
@@ -206,7 +207,7 @@ def test_rope_stays_fp32_and_trainable_after_inference_and_casts():
     tokens = random_tokens()[:, :23]  # a length that no other test has put into the cache
     with torch.inference_mode():
         model(tokens)
-    model(tokens, tokens).sum().backward()
+    model(tokens, tokens)[0].backward()
     tables = model._rope_tables(tokens)
     assert [table.dtype for table in tables] == [torch.float32, torch.float32]
 
@@ -216,12 +217,12 @@ def test_compiles_to_one_graph_with_the_same_losses_and_gradients():
     model = build(LLAMA)
     tokens = random_tokens()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    losses = compiled(tokens, tokens)
-    losses.sum().backward()
+    loss, losses = compiled(tokens, tokens)
+    loss.backward()
     grads = gradients(model)
     model.zero_grad()
-    expected = model(tokens, tokens)
-    expected.sum().backward()
+    loss, expected = model(tokens, tokens)
+    loss.backward()
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(grads, gradients(model))
 

@@ -1,0 +1,254 @@
+"""Which attention runs, chosen once at the start of a run.
+
+    fa4      flash_attn.cute, the package flash-attn-4: Hopper and later
+    fa2      flash_attn, the package flash-attn 2.8: Ampere and later
+    varlen   torch.nn.attention.varlen, torch's own FlashAttention-2 for documents
+    sdpa     torch's scaled_dot_product_attention: cuDNN or FlashAttention for rows on a GPU, a mask
+             of (T, T) for documents, and the one that runs on a CPU
+    triton   `flash_attention.py`
+
+`auto` takes the first of fa4, fa2, then varlen for documents, then sdpa that can run here. Packages
+are found by their metadata and imported when they are chosen.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch.torch_version import TorchVersion
+
+from tresse.kernels.attention import Attend, attention
+from tresse.kernels.flash_attention import flash_attention
+from tresse.kernels.flash_attention_tiles import HEAD_DIMS, capability_of
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What attention has to do in a run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+    mask_documents: bool
+    deterministic: bool
+    """The gradient must be the same from run to run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """The attention of a run."""
+
+    name: str
+    version: str
+    reason: str
+    """Why this one."""
+    attend: Attend
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.reason})"
+
+
+class UnavailableError(Exception):
+    """Why a backend cannot run here."""
+
+
+def choose(requested: str, setting: Setting) -> Backend:
+    """Choose the attention of a run.
+
+    Raises ValueError where the requested one cannot run here, with what is missing and what can.
+    """
+    if requested != "auto":
+        try:
+            return _backend(requested, setting, "as kernels.attention says")
+        except UnavailableError as missing:
+            able = ", ".join(name for name in BACKENDS if _runs(name, setting))
+            raise ValueError(
+                f"kernels.attention={requested} cannot run here: {missing}; able are {able}, "
+                "and auto takes the fastest"
+            ) from None
+    if setting.device.type != "cuda":
+        return _backend("sdpa", setting, f"on {setting.device.type} the only one")
+    documents = ["varlen"] if setting.mask_documents else []
+    obstacles: list[str] = []
+    for name in ("fa4", "fa2", *documents):
+        try:
+            return _backend(name, setting, "; ".join(obstacles) or "the first choice")
+        except UnavailableError as missing:
+            obstacles.append(str(missing))
+    return _backend("sdpa", setting, "; ".join(obstacles))
+
+
+def _backend(name: str, setting: Setting, reason: str) -> Backend:
+    version, attend = BACKENDS[name](setting)
+    return Backend(name=name, version=version, reason=reason, attend=attend)
+
+
+def _runs(name: str, setting: Setting) -> bool:
+    try:
+        BACKENDS[name](setting)
+    except UnavailableError:
+        return False
+    return True
+
+
+def _fa4(setting: Setting) -> tuple[str, Attend]:
+    _check_gpu("fa4", setting, capability=90, head_dim=128)
+    if setting.deterministic and capability_of(setting.device) >= 120:
+        raise UnavailableError("fa4 has no deterministic gradient on compute capability 12")
+    version = _installed("flash-attn-4", "4.0.0b36")
+    attend = _of_package(_imported("flash_attn.cute"), setting)
+    # It compiles kernels of its own when it is called, which dynamo need not see.
+    return version, cast(Attend, torch.compiler.disable(attend))
+
+
+def _fa2(setting: Setting) -> tuple[str, Attend]:
+    _check_gpu("fa2", setting, capability=80, head_dim=256)
+    version = _installed("flash-attn", "2.8")
+    return version, _of_package(_imported("flash_attn"), setting)
+
+
+def _varlen(setting: Setting) -> tuple[str, Attend]:
+    _check_gpu("varlen", setting, capability=80, head_dim=256)
+    if torch_version() < "2.11":  # the first whose window may be causal
+        raise UnavailableError(f"varlen needs torch 2.11, this is {torch_version()}")
+    varlen_attn = _imported("torch.nn.attention.varlen").varlen_attn
+    has_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.12
+    return torch.__version__, partial(_attend_varlen, varlen_attn, has_gqa)
+
+
+def _sdpa(setting: Setting) -> tuple[str, Attend]:  # noqa: ARG001
+    return torch.__version__, attention
+
+
+def _triton(setting: Setting) -> tuple[str, Attend]:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if setting.device.type != "cuda" and not interpreted:
+        raise UnavailableError(f"triton needs a CUDA device, this is {setting.device.type}")
+    if setting.head_dim not in HEAD_DIMS:
+        raise UnavailableError(
+            f"triton needs model.head_dim of {HEAD_DIMS}, this is {setting.head_dim}"
+        )
+    return importlib.metadata.version("triton"), _attend_triton
+
+
+BACKENDS: dict[str, Callable[[Setting], tuple[str, Attend]]] = {
+    "fa4": _fa4,
+    "fa2": _fa2,
+    "varlen": _varlen,
+    "sdpa": _sdpa,
+    "triton": _triton,
+}
+
+
+def torch_version() -> TorchVersion:
+    """Return torch's version, which compares as one."""
+    return TorchVersion(torch.__version__)
+
+
+def _check_gpu(name: str, setting: Setting, *, capability: int, head_dim: int) -> None:
+    """Raise UnavailableError for what FlashAttention does not do."""
+    if setting.device.type != "cuda":
+        raise UnavailableError(f"{name} needs a CUDA device, this is {setting.device.type}")
+    if capability_of(setting.device) < capability:
+        raise UnavailableError(
+            f"{name} needs compute capability {capability / 10}, "
+            f"this is {capability_of(setting.device) / 10}"
+        )
+    if setting.dtype not in HALF:
+        raise UnavailableError(f"{name} needs bf16 or fp16, this is {setting.dtype}")
+    if setting.head_dim % 8 or setting.head_dim > head_dim:
+        raise UnavailableError(
+            f"{name} needs model.head_dim of a multiple of 8 up to {head_dim}, "
+            f"this is {setting.head_dim}"
+        )
+
+
+def _installed(package: str, oldest: str) -> str:
+    """Return the version of a package that is to be there and no older than `oldest`."""
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise UnavailableError(f"{package} is not installed") from None
+    if TorchVersion(version) < oldest:
+        raise UnavailableError(f"{package} {version} is older than {oldest}")
+    return version
+
+
+def _imported(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:  # built for another torch, say, or without what it depends on
+        raise UnavailableError(f"{module} does not import: {error}") from None
+
+
+def _of_package(package: ModuleType, setting: Setting) -> Attend:
+    """flash_attn and flash_attn.cute take the same arguments; the latter returns (y, lse)."""
+    dense, varlen = package.flash_attn_func, package.flash_attn_varlen_func
+    options: dict[str, Any] = {"causal": True, "deterministic": setting.deterministic}
+
+    def attend(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        row_length: int,
+        cu_seqlens: torch.Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> torch.Tensor:
+        if cu_seqlens is None:
+            rows = (x.unflatten(0, (-1, row_length)) for x in (q, k, v))
+            return _first(dense(*rows, **options)).flatten(0, 1)
+        longest = max_seqlen or row_length
+        offsets: dict[str, Any] = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens}
+        offsets |= {"max_seqlen_q": longest, "max_seqlen_k": longest}
+        return _first(varlen(q, k, v, **offsets, **options))
+
+    return attend
+
+
+def _first(result: Any) -> torch.Tensor:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _attend_varlen(
+    varlen_attn: Callable[..., Any],
+    has_gqa: bool,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    row_length: int,
+    cu_seqlens: torch.Tensor | None = None,
+    max_seqlen: int | None = None,
+) -> torch.Tensor:
+    """Attend by torch's varlen_attn, which is deterministic where torch is told to be."""
+    options: dict[str, Any] = {"window_size": (-1, 0)}  # nothing ahead: causal
+    group = q.shape[1] // k.shape[1]
+    if has_gqa:
+        options["enable_gqa"] = group > 1
+    elif group > 1:
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    if cu_seqlens is None:
+        cu_seqlens = torch.arange(0, len(q) + 1, row_length, dtype=torch.int32, device=q.device)
+        max_seqlen = row_length
+    longest = max_seqlen or row_length
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **options)
+
+
+def _attend_triton(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    row_length: int,
+    cu_seqlens: torch.Tensor | None = None,
+    max_seqlen: int | None = None,  # noqa: ARG001
+) -> torch.Tensor:
+    """Attend by `flash_attention`; its tiles follow the documents, whatever the longest one is."""
+    return flash_attention(q, k, v, row_length, cu_seqlens)
