@@ -27,7 +27,7 @@ from tresse.kernels.attention import attention
 from tresse.kernels.linear_cross_entropy import linear_cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
-from tresse.kernels.swiglu import swiglu
+from tresse.kernels.swiglu import swiglu_linear
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 
@@ -128,7 +128,12 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each on the normed residual stream."""
+    """Attention and SwiGLU, each on the normed residual stream.
+
+    What the kernels keep of it for the backward, in values per token: the stream and its norm
+    before either half, 4D, q, k, v and attention's output, (2H + 2 Hkv) K, gate and up, 2F, all in
+    the compute dtype, and 2 + H in fp32: rstd of both norms, log-sum-exp of every head.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -140,7 +145,7 @@ class Block(nn.Module):
         self.o_proj = nn.Linear(config.num_heads * K, D, bias=False)
         self.mlp_norm = AddRMSNorm(D, config.norm_eps)
         self.gate_up_proj = nn.Linear(D, 2 * F_, bias=False)
-        self.down_proj = nn.Linear(F_, D, bias=False)
+        self.down_proj = SwiGLULinear(F_, D, bias=False)
 
     def forward(
         self,
@@ -157,7 +162,7 @@ class Block(nn.Module):
         x, residual = self.attention_norm(branch, residual)
         x = self._attend(self.qkv_proj(x), tables, cu_seqlens, max_seqlen)
         x, residual = self.mlp_norm(self.o_proj(x), residual)
-        return self.down_proj(swiglu(self.gate_up_proj(x))), cast(torch.Tensor, residual)
+        return self.down_proj(self.gate_up_proj(x)), cast(torch.Tensor, residual)
 
     def _attend(
         self,
@@ -185,6 +190,14 @@ class AddRMSNorm(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(..., D) twice -> (normed sum, sum), both (..., D)."""
         return add_rmsnorm(x, residual, self.weight, self.eps)
+
+
+class SwiGLULinear(nn.Linear):
+    """A linear layer of the SwiGLU of its input; a module, so that ZeRO-3 gathers its weight."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., 2F), [gate | up] -> (..., D)."""
+        return swiglu_linear(input, self.weight)
 
 
 @functools.cache

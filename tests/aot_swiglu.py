@@ -11,19 +11,21 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def configurations(dtype: str, width: int) -> list[Configuration]:
     options = launch_options(width, DTYPES[dtype])
     num_warps = options.pop("num_warps")
+    gradients = ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]
     kernels = {
-        "forward": (_forward_kernel, ["gate_up_ptr", "y_ptr"]),
-        "backward": (_backward_kernel, ["grad_ptr", "gate_up_ptr", "grad_gate_up_ptr"]),
+        "forward": (_forward_kernel, ["gate_up_ptr", "h_ptr"], {}),
+        "backward": (_backward_kernel, gradients, {"OVERWRITE": False}),
+        "backward over dh": (_backward_kernel, gradients, {"OVERWRITE": True}),
     }
     return [
         Configuration(
             name=f"swiglu {way} {dtype} F={width}",
             kernel=kernel,
             signature=dict.fromkeys(pointers, f"*{dtype}"),
-            constexprs=options,
+            constexprs=options | more,
             num_warps=num_warps,
         )
-        for way, (kernel, pointers) in kernels.items()
+        for way, (kernel, pointers, more) in kernels.items()
     ]
 
 

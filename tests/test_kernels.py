@@ -9,10 +9,11 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tresse.kernels.rmsnorm import add_rmsnorm, rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
-from tresse.kernels.swiglu import swiglu
+from tresse.kernels.swiglu import swiglu, swiglu_linear
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -125,15 +126,51 @@ def test_rope_asks_for_the_tables_of_the_projection(shape: tuple[int, ...]):
         rope_qkv(random(*shape), *rope_tables(3, 6, 500.0, None, CPU), 1, 1)
 
 
+def swiglu_formula(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return gate / (1 + (-gate).exp()) * up
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_swiglu_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
-    def formula(gate_up):
-        gate, up = gate_up.chunk(2, -1)
-        return gate / (1 + (-gate).exp()) * up
-
     inputs = [4 * random(size[0], 2 * size[1])]
-    assert_as_accurate_as_pytorch(swiglu, formula, inputs, dtype)
+    assert_as_accurate_as_pytorch(swiglu, swiglu_formula, inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_swiglu_linear_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
+    def formula(gate_up, weight):
+        return swiglu_formula(gate_up) @ weight.T
+
+    inputs = [4 * random(size[0], 2 * size[1]), random(5, size[1], seed=1)]
+    assert_as_accurate_as_pytorch(swiglu_linear, formula, inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_swiglu_linear_is_swiglu_and_a_linear_bit_for_bit(dtype: torch.dtype):
+    gate_up, weight = random(2, 3, 246).to(dtype), random(5, 123, seed=1).to(dtype)
+    leaves, dy = [gate_up.requires_grad_(), weight.requires_grad_()], random(2, 3, 5).to(dtype)
+    fused, plain = swiglu_linear(*leaves), F.linear(swiglu(gate_up), weight)
+    grads = [torch.autograd.grad(y, leaves, dy) for y in (fused, plain)]
+    assert torch.equal(fused, plain)
+    assert all(map(torch.equal, *grads))
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_swiglu_linear_has_each_gradient_alone(frozen: int):
+    leaves = [random(3, 10).requires_grad_(), random(2, 5, seed=1).requires_grad_()]
+    want = torch.autograd.grad(swiglu_linear(*leaves).sum(), leaves)[1 - frozen]
+    leaves[frozen].requires_grad_(False)
+    (grad,) = torch.autograd.grad(swiglu_linear(*leaves).sum(), leaves[1 - frozen])
+    assert torch.equal(grad, want)
+
+
+@pytest.mark.parametrize("gate_up", [random(3, 9), random(3, 10).float()])
+def test_swiglu_linear_asks_for_one_width_and_dtype(gate_up: torch.Tensor):
+    with pytest.raises(ValueError, match=r"expected \(\.\.\., 2F\) and \(D, F\) of one dtype"):
+        swiglu_linear(gate_up, random(2, 5))
 
 
 def test_swiglu_is_finite_where_the_exponential_overflows():
