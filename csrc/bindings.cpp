@@ -136,6 +136,16 @@ class Packer {
                           to_numpy(std::move(boundaries.span_languages)));
   }
 
+  nb::tuple copies(std::int64_t first_row, Counts num_valid, int threads) {
+    tresse::Copies found;
+    {
+      nb::gil_scoped_release release;
+      found = packer_.copies(first_row, static_cast<std::int64_t>(num_valid.shape(0)),
+                             num_valid.data(), threads);
+    }
+    return nb::make_tuple(to_numpy(std::move(found.copies)), to_numpy(std::move(found.cu_seqlens)));
+  }
+
  private:
   int token_bytes_;
   std::int64_t row_length_;
@@ -178,6 +188,7 @@ NB_MODULE(_packer, m) {
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);
+  packer.def("copies", &Packer::copies, "first_row"_a, "num_valid"_a.noconvert(), "threads"_a);
 
   // For tests: the definition's primitives.
   m.def("hash_words", [](const std::vector<std::uint64_t>& words) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -41,6 +42,7 @@ class LanguageView {
   }
 
   std::int64_t num_documents() const noexcept { return first_document_.back(); }
+  const std::vector<Shard>& shards() const noexcept { return shards_; }
 
   Place locate(std::int64_t document) const noexcept {
     auto next = std::upper_bound(first_document_.begin() + 1, first_document_.end() - 1, document);
@@ -73,6 +75,38 @@ class LanguageView {
 struct CorpusView {
   int token_bytes;  // 2 or 4
   std::vector<LanguageView> languages;
+};
+
+// The tokens of all shards one after another: languages in order, and the shards of each.
+class Pool {
+ public:
+  explicit Pool(const CorpusView& corpus) : token_bytes_(corpus.token_bytes) {
+    std::int64_t first = 0;
+    for (const auto& language : corpus.languages)
+      for (const auto& shard : language.shards()) {
+        if (shard.num_tokens > 0) parts_.push_back({shard.tokens, first});
+        first += shard.num_tokens;
+      }
+    std::sort(parts_.begin(), parts_.end(),
+              [](const Part& a, const Part& b) { return std::less<>()(a.begin, b.begin); });
+  }
+
+  // Place in the pool of a token in a shard; the shards' arrays do not overlap.
+  std::int64_t offset(const std::byte* token) const noexcept {
+    const auto before = [](const std::byte* token, const Part& part) {
+      return std::less<>()(token, part.begin);
+    };
+    const auto& part = *(std::upper_bound(parts_.begin(), parts_.end(), token, before) - 1);
+    return part.first + (token - part.begin) / token_bytes_;
+  }
+
+ private:
+  struct Part {
+    const std::byte* begin;
+    std::int64_t first;
+  };
+  int token_bytes_;
+  std::vector<Part> parts_;  // by address
 };
 
 }  // namespace tresse

@@ -75,16 +75,18 @@ class ListedVisits {
 template <class Visits>
 class DocumentQueue {
  public:
-  DocumentQueue(const Stream& stream, Visits visits)
-      : stream_(&stream), visits_(visits), ring_(thread_ring()) {}
+  DocumentQueue(const Stream& stream, Visits visits, bool reads_tokens)
+      : stream_(&stream), visits_(visits), reads_tokens_(reads_tokens), ring_(thread_ring()) {}
 
   // The next document with its runs; valid until the next call.
   const Document& next() {
     while (found_ <= current_ + kFindAhead && find(ring_[found_ % kSize])) ++found_;
     for (; located_ <= current_ + kLocateAhead && located_ < found_; ++located_)
       stream_->locate(ring_[located_ % kSize]);
-    for (; opened_ <= current_ + kOpenAhead && opened_ < found_; ++opened_)
+    for (; opened_ <= current_ + kOpenAhead && opened_ < found_; ++opened_) {
       stream_->open(ring_[opened_ % kSize]);
+      if (reads_tokens_) stream_->prefetch_tokens(ring_[opened_ % kSize]);
+    }
     for (; expanded_ <= current_ + kExpandAhead && expanded_ < found_; ++expanded_)
       stream_->expand(ring_[expanded_ % kSize]);
     return ring_[current_++ % kSize];
@@ -109,6 +111,7 @@ class DocumentQueue {
 
   const Stream* stream_;
   Visits visits_;
+  bool reads_tokens_;
   std::span<Document, kSize> ring_;
   std::uint64_t current_ = 0, found_ = 0, located_ = 0, opened_ = 0, expanded_ = 0;
 };

@@ -33,32 +33,49 @@ std::int64_t Packer::valid_limit(const Source& source, std::int64_t row) const n
 
 Boundaries Packer::fill(std::int64_t first, std::int64_t num_rows, Destination destination,
                         int threads) {
+  const auto pack_as = [&]<class In, class Out>(In, Out) {
+    const Copier<In, Out> sink(destination.tokens, packing_.row_length + 1, packing_.specials);
+    return join(pack(first, num_rows, destination.num_valid, threads, [&](Notes&) {
+                  return sink;
+                }).rows);
+  };
+  if (corpus_->token_bytes == 4) return pack_as(std::uint32_t{}, std::uint32_t{});
+  if (destination.token_bytes == 4) return pack_as(std::uint16_t{}, std::uint32_t{});
+  return pack_as(std::uint16_t{}, std::uint16_t{});
+}
+
+Copies Packer::copies(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid,
+                      int threads) {
+  return join_copies(pack(first, num_rows, num_valid, threads, [&](Notes& notes) {
+                       return Locator(pool_, packing_.row_length + 1, packing_.specials, notes);
+                     }).rows);
+}
+
+template <class MakeSink>
+Packer::Packed Packer::pack(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid,
+                            int threads, const MakeSink& make_sink) {
   if (first < 0 || num_rows < 0 || threads < 1)
-    throw std::invalid_argument("fill needs first_row >= 0, num_rows >= 0 and threads >= 1");
+    throw std::invalid_argument("a batch needs first_row >= 0, num_rows >= 0 and threads >= 1");
   if (num_rows * (packing_.row_length + 1) > INT32_MAX)
     throw std::invalid_argument("a batch of " + std::to_string(num_rows) + " rows of " +
                                 std::to_string(packing_.row_length) +
-                                " tokens is too large for int32 boundaries; fill fewer rows");
+                                " tokens is too large for int32 boundaries; take fewer rows");
   const auto parts = static_cast<int>(std::clamp<std::int64_t>(num_rows, 1, threads));
-  std::vector<Notes> notes(parts);
-  std::vector<RowNotes> rows(num_rows);
+  Packed packed{std::vector<Notes>(parts), std::vector<RowNotes>(num_rows)};
   const auto run = [this](int parts, const auto& work) { workers_.run(parts, work); };
   parallel_parts(num_rows, parts, run, [&](int part, std::int64_t begin, std::int64_t end) {
-    if (corpus_->token_bytes == 4)
-      fill_part<std::uint32_t, std::uint32_t>(first, begin, end, destination, notes[part], rows);
-    else if (destination.token_bytes == 4)
-      fill_part<std::uint16_t, std::uint32_t>(first, begin, end, destination, notes[part], rows);
-    else
-      fill_part<std::uint16_t, std::uint16_t>(first, begin, end, destination, notes[part], rows);
+    auto& notes = packed.notes[part];
+    pack_part(first, begin, end, make_sink(notes), num_valid, notes, packed.rows);
   });
-  return join(rows);
+  return packed;
 }
 
-template <class In, class Out>
-void Packer::fill_part(std::int64_t first, std::int64_t begin, std::int64_t end,
-                       const Destination& destination, Notes& notes, std::span<RowNotes> rows) {
+template <class Sink>
+void Packer::pack_part(std::int64_t first, std::int64_t begin, std::int64_t end, const Sink& sink,
+                       std::int32_t* num_valid, Notes& notes, std::span<RowNotes> rows) {
   std::vector<Task> tasks(sources_.size());
   notes.spans.reserve((end - begin) * 64);
+  const RowWriter<Sink> writer(packing_.row_length, sink, notes);
   for (auto slot = begin; slot < end; ++slot) {
     if (first + slot < num_rows()) {
       const auto [stream, row] = mixture_.slot(first + slot);
@@ -66,35 +83,34 @@ void Packer::fill_part(std::int64_t first, std::int64_t begin, std::int64_t end,
       tasks[stream].slots.push_back(slot);
       continue;
     }
-    RowWriter<In, Out> writer(packing_.row_length, packing_.specials, notes);
-    writer.begin(row_of<Out>(destination, slot));
-    writer.pad();
-    destination.num_valid[slot] = 0;
-    rows[slot] = writer.end();
+    auto empty = writer;
+    empty.begin(slot);
+    empty.pad();
+    num_valid[slot] = 0;
+    rows[slot] = empty.end();
   }
   for (std::size_t k = 0; k < tasks.size(); ++k) {
     if (tasks[k].slots.empty()) continue;
     if (packing_.mode == PackingMode::concat)
-      fill_concat<In, Out>(sources_[k], tasks[k], destination, notes, rows);
+      pack_concat(sources_[k], tasks[k], writer, num_valid, rows);
     else
-      fill_best_fit<In, Out>(sources_[k], tasks[k], destination, notes, rows);
+      pack_best_fit(sources_[k], tasks[k], writer, num_valid, rows);
   }
 }
 
-template <class In, class Out>
-void Packer::fill_concat(Source& source, const Task& task, const Destination& destination,
-                         Notes& notes, std::span<RowNotes> rows) {
+template <class Sink>
+void Packer::pack_concat(Source& source, const Task& task, RowWriter<Sink> writer,
+                         std::int32_t* num_valid, std::span<RowNotes> rows) {
   const auto T = packing_.row_length;
   const auto start = source.timeline.locate(task.first_row * T);
-  DocumentQueue queue(source.stream, EndlessVisits(source.stream, start.epoch, start.position));
+  DocumentQueue queue(source.stream, EndlessVisits(source.stream, start.epoch, start.position),
+                      Sink::kReadsTokens);
   RunReader reader;
   reader.open(queue.next());
   reader.skip(start.offset);
-  RowWriter<In, Out> writer(T, packing_.specials, notes);
   auto row = task.first_row;
   for (auto slot : task.slots) {
-    auto* out = row_of<Out>(destination, slot);
-    row == task.first_row ? writer.begin(out) : writer.begin_with_last(out);
+    row == task.first_row ? writer.begin(slot) : writer.begin_with_last(slot);
     while (writer.room() > 0) {
       if (reader.done()) {
         reader.open(queue.next());
@@ -103,8 +119,7 @@ void Packer::fill_concat(Source& source, const Task& task, const Destination& de
       writer.write(reader, writer.room());
     }
     const auto limit = T - (packing_.mask_documents && writer.begins_at_end());
-    destination.num_valid[slot] =
-        static_cast<std::int32_t>(std::min(limit, valid_limit(source, row)));
+    num_valid[slot] = static_cast<std::int32_t>(std::min(limit, valid_limit(source, row)));
     rows[slot] = writer.end();
     ++row;
   }
@@ -113,9 +128,9 @@ void Packer::fill_concat(Source& source, const Task& task, const Destination& de
   source.timeline.remember(row * T, {last.keys.epoch, last.position, reader.passed() - 1});
 }
 
-template <class In, class Out>
-void Packer::fill_best_fit(Source& source, const Task& task, const Destination& destination,
-                           Notes& notes, std::span<RowNotes> rows) {
+template <class Sink>
+void Packer::pack_best_fit(Source& source, const Task& task, RowWriter<Sink> writer,
+                           std::int32_t* num_valid, std::span<RowNotes> rows) {
   const auto T = packing_.row_length;
   std::vector<BestFitRows::Row> packed;
   std::vector<Visit> visits;
@@ -126,11 +141,10 @@ void Packer::fill_best_fit(Source& source, const Task& task, const Destination& 
     for (const auto& piece : row.layout->row(row.index))
       visits.push_back({row.layout->documents[piece.item], keys});
   }
-  DocumentQueue queue(source.stream, ListedVisits(visits));
+  DocumentQueue queue(source.stream, ListedVisits(visits), Sink::kReadsTokens);
   RunReader reader;
-  RowWriter<In, Out> writer(T, packing_.specials, notes);
   for (std::size_t i = 0; i < task.slots.size(); ++i) {
-    writer.begin(row_of<Out>(destination, task.slots[i]));
+    writer.begin(task.slots[i]);
     for (const auto& piece : packed[i].layout->row(packed[i].index)) {
       reader.open(queue.next());
       reader.skip(piece.offset);
@@ -141,31 +155,53 @@ void Packer::fill_best_fit(Source& source, const Task& task, const Destination& 
     const auto limit = used - 1 - (packing_.mask_documents && writer.begins_at_end());
     const auto valid =
         std::min(limit, valid_limit(source, task.first_row + static_cast<std::int64_t>(i)));
-    destination.num_valid[task.slots[i]] = static_cast<std::int32_t>(valid);
+    num_valid[task.slots[i]] = static_cast<std::int32_t>(valid);
     if (writer.room() > 0) writer.pad();
     rows[task.slots[i]] = writer.end();
   }
 }
 
 // Rows were noted stream by stream; here they get their order in the batch.
-Boundaries Packer::join(std::span<const RowNotes> rows) const {
+std::vector<std::int32_t> Packer::join_cuts(std::span<const RowNotes> rows) const {
   const auto T = packing_.row_length;
-  const auto num_rows = static_cast<std::int64_t>(rows.size());
-  Boundaries joined;
-  for (std::int64_t slot = 0; slot < num_rows; ++slot) {
-    const auto& row = rows[slot];
-    const auto& from = *row.notes;
-    joined.cu_seqlens.push_back(static_cast<std::int32_t>(slot * T));
-    for (auto i = row.first_cut; i < row.first_cut + row.num_cuts; ++i)
-      joined.cu_seqlens.push_back(static_cast<std::int32_t>(slot * T) + from.cuts[i]);
-    for (auto i = row.first_span; i < row.first_span + row.num_spans; ++i) {
-      joined.span_starts.push_back(static_cast<std::int32_t>(slot * (T + 1)) +
-                                   from.spans[i].column);
-      joined.span_languages.push_back(from.spans[i].language);
-    }
+  std::vector<std::int32_t> cu_seqlens;
+  std::int32_t begin = 0;
+  for (const auto& row : rows) {
+    cu_seqlens.push_back(begin);
+    for (auto cut : std::span(row.notes->cuts).subspan(row.first_cut, row.num_cuts))
+      cu_seqlens.push_back(begin + cut);
+    begin += static_cast<std::int32_t>(T);
   }
-  joined.cu_seqlens.push_back(static_cast<std::int32_t>(num_rows * T));
-  joined.span_starts.push_back(static_cast<std::int32_t>(num_rows * (T + 1)));
+  cu_seqlens.push_back(begin);
+  return cu_seqlens;
+}
+
+Boundaries Packer::join(std::span<const RowNotes> rows) const {
+  const auto size = static_cast<std::int32_t>(packing_.row_length + 1);
+  Boundaries joined{join_cuts(rows), {}, {}};
+  std::int32_t begin = 0;
+  for (const auto& row : rows) {
+    for (const auto& span : std::span(row.notes->spans).subspan(row.first_span, row.num_spans)) {
+      joined.span_starts.push_back(begin + span.column);
+      joined.span_languages.push_back(span.language);
+    }
+    begin += size;
+  }
+  joined.span_starts.push_back(begin);
+  return joined;
+}
+
+Copies Packer::join_copies(std::span<const RowNotes> rows) const {
+  Copies joined{{}, join_cuts(rows)};
+  std::int64_t begin = 0;
+  for (const auto& row : rows) {
+    for (const auto& copy : std::span(row.notes->copies).subspan(row.first_copy, row.num_copies)) {
+      joined.copies.push_back(copy.source);
+      joined.copies.push_back((begin + copy.column) | std::int64_t{copy.language} << 32 |
+                              std::int64_t{copy.begins} << 40);
+    }
+    begin += packing_.row_length + 1;
+  }
   return joined;
 }
 

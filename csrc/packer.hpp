@@ -42,10 +42,18 @@ struct Boundaries {
   std::vector<std::uint8_t> span_languages;
 };
 
+// A batch of B rows as copies out of the pool, which cover its B * (T + 1) tokens in order.
+struct Copies {
+  // [copies, 2]: source (see Copy); start in the batch + language * 2^32 + begins * 2^40.
+  std::vector<std::int64_t> copies;
+  std::vector<std::int32_t> cu_seqlens;  // as in Boundaries
+};
+
 class Packer {
  public:
-  // The corpus must outlive the packer.
-  Packer(const CorpusView& corpus, PackingSpec packing) : corpus_(&corpus), packing_(packing) {}
+  // The corpus must outlive the packer, and get no more shards.
+  Packer(const CorpusView& corpus, PackingSpec packing)
+      : corpus_(&corpus), pool_(corpus), packing_(packing) {}
   Packer(const Packer&) = delete;
   Packer& operator=(const Packer&) = delete;
 
@@ -57,6 +65,9 @@ class Packer {
   // Writes rows first .. first + num_rows; the same bytes for any number of threads. Rows past the
   // end are zero and have no valid label. Safe to call from several threads.
   Boundaries fill(std::int64_t first, std::int64_t num_rows, Destination destination, int threads);
+
+  // Says where the tokens of those rows are instead of copying them; also writes num_valid.
+  Copies copies(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid, int threads);
 
  private:
   struct Source {
@@ -70,29 +81,38 @@ class Packer {
     BestFitRows best_fit;
     std::int64_t num_rows = 0, last_num_valid = 0;
   };
-  // Rows of one stream that a thread fills: consecutive in the stream, anywhere in the batch.
+  // Rows of one stream that a thread packs: consecutive in the stream, anywhere in the batch.
   struct Task {
     std::int64_t first_row = 0;
     std::vector<std::int64_t> slots;
   };
 
-  template <class In, class Out>
-  void fill_part(std::int64_t first, std::int64_t begin, std::int64_t end,
-                 const Destination& destination, Notes& notes, std::span<RowNotes> rows);
-  template <class In, class Out>
-  void fill_concat(Source& source, const Task& task, const Destination& destination, Notes& notes,
-                   std::span<RowNotes> rows);
-  template <class In, class Out>
-  void fill_best_fit(Source& source, const Task& task, const Destination& destination, Notes& notes,
-                     std::span<RowNotes> rows);
-  template <class Out>
-  Out* row_of(const Destination& destination, std::int64_t slot) const noexcept {
-    return reinterpret_cast<Out*>(destination.tokens) + slot * (packing_.row_length + 1);
-  }
+  // Rows and what the threads noted of them.
+  struct Packed {
+    std::vector<Notes> notes;
+    std::vector<RowNotes> rows;
+  };
+
+  // make_sink(notes) gives each thread what its RowWriter does with tokens.
+  template <class MakeSink>
+  Packed pack(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid, int threads,
+              const MakeSink& make_sink);
+  template <class Sink>
+  void pack_part(std::int64_t first, std::int64_t begin, std::int64_t end, const Sink& sink,
+                 std::int32_t* num_valid, Notes& notes, std::span<RowNotes> rows);
+  template <class Sink>
+  void pack_concat(Source& source, const Task& task, RowWriter<Sink> writer,
+                   std::int32_t* num_valid, std::span<RowNotes> rows);
+  template <class Sink>
+  void pack_best_fit(Source& source, const Task& task, RowWriter<Sink> writer,
+                     std::int32_t* num_valid, std::span<RowNotes> rows);
   std::int64_t valid_limit(const Source& source, std::int64_t row) const noexcept;
+  std::vector<std::int32_t> join_cuts(std::span<const RowNotes> rows) const;
   Boundaries join(std::span<const RowNotes> rows) const;
+  Copies join_copies(std::span<const RowNotes> rows) const;
 
   const CorpusView* corpus_;
+  Pool pool_;
   PackingSpec packing_;
   std::deque<Source> sources_;  // their addresses stay
   Mixture mixture_;

@@ -1,5 +1,6 @@
 #pragma once
-// Copies runs of tokens into rows and notes where documents and languages begin.
+// Turns runs of tokens into rows and notes where documents and languages begin. What becomes of the
+// tokens is the writer's sink: Copier has them in memory, Locator says where they are.
 
 #include <algorithm>
 #include <array>
@@ -9,9 +10,19 @@
 #include <type_traits>
 #include <vector>
 
+#include "corpus_view.hpp"
 #include "stream.hpp"
 
 namespace tresse {
+
+// Tokens of a row that are consecutive in the pool: all up to the next copy's column. A source
+// below zero is no place, but the token -1 - source itself, as often as there is room.
+struct Copy {
+  std::int64_t source;
+  std::int32_t column;
+  std::uint8_t language;
+  bool begins;  // a document, or padding, at a column > 0
+};
 
 // A column where a language begins.
 struct LanguageSpan {
@@ -23,12 +34,14 @@ struct LanguageSpan {
 struct Notes {
   std::vector<std::int32_t> cuts;  // columns, 0 < column < T, where a document or padding begins
   std::vector<LanguageSpan> spans;
+  std::vector<Copy> copies;  // by Locator
 };
 
 // The notes of one row.
 struct RowNotes {
   const Notes* notes = nullptr;
   std::size_t first_cut = 0, num_cuts = 0, first_span = 0, num_spans = 0;
+  std::size_t first_copy = 0, num_copies = 0;
 };
 
 // What is left of a document's runs.
@@ -74,32 +87,132 @@ class RunReader {
   std::int64_t offset_ = 0;
 };
 
-// Source is the shards' token type, Out the batch's, which may be wider.
+// Copies tokens into the rows of a batch, `size` tokens each. Source is the shards' token type, Out
+// the batch's, which may be wider.
 template <class Source, class Out>
+class Copier {
+ public:
+  static constexpr bool kReadsTokens = true;
+
+  Copier(std::byte* rows, std::int64_t size, const Specials& specials)
+      : rows_(reinterpret_cast<Out*>(rows)),
+        size_(size),
+        specials_{0, static_cast<Out>(specials.eos), static_cast<Out>(specials.bos),
+                  static_cast<Out>(specials.language_switch)} {}
+
+  void begin(std::int64_t slot) { row_ = rows_ + slot * size_; }
+
+  void begin_with_last(std::int64_t slot) {
+    const auto last = row_[size_ - 1];
+    begin(slot);
+    row_[0] = last;
+  }
+
+  void begin_document() noexcept {}
+
+  // `length` tokens of a run, from its `offset` on.
+  void write(std::int64_t column, const Run& run, std::int64_t offset, std::int64_t length) {
+    if (run.special == Special::none)
+      copy(row_ + column, run.tokens + offset * sizeof(Source), length);
+    else
+      row_[column] = specials_[static_cast<std::size_t>(run.special)];
+  }
+
+  void pad(std::int64_t column, std::uint8_t) { std::fill(row_ + column, row_ + size_, Out{0}); }
+
+ private:
+  static void copy(Out* out, const std::byte* tokens, std::int64_t length) {
+    if constexpr (std::is_same_v<Source, Out>)
+      std::memcpy(out, tokens, length * sizeof(Out));
+    else
+      std::copy_n(reinterpret_cast<const Source*>(tokens), length, out);
+  }
+
+  Out* rows_;
+  std::int64_t size_;
+  std::array<Out, 4> specials_;  // by Special
+  Out* row_ = nullptr;
+};
+
+// Notes where tokens are, without reading any.
+class Locator {
+ public:
+  static constexpr bool kReadsTokens = false;
+
+  Locator(const Pool& pool, std::int64_t size, const Specials& specials, Notes& notes)
+      : pool_(&pool),
+        size_(size),
+        specials_{0, specials.eos, specials.bos, specials.language_switch},
+        copies_(&notes.copies) {}
+
+  void begin(std::int64_t) {
+    row_ = copies_->size();
+    begins_ = false;
+  }
+
+  void begin_with_last(std::int64_t slot) {
+    const auto& last = copies_->back();
+    const auto skipped = last.source < 0 ? 0 : size_ - 1 - last.column;
+    const Copy copy{last.source + skipped, 0, last.language, false};
+    begin(slot);
+    copies_->push_back(copy);
+  }
+
+  void begin_document() noexcept { begins_ = true; }
+
+  void write(std::int64_t column, const Run& run, std::int64_t offset, std::int64_t length) {
+    if (run.special != Special::none)
+      note(column, literal(specials_[static_cast<std::size_t>(run.special)]), run.language);
+    else if (length > 0 && !extends(column, pool_->offset(run.tokens) + offset, run.language))
+      note(column, pool_->offset(run.tokens) + offset, run.language);
+  }
+
+  void pad(std::int64_t column, std::uint8_t language) { note(column, literal(0), language); }
+
+ private:
+  static std::int64_t literal(std::int64_t token) noexcept { return -1 - token; }
+
+  // Whether the row's last copy goes on there, as where two sentences follow each other in both.
+  bool extends(std::int64_t column, std::int64_t source, std::uint8_t language) const {
+    if (begins_ || copies_->size() == row_) return false;
+    const auto& last = copies_->back();
+    return last.source >= 0 && last.source + column - last.column == source &&
+           last.language == language;
+  }
+
+  void note(std::int64_t column, std::int64_t source, std::uint8_t language) {
+    copies_->push_back(
+        {source, static_cast<std::int32_t>(column), language, begins_ && column > 0});
+    begins_ = false;
+  }
+
+  const Pool* pool_;
+  std::int64_t size_;
+  std::array<std::int64_t, 4> specials_;  // by Special
+  std::vector<Copy>* copies_;
+  std::size_t row_ = 0;  // index of the row's first copy
+  bool begins_ = false;  // a document, with the next copy
+};
+
+template <class Sink>
 class RowWriter {
  public:
   // Rows have `length` + 1 tokens.
-  RowWriter(std::int64_t length, const Specials& specials, Notes& notes)
-      : size_(length + 1),
-        specials_{0, static_cast<Out>(specials.eos), static_cast<Out>(specials.bos),
-                  static_cast<Out>(specials.language_switch)},
-        notes_(&notes) {}
+  RowWriter(std::int64_t length, const Sink& sink, Notes& notes)
+      : size_(length + 1), sink_(sink), notes_(&notes) {}
 
-  void begin(Out* row) {
-    row_ = row;
-    column_ = 0;
-    language_ = kNoLanguage;
-    begins_at_end_ = false;
-    of_row_ = {notes_, notes_->cuts.size(), 0, notes_->spans.size(), 0};
+  void begin(std::int64_t slot) {
+    reset();
+    sink_.begin(slot);
   }
 
   // Starts with the last token of the previous row, which was only a label there.
-  void begin_with_last(Out* row) {
-    const auto last = row_[size_ - 1];
+  void begin_with_last(std::int64_t slot) {
     const auto language = language_;
-    begin(row);
+    reset();
     set_language(language);
-    row_[column_++] = last;
+    sink_.begin_with_last(slot);
+    ++column_;
   }
 
   std::int64_t room() const noexcept { return size_ - column_; }
@@ -109,19 +222,17 @@ class RowWriter {
   void begin_document() {
     begins_at_end_ = column_ == size_ - 1;
     if (column_ > 0 && !begins_at_end_) notes_->cuts.push_back(static_cast<std::int32_t>(column_));
+    sink_.begin_document();
   }
 
   // Up to `tokens` of what the reader has left.
   void write(RunReader& reader, std::int64_t tokens) {
     while (tokens > 0 && !reader.done()) {
       const auto& run = reader.run();
-      const auto* source = run.tokens + reader.offset() * sizeof(Source);
+      const auto offset = reader.offset();
       const auto taken = reader.take(tokens);
       set_language(run.language);
-      if (run.special == Special::none)
-        copy(source, taken);
-      else
-        row_[column_] = specials_[static_cast<std::size_t>(run.special)];
+      sink_.write(column_, run, offset, taken);
       column_ += taken;
       tokens -= taken;
     }
@@ -132,17 +243,25 @@ class RowWriter {
   void pad() {
     begin_document();
     if (column_ == 0) set_language(0);
-    std::fill(row_ + column_, row_ + size_, Out{0});
+    sink_.pad(column_, language_);
   }
 
   RowNotes end() {
     of_row_.num_cuts = notes_->cuts.size() - of_row_.first_cut;
     of_row_.num_spans = notes_->spans.size() - of_row_.first_span;
+    of_row_.num_copies = notes_->copies.size() - of_row_.first_copy;
     return of_row_;
   }
 
  private:
   static constexpr std::uint8_t kNoLanguage = kMaxLanguages;
+
+  void reset() {
+    column_ = 0;
+    language_ = kNoLanguage;
+    begins_at_end_ = false;
+    of_row_ = {notes_, notes_->cuts.size(), 0, notes_->spans.size(), 0, notes_->copies.size(), 0};
+  }
 
   void set_language(std::uint8_t language) {
     if (language == language_) return;
@@ -150,18 +269,10 @@ class RowWriter {
     notes_->spans.push_back({static_cast<std::int32_t>(column_), language});
   }
 
-  void copy(const std::byte* tokens, std::int64_t length) {
-    if constexpr (std::is_same_v<Source, Out>)
-      std::memcpy(row_ + column_, tokens, length * sizeof(Out));
-    else
-      std::copy_n(reinterpret_cast<const Source*>(tokens), length, row_ + column_);
-  }
-
   std::int64_t size_;
-  std::array<Out, 4> specials_;  // by Special
+  Sink sink_;
   Notes* notes_;
   RowNotes of_row_;
-  Out* row_ = nullptr;
   std::int64_t column_ = 0;
   std::uint8_t language_ = kNoLanguage;
   bool begins_at_end_ = false;

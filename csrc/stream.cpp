@@ -178,11 +178,14 @@ void Stream::open(Document& document) const {
     auto& part = document.parts[j];
     part.tokens = shard->tokens + shard->document_tokens[i] * corpus_->token_bytes;
     part.end = shard->tokens + shard->document_tokens[i + 1] * corpus_->token_bytes;
-    prefetch_lines(part.tokens, part.end);
     if (spec_.mode == Mode::mono) continue;
     part.sentences = sentence_lengths(document.places[j]);
     prefetch(part.sentences);
   }
+}
+
+void Stream::prefetch_tokens(const Document& document) const {
+  for (const auto& part : document.parts) prefetch_lines(part.tokens, part.end);
 }
 
 void Stream::expand(Document& document) const {

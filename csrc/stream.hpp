@@ -86,6 +86,7 @@ class Stream {
   void find(const Document& document) const;
   void locate(Document& document) const;
   void open(Document& document) const;
+  void prefetch_tokens(const Document& document) const;  // once open, if they will be read
   void expand(Document& document) const;
 
  private:

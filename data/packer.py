@@ -53,6 +53,26 @@ class Batch:
         return counted
 
 
+@dataclass
+class Copies:
+    """B rows of T + 1 tokens as copies out of a pool, all of the corpus' tokens laid end to end.
+
+    The pool has the corpus' languages in order, and the shards of each. The copies cover the
+    B * (T + 1) tokens of the rows in order, each up to the start of the next.
+    """
+
+    row_length: int
+    """T."""
+    copies: np.ndarray
+    """int64 [copies, 2]: source, and start + language * 2^32 + begins * 2^40. A source below zero
+    is no place in the pool but the token -1 - source, repeated; begins is 1 where a document or
+    padding begins within a row."""
+    num_valid: np.ndarray
+    """int32 [B], as in Batch."""
+    cu_seqlens: np.ndarray
+    """int32 [segments + 1], as in Batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
     """What a stage takes from one stream."""
@@ -129,6 +149,16 @@ class Plan:
         num_valid = allocate((num_rows,), np.int32)
         boundaries = self._packer.fill(first_row, tokens, num_valid, threads)
         return Batch(tokens, num_valid, *boundaries)
+
+    def copies(
+        self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
+    ) -> Copies:
+        """Say where the tokens of the rows that `fill` packs are, without reading any."""
+        num_valid = allocate((num_rows,), np.int32)
+        found, cu_seqlens = self._packer.copies(first_row, num_valid, threads)
+        copies = allocate((len(found) // 2, 2), np.int64)
+        copies.reshape(-1)[:] = found
+        return Copies(self.row_length, copies, num_valid, cu_seqlens)
 
 
 def plan_rows(

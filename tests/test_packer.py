@@ -1,9 +1,11 @@
 """The packer against its definition in plain Python, byte for byte."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from memory_corpus import memory_corpus, random_texts
 
@@ -102,6 +104,15 @@ def streams_of(draw: st.DrawFn, corpus: Corpus) -> Stream:
     )
 
 
+def _with_targets(packing: Packing) -> Packing:
+    """Mend what may leave a short document, or a piece of one, without any target."""
+    if packing.row_length == 1 and packing.mode == "best_fit":
+        return Packing(row_length=1)  # pieces of two tokens leave others with one
+    if packing.mask_documents and packing.separators == "none":
+        return replace(packing, separators="eos")
+    return packing
+
+
 packings = st.builds(
     Packing,
     row_length=st.sampled_from([1, 2, 5, 16, 31]),
@@ -109,7 +120,17 @@ packings = st.builds(
     separators=st.sampled_from(["none", "eos", "bos_eos"]),
     language_switch=st.booleans(),
     mask_documents=st.booleans(),
-)
+).map(_with_targets)
+
+
+def plan_or_reject(corpus: Corpus, *args: Any, **kwargs: Any) -> Plan:
+    """`plan_rows`, without the examples whose documents are one token each."""
+    try:
+        return plan_rows(corpus, *args, **kwargs)
+    except ValueError as error:
+        if "no targets" not in str(error):
+            raise
+        reject()
 
 
 @settings(max_examples=400, deadline=None)
@@ -118,16 +139,12 @@ def test_rows_are_those_of_the_reference(data):
     corpus = data.draw(corpora())
     streams = data.draw(st.lists(streams_of(corpus), min_size=1, max_size=3))
     packing = data.draw(packings)
-    if packing.row_length == 1 and packing.mode == "best_fit":
-        packing = Packing(row_length=1)  # pieces of two tokens leave others with one, no targets
     kwargs = {
         "tokens": data.draw(st.integers(100, 400)),
         "seed": data.draw(st.integers(0, 2**64 - 1)),
         "stage": data.draw(st.integers(0, 3)),
     }
-    if packing.mask_documents and packing.separators == "none":
-        packing = Packing(**{**_fields(packing), "separators": "eos"})  # or there may be no target
-    plan = plan_rows(corpus, streams, packing, **kwargs)
+    plan = plan_or_reject(corpus, streams, packing, **kwargs)
     rows = reference_rows(corpus, streams, packing, **kwargs)
     assert plan.num_rows == len(rows)
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
@@ -139,7 +156,3 @@ def test_rows_are_those_of_the_reference(data):
         counted += int(batch.counted(packing.mask_documents).sum())
         assert_same(batch, expected_batch(chunk, packing.row_length, plan.vocabulary.dtype))
     assert counted == kwargs["tokens"]
-
-
-def _fields(packing: Packing) -> dict:
-    return {name: getattr(packing, name) for name in packing.__dataclass_fields__}

@@ -339,7 +339,7 @@ def test_documents_without_any_target_are_refused(mode):
 def test_a_fill_that_cannot_be_is_refused(corpus):
     planned = plan(corpus, EN, packing=Packing(row_length=8), tokens=100)
     for first, num, threads in ((-1, 1, 1), (0, 1, 0)):
-        with pytest.raises(ValueError, match="fill needs"):
+        with pytest.raises(ValueError, match="a batch needs"):
             planned.fill(first, num, threads=threads)
     with pytest.raises(TypeError):
         planned.fill(0, 4, allocate=lambda shape, _: np.zeros(shape, np.int64))

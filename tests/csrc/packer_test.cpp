@@ -1,5 +1,6 @@
 // Packs a small corpus in every mode, to be built with the sanitizers: rows must not depend on
-// threads or on how they are asked for, and nothing may be read or written outside its array.
+// threads or on how they are asked for, nothing may be read or written outside its array, and the
+// copies of a batch give its tokens.
 
 #include "packer.hpp"
 
@@ -108,6 +109,27 @@ std::vector<Out> fill(Packer& packer, std::int64_t T, std::int64_t first, std::i
   return tokens;
 }
 
+// The same tokens, put together from the shards laid end to end.
+template <class Token, class Out>
+std::vector<Out> gather(Packer& packer, const Corpus& corpus, std::int64_t T, std::int64_t first,
+                        std::int64_t num_rows, int threads) {
+  std::vector<Token> pool;
+  for (const auto& arrays : corpus.arrays) {
+    const auto size = pool.size();
+    pool.resize(size + arrays.tokens.size() / sizeof(Token));
+    std::memcpy(pool.data() + size, arrays.tokens.data(), arrays.tokens.size());
+  }
+  std::vector<std::int32_t> num_valid(num_rows, -1);
+  const auto found = packer.copies(first, num_rows, num_valid.data(), threads).copies;
+  std::vector<Out> tokens;
+  for (std::size_t i = 0; i < found.size(); i += 2) {
+    const auto end = i + 2 < found.size() ? found[i + 3] & UINT32_MAX : num_rows * (T + 1);
+    for (auto source = found[i]; static_cast<std::int64_t>(tokens.size()) < end; ++source)
+      tokens.push_back(static_cast<Out>(found[i] < 0 ? -1 - found[i] : pool.at(source)));
+  }
+  return tokens;
+}
+
 template <class Token, class Out>
 void check(PackingSpec packing) {
   const auto corpus = make_corpus<Token>();
@@ -126,6 +148,8 @@ void check(PackingSpec packing) {
           const auto part = fill<Out>(packer, T, first, size, 1 + caller);
           if (!std::equal(part.begin(), part.end(), whole.begin() + first * (T + 1)))
             throw std::runtime_error("rows depend on how they are asked for");
+          if (gather<Token, Out>(packer, corpus, T, first, size, 1 + caller) != part)
+            throw std::runtime_error("copies give other tokens than a fill");
         }
       } catch (...) {
         errors[caller] = std::current_exception();
