@@ -1,6 +1,7 @@
 """Make a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
 
-Our own JSON lines by `manifest`, the files of other tools by the command of their name.
+Units in our own JSON lines by `manifest`, recordings by `audio`, the files of other tools by the
+command of their name. `fit-kmeans` makes units for `audio`.
 """
 
 import logging
@@ -10,9 +11,10 @@ from typing import Annotated
 
 import tyro
 
+from tresse.data.audio.commands import COMMANDS as AUDIO
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import Tokenizer
-from tresse.data.formats.commands import COMMANDS
+from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.inspect_corpus import describe
 from tresse.data.manifest import read_manifest
 
@@ -49,7 +51,7 @@ def prepare_manifest(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    commands = {"manifest": prepare_manifest, **COMMANDS}
+    commands = {"manifest": prepare_manifest, **AUDIO, **FORMATS}
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog="prepare.py", description=__doc__, args=arguments
@@ -57,10 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "stopped; nothing was written", file=sys.stderr)
         return INTERRUPTED
-    print(f"wrote {corpus.path}\n\n{describe(corpus)}")
+    if corpus is not None:
+        print(f"wrote {corpus.path}\n\n{describe(corpus)}")
     return 0
 
 

@@ -1,0 +1,114 @@
+"""Decoding in threads, some recordings ahead of the device; libsndfile and soxr free the GIL.
+
+Results come in the order of the recordings, a clip at a time. Each recording has room for a few
+MiB, so that memory is bounded by the threads, however long the recordings are.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from threading import Condition
+from typing import Generic, TypeVar
+
+RECORDINGS_PER_WORKER = 4
+PIPE_BYTES = 8 << 20
+
+Work = TypeVar("Work")
+Piece = TypeVar("Piece")
+
+
+class _ReaderGoneError(RuntimeError):
+    """The reader has gone."""
+
+
+class _Pipe(Generic[Piece]):
+    """A queue of one writer and one reader that holds so many bytes, or one larger piece."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[Piece, int]] = deque()
+        self._held, self._ended, self._closed = 0, False, False
+        self._changed = Condition()
+
+    def put(self, piece: Piece, num_bytes: int) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or not self._held or self._held + num_bytes <= PIPE_BYTES
+            )
+            if self._closed:
+                raise _ReaderGoneError
+            self._pieces.append((piece, num_bytes))
+            self._held += num_bytes
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """No more is to come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Piece]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pieces or self._ended)
+                if not self._pieces:
+                    return
+                piece, num_bytes = self._pieces.popleft()
+                self._held -= num_bytes
+                self._changed.notify_all()
+            yield piece
+
+
+def run_ahead(
+    work: Iterable[Work],
+    decode: Callable[[Work], Iterator[tuple[Piece, int]]],
+    num_workers: int,
+) -> Generator[tuple[Work, Iterator[Piece]], None, None]:
+    """Each piece of work with what `decode` makes of it, pieces and their bytes, in order.
+
+    An error in `decode` is raised where its pieces end. Read the pieces of one before the next.
+    """
+    todo = iter(work)
+    pipes: deque[tuple[Work, _Pipe[Piece], Future[None]]] = deque()
+    with ThreadPoolExecutor(num_workers, "decode") as pool:
+
+        def start(item: Work) -> None:
+            pipe: _Pipe[Piece] = _Pipe()
+            pipes.append((item, pipe, pool.submit(_fill, pipe, decode, item)))
+
+        try:
+            for item in islice(todo, RECORDINGS_PER_WORKER * num_workers):
+                start(item)
+            while pipes:
+                item, pipe, future = pipes[0]
+                yield item, _drain(pipe, future)
+                pipes.popleft()
+                for following in islice(todo, 1):
+                    start(following)
+        finally:
+            for _, pipe, future in pipes:
+                future.cancel()
+                pipe.close()
+
+
+def _fill(
+    pipe: _Pipe[Piece], decode: Callable[[Work], Iterator[tuple[Piece, int]]], item: Work
+) -> None:
+    try:
+        for piece, num_bytes in decode(item):
+            pipe.put(piece, num_bytes)
+    except _ReaderGoneError:
+        pass
+    finally:
+        pipe.end()
+
+
+def _drain(pipe: _Pipe[Piece], future: "Future[None]") -> Iterator[Piece]:
+    yield from pipe
+    future.result()

@@ -1,0 +1,77 @@
+"""The commands of `data/prepare.py` that start from audio."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tresse.data.audio.job_settings import JobSettings
+from tresse.data.audio.recordings import read_recordings
+from tresse.data.audio.tokenizers import TokenizerSettings, load_tokenizer
+from tresse.data.corpus import Corpus
+
+PACKAGES = ("soundfile", "soxr", "kaldi_native_fbank", "sklearn")
+DEFAULTS = JobSettings()
+
+
+def prepare_audio(
+    manifests: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    *,
+    out: Path,
+    tokenizer: tyro.conf.OmitArgPrefixes[TokenizerSettings],
+    job: tyro.conf.OmitArgPrefixes[JobSettings] = DEFAULTS,
+) -> Corpus | None:
+    """Turn recordings into units and write them as a corpus; under torchrun, on many GPUs.
+
+    What is finished is kept in {out}.parts: a run that was stopped or killed goes on with the same
+    command, on any number of processes, and comes to the same corpus.
+
+    Args:
+        manifests: JSON lines or CSV that list the recordings (docs/format.md).
+        out: Folder of the corpus; must not exist, or be empty.
+        tokenizer: Which tokenizer.
+        job: How it is used.
+    """
+    _check_packages()
+    from tresse.data.audio.tokenise import tokenise
+
+    recordings = read_recordings(manifests)
+    prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job)
+    print(prepared.report)
+    return prepared.corpus
+
+
+def fit_kmeans(
+    manifests: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    *,
+    out: Path,
+    units: int = 500,
+    hours: float = 10.0,
+    seed: int = 0,
+) -> None:
+    """Fit k-means units on a sample of recordings, for `audio --tokenizer kmeans --kmeans OUT`.
+
+    Args:
+        manifests: JSON lines or CSV that list the recordings (docs/format.md).
+        out: File of the units, .safetensors.
+        units: How many.
+        hours: Audio to fit them on, drawn from all recordings.
+        seed: Draws the sample and the first centroids.
+    """
+    _check_packages()
+    from tresse.data.audio.kmeans import fit
+
+    fitted = fit(read_recordings(manifests), units, out, hours=hours, seed=seed)
+    print(f"wrote {out}: {units} units, {fitted.identity.hash}")
+
+
+def _check_packages() -> None:
+    """Raise ValueError unless the extra is installed; importing them all would take a while."""
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ValueError(f"audio needs {', '.join(missing)}: pip install 'tresse[audio]'")
+
+
+COMMANDS = {"audio": prepare_audio, "fit-kmeans": fit_kmeans}

@@ -1,0 +1,202 @@
+"""Units without a download: k-means over MFCCs at 12.5 Hz.
+
+The features are Kaldi's MFCCs (13 coefficients every 10 ms, of 16 kHz, without dither), each 80 ms
+as two means of 40 ms, divided by their standard deviation over the sample. The classic units of
+speech before networks learnt better ones: they carry sounds rather than meaning, but are made from
+a user's own recordings in minutes. A file of units is a safetensors file with `centroids` float32
+[K, 26], `mean` and `scale` float32 [26], and the settings in its metadata.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import kaldi_native_fbank
+import numpy as np
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.waveforms import read_spans
+from tresse.data.documents import Tokenizer
+from tresse.data.durable import commit, sync
+
+logger = logging.getLogger(__name__)
+
+FORMAT, VERSION = "tresse-kmeans", "1"
+BATCH_FRAMES = 4096
+MIN_FRAMES_PER_UNIT = 10
+
+
+@dataclass(frozen=True)
+class Features:
+    """How 80 ms of sound become a vector."""
+
+    sample_rate: int = 16_000
+    num_mels: int = 40
+    num_coefficients: int = 13
+    shift_ms: int = 10
+    window_ms: int = 25
+    frame_ms: int = 80
+    parts: int = 2
+    """Means within a frame."""
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of a frame."""
+        return self.sample_rate * self.frame_ms // 1000
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return self.parts * self.num_coefficients
+
+    def compute(self, waveform: np.ndarray) -> np.ndarray:
+        """float32 [ceil(samples / frame_samples), width] of float32 [samples]."""
+        num_frames = -(-waveform.size // self.frame_samples)
+        # Kaldi's scale is that of 16-bit integers.
+        padded = np.pad(waveform * 32768, (0, num_frames * self.frame_samples - waveform.size))
+        mfcc = kaldi_native_fbank.OnlineMfcc(self._options())
+        mfcc.accept_waveform(self.sample_rate, padded)  # pyright: ignore[reportArgumentType]
+        mfcc.input_finished()
+        rows = np.stack([mfcc.get_frame(i) for i in range(mfcc.num_frames_ready)])
+        means = rows.reshape(num_frames, self.parts, -1, self.num_coefficients).mean(axis=2)
+        return means.reshape(num_frames, self.width)
+
+    def _options(self) -> kaldi_native_fbank.MfccOptions:
+        options = kaldi_native_fbank.MfccOptions()
+        options.num_ceps = self.num_coefficients
+        options.mel_opts.num_bins = self.num_mels
+        frame = options.frame_opts
+        frame.samp_freq = self.sample_rate
+        frame.frame_shift_ms = self.shift_ms
+        frame.frame_length_ms = self.window_ms
+        frame.dither = 0
+        frame.snip_edges = False  # as many rows as shifts in the waveform
+        return options
+
+
+@dataclass(frozen=True, eq=False)
+class KMeansUnits:
+    """The nearest centroid of every 80 ms, an `AudioTokenizer`."""
+
+    identity: Tokenizer
+    features: Features
+    centroids: np.ndarray
+    """float32 [K, width], of features less `mean`, divided by `scale`."""
+    mean: np.ndarray
+    """float32 [width]."""
+    scale: np.ndarray
+    """float32 [width]."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms it wants."""
+        return self.features.sample_rate
+
+    def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Units of each waveform, int64 [ceil(samples / 1280)].
+
+        waveforms: mono, float32 [samples], 16 kHz.
+        """
+        # |x - c|^2 less |x|^2, in fp64: how BLAS splits the product then decides on no unit.
+        centroids = self.centroids.astype(np.float64)
+        squares = (centroids**2).sum(axis=1)
+        units = []
+        for waveform in waveforms:
+            vectors = self._normalise(self.features.compute(waveform))
+            units.append(np.argmin(squares - 2 * vectors @ centroids.T, axis=1))
+        return units
+
+    def _normalise(self, vectors: np.ndarray) -> np.ndarray:
+        return (vectors.astype(np.float64) - self.mean) / self.scale
+
+    @staticmethod
+    def open(path: Path) -> "KMeansUnits":
+        """Read what `fit` wrote; ValueError names the file and what is wrong with it."""
+        try:
+            content = path.read_bytes()
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: cannot be read as k-means units ({error})") from None
+        if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+            raise ValueError(f"{path}: not a file that fit-kmeans of this version wrote")
+        features = Features(**json.loads(metadata["features"]))
+        return _build(features, tensors, xxhash.xxh3_64_hexdigest(content))
+
+
+def fit(
+    recordings: Sequence[Recording],
+    num_units: int,
+    out: Path,
+    *,
+    hours: float = 10.0,
+    seed: int = 0,
+) -> KMeansUnits:
+    """Fit units on `hours` of the recordings, drawn by the seed, and write them to `out`.
+
+    The same recordings and seed give the same file. Recordings that cannot be read are left out,
+    with a warning. ValueError when what is left is too short for so many units.
+    """
+    from sklearn.cluster import MiniBatchKMeans  # tokenising does without
+
+    if out.exists():
+        raise ValueError(f"{out} exists; remove it or choose another name")
+    features = Features()
+    sampled = list(_sample(recordings, features, hours, seed))
+    vectors = np.concatenate([np.empty((0, features.width), np.float32), *sampled])
+    if len(vectors) < MIN_FRAMES_PER_UNIT * num_units:
+        raise ValueError(
+            f"{len(vectors)} frames of 80 ms for {num_units} units, at least {MIN_FRAMES_PER_UNIT} "
+            "each are needed: give more recordings or ask for fewer units"
+        )
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    scale = np.maximum(vectors.std(axis=0, dtype=np.float64), 1e-6)
+    kmeans = MiniBatchKMeans(num_units, batch_size=BATCH_FRAMES, random_state=seed)
+    fitted = kmeans.fit((vectors - mean) / scale)
+    tensors = {"centroids": fitted.cluster_centers_, "mean": mean, "scale": scale}
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "version": VERSION, "features": json.dumps(asdict(features))}
+    _write(out, tensors, metadata)
+    return KMeansUnits.open(out)
+
+
+def _sample(
+    recordings: Sequence[Recording], features: Features, hours: float, seed: int
+) -> Iterator[np.ndarray]:
+    """Vectors of recordings in an order drawn by the seed, until there are `hours`."""
+    left = round(hours * 3_600_000 / features.frame_ms)
+    order = np.random.default_rng(seed).permutation(len(recordings))
+    for index in order:
+        try:
+            for waveform in read_spans(recordings[index].sentences, features.sample_rate):
+                if waveform.size:
+                    vectors = features.compute(waveform)[:left]
+                    left -= len(vectors)
+                    yield vectors
+                if not left:
+                    return
+        except ValueError as error:
+            logger.warning("left out %s: %s", recordings[index], error)
+
+
+def _build(features: Features, tensors: dict[str, np.ndarray], hash_: str) -> KMeansUnits:
+    centroids, mean, scale = (tensors[name] for name in ("centroids", "mean", "scale"))
+    assert centroids.shape[1:] == mean.shape == scale.shape == (features.width,)
+    identity = Tokenizer("kmeans", hash_, "25/2", len(centroids))
+    return KMeansUnits(identity, features, centroids, mean, scale)
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(save(tensors, metadata))
+        file.flush()
+        sync(file.fileno())
+    commit(temporary, path)

@@ -1,0 +1,88 @@
+"""Which recordings are encoded together, and by whom: functions of the manifest alone.
+
+A *group* is a run of recordings in the manifest's order, of a few batches together. Batches are
+formed within a group, so that units depend neither on the number of ranks nor on where a run was
+killed, even where a GPU's rounding depends on the shape of a batch. Groups are what ranks share
+out and what the journal counts.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
+from typing import NamedTuple
+
+import xxhash
+
+from tresse.data.audio.recordings import Recording, Source
+
+BYTES_PER_SECOND = {".wav": 48_000, ".flac": 24_000, ".mp3": 8_000, ".ogg": 8_000, ".opus": 4_000}
+OTHER_BYTES_PER_SECOND = 24_000
+STAT_THREADS = 16
+
+
+class Group(NamedTuple):
+    """Recordings `start` to `end` - 1 of the manifest."""
+
+    start: int
+    end: int
+    seconds: float  # an estimate where only sizes are known
+
+
+class Plan(NamedTuple):
+    """All the work of a job."""
+
+    groups: list[Group]
+    hash: str  # of all recordings, their spans and the sizes of their files
+
+
+def make_plan(recordings: Sequence[Recording], group_seconds: float) -> Plan:
+    """Form groups of at most `group_seconds`; a longer recording is one of its own."""
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        sizes = list(pool.map(_sizes, recordings, chunksize=64))
+    hasher = xxhash.xxh3_64()
+    groups: list[Group] = []
+    start, seconds = 0, 0.0
+    for i, (recording, own) in enumerate(zip(recordings, sizes, strict=True)):
+        hasher.update(_describe(recording, own))
+        length = _estimate(recording, own)
+        if i > start and seconds + length > group_seconds:
+            groups.append(Group(start, i, seconds))
+            start, seconds = i, 0.0
+        seconds += length
+    if len(recordings) > start:
+        groups.append(Group(start, len(recordings), seconds))
+    return Plan(groups, hasher.hexdigest())
+
+
+def share(groups: Sequence[Group], rank: int, world_size: int) -> list[int]:
+    """Numbers of a rank's groups, long ones first: ranks differ by less than the longest."""
+    order = sorted(range(len(groups)), key=lambda i: (-groups[i].seconds, i))
+    return order[rank::world_size]
+
+
+def _sizes(recording: Recording) -> dict[Source, int]:
+    return {source: _size(source) for source in {span.source for span in recording.sentences}}
+
+
+def _size(source: Source) -> int:
+    try:
+        return source.num_bytes()
+    except OSError:
+        return -1  # reading it will say why
+
+
+def _estimate(recording: Recording, sizes: dict[Source, int]) -> float:
+    seconds = 0.0
+    for span in recording.sentences:
+        if span.seconds is None:
+            suffix = PurePath(str(span.source)).suffix.lower()
+            rate = BYTES_PER_SECOND.get(suffix, OTHER_BYTES_PER_SECOND)
+            seconds += max(0.0, sizes[span.source] / rate - span.start)
+        else:
+            seconds += span.seconds
+    return seconds
+
+
+def _describe(recording: Recording, sizes: dict[Source, int]) -> bytes:
+    spans = [(str(s.source), sizes[s.source], s.start, s.end) for s in recording.sentences]
+    return repr((recording.key, recording.language, spans)).encode()
