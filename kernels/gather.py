@@ -1,0 +1,204 @@
+"""Rows of a batch gathered out of a pool of tokens in device memory, with their labels.
+
+    place(b, t)    = b * (T + 1) + t                      of a token in the batch, 0 <= t <= T
+    copy(p)        = the last copy that starts at or before p
+    token(p)       = pool[source + p - start], or -1 - source where source < 0, of copy(p)
+    tokens[b, t]   = token(place(b, t)), labels[b, t] = token(place(b, t + 1))
+
+The packer (csrc/packer.hpp) lists the copies: they cover the B * (T + 1) tokens in order, and a
+source below zero is a token that is in no corpus, as often as there is room. A label is
+IGNORE_INDEX from column num_valid[b] on, and, with documents masked, where it begins one. Integers
+alone: a batch is the same to the bit wherever it is put together. On a GPU one Triton launch does
+it, elsewhere PyTorch.
+
+A copy is two int64: its source, and start + language * 2^32 + begins * 2^40. The kernel writes 17
+bytes per token and reads 2 or 4 of the pool, and 16 per copy. Every token finds its copy by halving
+the list, which stays in the cache.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from tresse.kernels.cross_entropy import IGNORE_INDEX
+
+BLOCK = 256
+POOL_DTYPES = (torch.uint16, torch.uint32)
+
+
+@triton.jit
+def _start(word):
+    return word & 0xFFFFFFFF
+
+
+@triton.jit
+def _find(copies_ptr, place, inside, num_copies, top):
+    """Last copy that starts at or before each place; top: largest power of two <= num_copies."""
+    copy = tl.zeros_like(place)
+    step = top
+    while step > 0:
+        probe = copy + step
+        word = tl.load(
+            copies_ptr + (2 * probe + 1), mask=inside & (probe < num_copies), other=0xFFFFFFFF
+        )
+        copy = tl.where(_start(word) <= place, probe, copy)
+        step = step // 2
+    return copy
+
+
+@triton.jit
+def _token(pool_ptr, copies_ptr, copy, place, inside):
+    """Token at each place, and the second word of its copy."""
+    source = tl.load(copies_ptr + 2 * copy, mask=inside, other=-1)
+    word = tl.load(copies_ptr + (2 * copy + 1), mask=inside, other=0)
+    offset = source + (place - _start(word))
+    token = tl.load(pool_ptr + offset, mask=inside & (source >= 0), other=0).to(tl.int64)
+    return tl.where(source < 0, -1 - source, token), word
+
+
+@triton.jit(do_not_specialize=["num_copies", "top"])  # new in every batch; 1 would be a constant
+def _gather_kernel(
+    pool_ptr,
+    copies_ptr,
+    num_valid_ptr,
+    tokens_ptr,
+    labels_ptr,
+    languages_ptr,
+    num_copies,
+    top,
+    T: tl.constexpr,
+    MASK_DOCUMENTS: tl.constexpr,
+    IGNORE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """BLOCK columns of one row per program."""
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = cols < T
+    place = row * (T + 1) + cols
+    copy = _find(copies_ptr, place, inside, num_copies, top)
+    token, _ = _token(pool_ptr, copies_ptr, copy, place, inside)
+
+    # The label is the next token: of the same copy, or the first one of the next.
+    place += 1
+    after = tl.load(
+        copies_ptr + (2 * copy + 3), mask=inside & (copy + 1 < num_copies), other=0xFFFFFFFF
+    )
+    copy = tl.where(_start(after) <= place, copy + 1, copy)
+    label, word = _token(pool_ptr, copies_ptr, copy, place, inside)
+    counts = cols < tl.load(num_valid_ptr + row)
+    if MASK_DOCUMENTS:
+        begins = (word >> 40 != 0) & (_start(word) == place)
+        counts = counts & (begins == 0)
+
+    out = row * T + cols
+    tl.store(tokens_ptr + out, token, mask=inside)
+    tl.store(labels_ptr + out, tl.where(counts, label, IGNORE), mask=inside)
+    tl.store(languages_ptr + out, (word >> 32 & 0xFF).to(tl.uint8), mask=inside)
+
+
+def launch_options(T: int, mask_documents: bool) -> dict[str, Any]:
+    """Constants of the kernel; two tokens a thread are 16 bytes."""
+    constants = {"T": T, "MASK_DOCUMENTS": mask_documents, "IGNORE": IGNORE_INDEX}
+    return {**constants, "BLOCK": BLOCK, "num_warps": BLOCK // 64}
+
+
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@torch.library.custom_op("tresse::gather_rows", mutates_args=())
+def _gather(
+    pool: torch.Tensor,
+    copies: torch.Tensor,
+    num_valid: torch.Tensor,
+    T: int,
+    mask_documents: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    B, num_copies = len(num_valid), len(copies)
+    outputs = _empty_rows(copies, B, T)
+    if B:
+        top = 1 << (num_copies.bit_length() - 1)
+        options = launch_options(T, mask_documents)
+        grid = B, triton.cdiv(T, BLOCK)
+        _gather_kernel[grid](pool, copies, num_valid, *outputs, num_copies, top, **options)
+    return outputs
+
+
+@_gather.register_fake
+def _(pool, copies, num_valid, T, mask_documents):  # noqa: ARG001
+    return _empty_rows(copies, len(num_valid), T)
+
+
+def _empty_rows(copies: torch.Tensor, B: int, T: int) -> Three:
+    tokens = copies.new_empty(B, T)
+    return tokens, torch.empty_like(tokens), copies.new_empty(B, T, dtype=torch.uint8)
+
+
+def gather_rows(
+    pool: torch.Tensor,
+    copies: torch.Tensor,
+    num_valid: torch.Tensor,
+    T: int,
+    mask_documents: bool,
+) -> Three:
+    """Inputs (B, T) int64, labels (B, T) int64, language of each label (B, T) uint8.
+
+    pool: (size,) uint16 or uint32; copies: (C, 2) int64; num_valid: (B,) int32. Raises ValueError
+    for another dtype or shape. Sources are not checked: a copy from beyond the pool reads there.
+    """
+    _check(pool, copies, num_valid)
+    function = gather_rows_triton if pool.is_cuda else gather_rows_reference
+    return function(pool, copies, num_valid, T, mask_documents)
+
+
+def gather_rows_triton(
+    pool: torch.Tensor,
+    copies: torch.Tensor,
+    num_valid: torch.Tensor,
+    T: int,
+    mask_documents: bool,
+) -> Three:
+    """`gather_rows` by the kernel."""
+    contiguous = pool.contiguous(), copies.contiguous(), num_valid.contiguous()
+    return _gather(*contiguous, T, mask_documents)
+
+
+def gather_rows_reference(
+    pool: torch.Tensor,
+    copies: torch.Tensor,
+    num_valid: torch.Tensor,
+    T: int,
+    mask_documents: bool,
+) -> Three:
+    """`gather_rows` in plain PyTorch."""
+    B, (sources, words) = len(num_valid), copies.unbind(1)
+    starts = words & 0xFFFFFFFF
+    places = torch.arange(B * (T + 1), device=pool.device)
+    copy = torch.searchsorted(starts, places, right=True) - 1
+    source, start = sources[copy], starts[copy]
+    read = pool[torch.where(source < 0, 0, source + places - start)].long()
+    tokens = torch.where(source < 0, -1 - source, read).view(B, T + 1)
+    counts = torch.arange(T, device=pool.device) < num_valid[:, None]
+    if mask_documents:
+        begins = (words[copy] >> 40 != 0) & (start == places)
+        counts &= ~begins.view(B, T + 1)[:, 1:]
+    languages = (words[copy] >> 32 & 0xFF).to(torch.uint8).view(B, T + 1)
+    labels = torch.where(counts, tokens[:, 1:], IGNORE_INDEX)
+    return tokens[:, :-1].contiguous(), labels, languages[:, 1:].contiguous()
+
+
+def _check(pool: torch.Tensor, copies: torch.Tensor, num_valid: torch.Tensor) -> None:
+    dtypes = pool.dtype, copies.dtype, num_valid.dtype
+    if pool.dtype not in POOL_DTYPES or dtypes[1:] != (torch.int64, torch.int32):
+        raise ValueError(
+            f"pool, copies and num_valid are {', '.join(map(str, dtypes))}, expected uint16 or "
+            "uint32, int64, int32"
+        )
+    shapes = tuple(pool.shape), tuple(copies.shape), tuple(num_valid.shape)
+    if [len(shape) for shape in shapes] != [1, 2, 1] or copies.shape[1] != 2 or not len(copies):
+        raise ValueError(
+            f"pool, copies and num_valid are {', '.join(map(str, shapes))}, expected (size,), "
+            "(C, 2) with one copy or more, (B,)"
+        )
