@@ -3,14 +3,27 @@
 import queue
 import threading
 from collections.abc import Generator
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from tresse.data.packer import Allocate, Batch, Plan
+from tresse.data.packer import Allocate
+
+Packed = TypeVar("Packed", covariant=True)
 
 
-class Loader:
+class Pack(Protocol[Packed]):
+    """Packs rows: `Plan.fill` or `Plan.copies`."""
+
+    def __call__(
+        self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
+    ) -> Packed: ...
+
+
+class Loader(Generic[Packed]):
     """Iterates over the steps of a plan from `first_step`; each is a list of micro-batches.
+
+    `pack` is the plan's `fill` or `copies`, `num_rows` its number of rows.
 
     Step s has rows [s * R, (s + 1) * R) of the plan, R = rows_per_step; rank r of W takes the r-th
     of W equal parts, in micro-batches of `micro_rows` rows. So rows do not depend on W, `threads`
@@ -21,7 +34,8 @@ class Loader:
 
     def __init__(
         self,
-        plan: Plan,
+        pack: Pack[Packed],
+        num_rows: int,
         *,
         rows_per_step: int,
         micro_rows: int,
@@ -38,8 +52,8 @@ class Loader:
                 f"threads={threads} and depth={depth} must be at least 1, "
                 f"first_step={first_step} at least 0"
             )
-        self.plan = plan
-        self.num_steps = -(-plan.num_rows // rows_per_step)
+        self.num_steps = -(-num_rows // rows_per_step)
+        self._pack = pack
         self._rows_per_step, self._micro_rows = rows_per_step, micro_rows
         self._rank, self._world_size = rank, world_size
         self._first_step = first_step
@@ -48,9 +62,9 @@ class Loader:
     def __len__(self) -> int:
         return max(self.num_steps - self._first_step, 0)
 
-    def __iter__(self) -> Generator[list[Batch], None, None]:
+    def __iter__(self) -> Generator[list[Packed], None, None]:
         """Yield steps in order. Stopping early stops the background thread."""
-        packed: queue.Queue[list[Batch] | BaseException] = queue.Queue(self._depth)
+        packed: queue.Queue[list[Packed] | BaseException] = queue.Queue(self._depth)
         stopped = threading.Event()
         worker = threading.Thread(
             target=self._pack_ahead, args=(packed, stopped), name="tresse-loader", daemon=True
@@ -68,12 +82,12 @@ class Loader:
                 _drain(packed)
                 worker.join(0.01)
 
-    def step(self, step: int) -> list[Batch]:
+    def step(self, step: int) -> list[Packed]:
         """Pack one step here and now."""
         share = self._rows_per_step // self._world_size
         first = step * self._rows_per_step + self._rank * share
         return [
-            self.plan.fill(row, self._micro_rows, threads=self._threads, allocate=self._allocate)
+            self._pack(row, self._micro_rows, threads=self._threads, allocate=self._allocate)
             for row in range(first, first + share, self._micro_rows)
         ]
 

@@ -1,6 +1,8 @@
 """Rows of the packer as tensors on the device: inputs, labels, and what the model needs to mask.
 
-B rows, T tokens in a row. Tokens cross to the device in the shards' 16 bits and are widened there.
+B rows, T tokens in a row. A batch that was filled on the host crosses to the device in the shards'
+16 bits and is widened there; of copies only the list crosses, and the tokens come from a pool in
+device memory. Both give the same bits.
 """
 
 from dataclasses import dataclass
@@ -10,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tresse.data.packer import Batch
+from tresse.data.packer import Batch, Copies
 from tresse.kernels.cross_entropy import IGNORE_INDEX
+from tresse.kernels.gather import gather_rows
 
 CUTS = 256
 
@@ -31,11 +34,22 @@ class DeviceBatch:
     with documents of length zero."""
 
 
-def to_device(batch: Batch, device: torch.device, mask_documents: bool) -> DeviceBatch:
-    """Copy a batch to the device and shift its labels."""
-    tokens = _copy(batch.tokens, device).long()
+def to_device(
+    batch: Batch | Copies,
+    device: torch.device,
+    mask_documents: bool,
+    pool: Tensor | None = None,
+) -> DeviceBatch:
+    """Bring a batch to the device and shift its labels; copies are made from the pool there."""
+    num_valid = _copy(batch.num_valid, device)
     cu_seqlens = _copy(_padded(batch.cu_seqlens), device) if mask_documents else None
-    labels = _labels(tokens, _copy(batch.num_valid, device), cu_seqlens)
+    if isinstance(batch, Copies):
+        assert pool is not None
+        copies = _copy(batch.copies, device)
+        rows = gather_rows(pool, copies, num_valid, batch.row_length, mask_documents)
+        return DeviceBatch(*rows, cu_seqlens)
+    tokens = _copy(batch.tokens, device).long()
+    labels = _labels(tokens, num_valid, cu_seqlens)
     languages = _copy(batch.language_ids(), device)[:, 1:]
     return DeviceBatch(tokens[:, :-1].contiguous(), labels, languages, cu_seqlens)
 

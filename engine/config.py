@@ -129,6 +129,9 @@ class DataConfig:
     """How documents become rows of tokens."""
     threads: int = 1
     """Threads that pack rows, per rank; they run ahead of the step."""
+    pack_on: Literal["host", "device"] = "host"
+    """Where rows are put together. `device` keeps all tokens of the training corpus in the memory
+    of every GPU, 2 bytes each, and sends it lists of copies. The rows are the same."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -40,6 +40,7 @@ EXECUTION = (
     "data.valid",
     "data.cloze",
     "data.threads",
+    "data.pack_on",
 )
 
 _ADAPTER = TypeAdapter(RunConfig)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from tresse.data.interrupt import Interrupt
@@ -38,6 +39,7 @@ from tresse.engine.stage import (
 )
 from tresse.engine.step import learning_rate, train_step
 from tresse.engine.table import print_table
+from tresse.engine.token_pool import upload_pool
 from tresse.kernels.attention import Attend
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
@@ -54,6 +56,8 @@ class Job:
     plans: dict[str, Plan]
     heldout: Plans
     questions: Questions | None
+    pool: Tensor | None
+    """The training corpus' tokens on the device, if rows are put together there."""
 
 
 def main() -> None:
@@ -93,11 +97,18 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
     heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
     questions = corpora.cloze and read_questions(corpora.cloze, packing, vocabulary)
+    pool = _upload(config, corpora, ranks)
     ranks.barrier()  # all have read what the first one is about to write
     if ranks.is_first:
         write_config(config)
         write_corpora(config, corpora)
-    return Job(config, attend, corpora, plans, heldout, questions)
+    return Job(config, attend, corpora, plans, heldout, questions, pool)
+
+
+def _upload(config: RunConfig, corpora: Corpora, ranks: Ranks) -> Tensor | None:
+    if config.data.pack_on == "host":
+        return None
+    return upload_pool(corpora.train, ranks.device, show_progress=ranks.is_first)
 
 
 def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
@@ -106,7 +117,7 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
         if not is_finished(job.config, stage.name, ranks):
             plan = job.plans[stage.name]
             under_way = build_stage(job.config, stage, plan, job.corpora, ranks, job.attend)
-            stopped = not train(under_way, job.heldout, interrupt)
+            stopped = not train(under_way, job.heldout, job.pool, interrupt)
             under_way.close()
             if stopped:
                 return False
@@ -118,12 +129,13 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     return True
 
 
-def train(stage: Stage, heldout: Plans, interrupt: Interrupt) -> bool:
+def train(stage: Stage, heldout: Plans, pool: Tensor | None, interrupt: Interrupt) -> bool:
     """Take the steps that are left of a stage; return False if a signal stopped it."""
     config, plan, ranks = stage.run, stage.plan, stage.ranks
     packing, num_languages = config.data.packing, len(plan.languages)
     loader = Loader(
-        plan,
+        plan.fill if pool is None else plan.copies,
+        plan.num_rows,
         rows_per_step=config.rows_per_step,
         micro_rows=config.micro_rows,
         rank=ranks.rank,
@@ -145,7 +157,7 @@ def train(stage: Stage, heldout: Plans, interrupt: Interrupt) -> bool:
     with log, bar:
         for rows in meter.waited(loader):
             lr = learning_rate(stage.step, stage.num_steps, config.optim)
-            batches = [to_device(row, ranks.device, packing.mask_documents) for row in rows]
+            batches = [to_device(row, ranks.device, packing.mask_documents, pool) for row in rows]
             result = train_step(
                 stage.engine, batches, num_languages, lr, ranks, stop=interrupt.requested
             )

@@ -29,10 +29,12 @@ def tokens(step: list[Batch]) -> np.ndarray:
     return np.concatenate([batch.tokens for batch in step])
 
 
+def load(plan: Plan, **options) -> Loader[Batch]:
+    return Loader(plan.fill, plan.num_rows, **{"rows_per_step": R, "micro_rows": 1, **options})
+
+
 def steps(plan: Plan, **options) -> list[np.ndarray]:
-    return [
-        tokens(step) for step in Loader(plan, **{"rows_per_step": R, "micro_rows": 1, **options})
-    ]
+    return [tokens(step) for step in load(plan, **options)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
@@ -52,11 +54,20 @@ def test_micro_batches_threads_and_depth_change_no_row(plan, options):
 
 
 def test_a_micro_batch_is_a_fill_of_its_rows(plan):
-    step = Loader(plan, rows_per_step=R, micro_rows=4, rank=1, world_size=2).step(3)
+    step = load(plan, micro_rows=4, rank=1, world_size=2).step(3)
     for number, batch in enumerate(step):
         expected = plan.fill(3 * R + 12 + 4 * number, 4)
         for name, value in vars(batch).items():
             assert np.array_equal(value, getattr(expected, name)), name
+
+
+def test_steps_of_copies_are_those_of_the_same_rows(plan):
+    loader = Loader(plan.copies, plan.num_rows, rows_per_step=R, micro_rows=4, rank=1, world_size=2)
+    for number, step in enumerate(loader):
+        for part, copies in enumerate(step):
+            expected = plan.copies(number * R + 12 + 4 * part, 4)
+            assert np.array_equal(copies.copies, expected.copies)
+            assert np.array_equal(copies.num_valid, expected.num_valid)
 
 
 def test_resuming_at_any_step_is_the_uninterrupted_run(plan):
@@ -78,7 +89,7 @@ def test_a_run_may_go_on_with_other_ranks_and_another_batch(plan):
 
 
 def test_the_tail_of_the_last_step_counts_nothing(plan):
-    last = list(Loader(plan, rows_per_step=R, micro_rows=R))[-1][0]
+    last = list(load(plan, micro_rows=R))[-1][0]
     num_left = plan.num_rows % R
     assert num_left
     assert not last.num_valid[num_left:].any()
@@ -86,7 +97,7 @@ def test_the_tail_of_the_last_step_counts_nothing(plan):
 
 
 def test_a_loader_that_is_left_early_ends_its_thread(plan):
-    iterator = iter(Loader(plan, rows_per_step=R, micro_rows=1, depth=1))
+    iterator = iter(load(plan, depth=1))
     next(iterator)
     assert any(thread.name == "tresse-loader" for thread in threading.enumerate())
     iterator.close()
@@ -100,7 +111,7 @@ def test_a_loader_packs_ahead_but_no_further_than_its_depth(plan):
         calls.append(shape)
         return np.empty(shape, dtype)
 
-    iterator = iter(Loader(plan, rows_per_step=R, micro_rows=R, depth=2, allocate=allocate))
+    iterator = iter(load(plan, micro_rows=R, depth=2, allocate=allocate))
     next(iterator)
     deadline = time.monotonic() + 10
     while len(calls) < 8 and time.monotonic() < deadline:
@@ -115,7 +126,7 @@ def test_an_error_while_packing_is_raised_where_the_step_is_awaited(plan):
         raise MemoryError("no pinned memory")
 
     with pytest.raises(MemoryError, match="no pinned memory"):
-        next(iter(Loader(plan, rows_per_step=R, micro_rows=1, allocate=allocate)))
+        next(iter(load(plan, allocate=allocate)))
 
 
 @pytest.mark.parametrize(
@@ -132,4 +143,4 @@ def test_an_error_while_packing_is_raised_where_the_step_is_awaited(plan):
 )
 def test_a_split_that_leaves_rows_over_is_refused(plan, options, message):
     with pytest.raises(ValueError, match=message):
-        Loader(plan, **{"rows_per_step": R, "micro_rows": 1, **options})
+        load(plan, **options)
