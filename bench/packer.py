@@ -4,6 +4,7 @@ Corpus: stories of 100 to 800 tokens, sentences of 45 on average, two aligned la
 once into `--corpus`. A batch is [75, 2049] uint16, in one page-aligned buffer for all variants.
 "memcpy" reads the corpus from end to end; "blocks" copies blocks of 450 tokens, the mean document,
 in random order, which is all that a shuffled epoch can hope for without knowing what comes next.
+"copies of" lists where the tokens are, for a gather on the device, and says the bytes of the list.
 The variants take turns within a pass, so that a drift of the machine meets all of them.
 
     python bench/packer.py --json bench/results/packer.json
@@ -139,6 +140,21 @@ class Pack:
             self.next_row += B
 
 
+class Locate:
+    """Lists of copies of consecutive batches."""
+
+    def __init__(self, plan: Plan, threads: int) -> None:
+        self.plan, self.threads, self.next_row = plan, threads, 0
+        self.num_bytes = self.num_batches = 0
+
+    def __call__(self, batches: int) -> None:
+        for _ in range(batches):
+            found = self.plan.copies(self.next_row, B, threads=self.threads)
+            self.next_row += B
+            self.num_bytes += found.copies.nbytes
+        self.num_batches += batches
+
+
 def variants(
     corpus: Corpus, buffer: np.ndarray, num_batches: int
 ) -> dict[tuple[str, int], Callable[[int], None]]:
@@ -151,6 +167,7 @@ def variants(
         tokens = num_batches * B * T
         plan = plan_rows(corpus, [stream], packing, tokens=tokens, seed=0, stage=0)
         found |= {(name, threads): Pack(plan, buffer, threads) for threads in (1, 2)}
+        found |= {(f"copies of {name}", threads): Locate(plan, threads) for threads in (1, 2)}
     return found
 
 
@@ -171,6 +188,8 @@ def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
     rows = []
     for (name, threads), values in rates.items():
         median, low, high = quantiles(values)
+        run = runs[name, threads]
+        written = run.num_bytes / run.num_batches if isinstance(run, Locate) else buffer.nbytes
         rows.append(
             {
                 "bench": "packer",
@@ -179,7 +198,8 @@ def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
                 "tokens_per_s": round(median),
                 "p20": round(low),
                 "p80": round(high),
-                "bytes_per_s": round(median * buffer.itemsize),  # written; as many are read
+                "bytes_per_batch": round(written),
+                "bytes_per_s": round(median / buffer.size * written),  # a fill reads as many
                 "of_memcpy": round(float(np.median(np.array(values) / copy)), 4),
                 "batch": list(buffer.shape),
                 "dtype": str(buffer.dtype),
@@ -195,12 +215,13 @@ def main(options: Options) -> None:
         folder = Path(options.corpus or f"{temporary}/corpus")
         rows = measure(options, open_corpus(folder, options.tokens))
     print(
-        f"{'variant':30} {'threads':>7} {'M tokens/s':>10} {'p20':>7} {'p80':>7} {'of memcpy':>9}"
+        f"{'variant':39} {'threads':>7} {'M tokens/s':>10} {'p20':>7} {'p80':>7} {'of memcpy':>9} "
+        f"{'kB':>6}"
     )
     for row in rows:
         rates = (row[name] / 1e6 for name in ("tokens_per_s", "p20", "p80"))
-        print("{:30} {:7} {:10.0f} {:7.0f} {:7.0f} {:9.1%}".format(
-            row["variant"], row["threads"], *rates, row["of_memcpy"]
+        print("{:39} {:7} {:10.0f} {:7.0f} {:7.0f} {:9.1%} {:6.1f}".format(
+            row["variant"], row["threads"], *rates, row["of_memcpy"], row["bytes_per_batch"] / 1e3
         ))  # fmt: skip
     if options.json:
         write_rows(options.json, rows)
