@@ -38,7 +38,7 @@ def prepare_audio(
     from tresse.data.audio.tokenise import tokenise
 
     recordings = read_recordings(manifests)
-    prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job)
+    prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job, tokenizer.variant)
     print(prepared.report)
     return prepared.corpus
 

@@ -26,7 +26,7 @@ from tresse.data.durable import commit, sync
 
 logger = logging.getLogger(__name__)
 
-FORMAT, VERSION = "tresse-kmeans", "1"
+FORMAT, VERSION = "tresse-kmeans", 1
 BATCH_FRAMES = 4096
 MIN_FRAMES_PER_UNIT = 10
 
@@ -124,9 +124,10 @@ class KMeansUnits:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot be read as k-means units ({error})") from None
-        if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+        settings = json.loads(metadata.get(FORMAT, "{}"))
+        if settings.get("version") != VERSION:
             raise ValueError(f"{path}: not a file that fit-kmeans of this version wrote")
-        features = Features(**json.loads(metadata["features"]))
+        features = Features(**settings["features"])
         return _build(features, tensors, xxhash.xxh3_64_hexdigest(content))
 
 
@@ -161,8 +162,8 @@ def fit(
     fitted = kmeans.fit((vectors - mean) / scale)
     tensors = {"centroids": fitted.cluster_centers_, "mean": mean, "scale": scale}
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "version": VERSION, "features": json.dumps(asdict(features))}
-    _write(out, tensors, metadata)
+    settings = json.dumps({"version": VERSION, "features": asdict(features)})
+    _write(out, tensors, {FORMAT: settings})  # one field: safetensors writes several in any order
     return KMeansUnits.open(out)
 
 

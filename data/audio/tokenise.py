@@ -91,10 +91,15 @@ class _Result:
 
 
 def tokenise(
-    recordings: Sequence[Recording], tokenizer: AudioTokenizer, out: Path, settings: JobSettings
+    recordings: Sequence[Recording],
+    tokenizer: AudioTokenizer,
+    out: Path,
+    settings: JobSettings,
+    variant: str = "",
 ) -> Prepared:
     """Encode this rank's share of the recordings, and write the corpus when all shares are done.
 
+    variant: how the tokenizer runs, `TokenizerSettings.variant`; all of a corpus has it in common.
     KeyboardInterrupt after a signal, when the batch is done. ValueError for recordings that
     `check_recordings` refuses, for a folder with something else in it, and with `strict` for the
     first recording that would be left out.
@@ -105,7 +110,7 @@ def tokenise(
     if not settings.skip_misaligned:
         check_recordings(recordings)
     plan = make_plan(recordings, BATCHES_PER_GROUP * settings.batch_seconds)
-    job = _describe_job(plan, tokenizer, settings)
+    job = _describe_job(plan, tokenizer, settings, variant)
     out = out.resolve()
     if (former := _read_prepared(out)) is not None and former["job"] == job:
         return Prepared(Corpus.open(out), _format(former), Times())
@@ -300,12 +305,14 @@ def _check_sound(
         raise ValueError(f"{source}: a silent sentence ({loudness}; --silence-db)")
 
 
-def _describe_job(plan: Plan, tokenizer: AudioTokenizer, settings: JobSettings) -> dict[str, Any]:
+def _describe_job(
+    plan: Plan, tokenizer: AudioTokenizer, settings: JobSettings, variant: str
+) -> dict[str, Any]:
     return {
         "format": "tresse-audio-job",
         "version": 1,
         "recordings": plan.hash,
-        "tokenizer": asdict(tokenizer.identity),
+        "tokenizer": {**asdict(tokenizer.identity), "variant": variant},
         "settings": settings.decisive(),
     }
 

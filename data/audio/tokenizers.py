@@ -55,6 +55,11 @@ class TokenizerSettings:
     compile: bool = False
     """Compile Mimi's encoder (torch.compile)."""
 
+    @property
+    def variant(self) -> str:
+        """What changes units beyond the tokenizer's identity: the same in all parts of a job."""
+        return f"{self.precision}, compiled" if self.compile else self.precision
+
 
 def load_tokenizer(settings: TokenizerSettings) -> AudioTokenizer:
     """Load the tokenizer on this process' device; ValueError when something is missing."""
