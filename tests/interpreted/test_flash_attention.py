@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from tests.interpreted.guarded import guarded
 from tests.test_attention import attention_formula
 from tests.test_kernels import assert_as_accurate_as_pytorch, random
+from tresse.engine.config import ModelConfig
+from tresse.engine.model import Transformer
 from tresse.kernels import flash_attention_tiles
+from tresse.kernels.attention import attention
+from tresse.kernels.attention_backends import Setting, choose
 from tresse.kernels.flash_attention import _forward, flash_attention
 from tresse.kernels.flash_attention_backward import backward
 from tresse.kernels.flash_attention_tiles import document_bounds, row_bounds
@@ -74,8 +78,8 @@ def test_of_one_token_a_row_the_output_is_its_value():
 
 
 # Documents of length zero at the front, inside and at the end; of one token; that straddle tiles;
-# as long as a row of 64.
-CUTS = [0, 0, 0, 1, 2, 31, 64, 64, 128, 128, 150, 191, 192, 192, 192]
+# as long as a row of 32.
+CUTS = [0, 0, 0, 1, 2, 15, 32, 32, 64, 64, 75, 95, 96, 96, 96]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,14 +91,14 @@ def test_documents_are_as_accurate_as_pytorch(heads: tuple[int, int], dtype: tor
 
 @pytest.mark.parametrize("K", [16, 64, 128])
 def test_the_tiles_of_a_gpu_are_as_accurate_as_pytorch(K: int):
-    assert_accurate([0, 7, 130, 300, 300, 401, 500], (4, 2), K, torch.float16)
+    assert_accurate([0, 7, 130, 300, 300, 333], (4, 2), K, torch.float16)
 
 
 def test_the_tiles_of_a_gpu_are_as_accurate_as_pytorch_in_rows():
     assert_accurate([0, 256, 512], (2, 1), 64, torch.float16, row_length=256)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 110), st.lists(st.integers(0, 110), max_size=8))
 def test_any_layout_of_documents_agrees_with_the_formula(N: int, interior: list[int]):
     cuts = sorted([0, *(min(cut, N) for cut in interior), N])
@@ -214,6 +218,28 @@ def test_it_compiles_without_a_graph_break():
         y = run(*leaves)
         results.append((y, *torch.autograd.grad(y.sum(), leaves)))
     assert all(map(torch.equal, *results))
+
+
+def test_a_model_learns_the_same_by_it():
+    config = ModelConfig(
+        hidden_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=32
+    )
+    tokens = torch.arange(2 * 19).view(2, 19) % 13
+    cuts, results = offsets([0, 7, 7, 19, 38]), []
+    setting = Setting(
+        device=tokens.device,
+        dtype=torch.float32,
+        head_dim=16,
+        mask_documents=True,
+        deterministic=True,
+    )
+    for attend in (attention, choose("triton", setting).attend):
+        model = Transformer(config, vocab_width=16, vocab_used=13, attend=attend)
+        model.init_weights(seed=0)
+        logits = model(tokens, None, cuts, 19)
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 def test_no_tokens_give_no_output():
