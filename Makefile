@@ -7,13 +7,17 @@ VENV ?= .venv
 PROCESSES ?= 2
 FLAGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test gpu lint clean
 
 demo: $(VENV)/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) engine/train.py demo $(FLAGS)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
+
+# What needs a GPU, in ten minutes; PYTHON is one that has the project installed.
+gpu:
+	PYTHON=$(PYTHON) bench/on_gpu.sh
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
@@ -24,7 +28,8 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "torch>=2.9,<2.14"
-	$(VENV)/bin/pip install --quiet --editable ".[dev]"
+	$(VENV)/bin/pip install --quiet --editable ".[audio,dev,mimi]"
+	$(VENV)/bin/pip install --quiet --no-deps "moshi==0.2.13"
 	touch $@
 
 clean:

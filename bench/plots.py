@@ -15,7 +15,7 @@ BAR = 0.16  # inches
 def draw(rows: Sequence[Mapping[str, str]], path: str | Path) -> None:
     """Draw a bar for each provider, grouped by kernel, shape and direction, into an image file.
 
-    Needs matplotlib (the extra `bench`).
+    Needs matplotlib (the extras `plot` and `bench`).
     """
     from matplotlib.figure import Figure  # an extra: the numbers can be had without it
     from matplotlib.patches import Patch

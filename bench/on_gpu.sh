@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# All that needs a GPU, in one call: tests, a training run of two steps, kernels, throughput, and
+# the packer on this machine's processor. Under ten minutes on an H200.
+#
+#   bench/on_gpu.sh [FOLDER]                      logs and rows go there, or to $OUT, or to on_gpu/
+#   PARTS="tests kernels" MINUTES=20 bench/on_gpu.sh
+#
+# Each part has its share of the minutes and its log; the next one runs whatever happened before.
+# The exit status is 1 if a part failed. Needs the project installed for $PYTHON, and no network.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
+PARTS=${PARTS:-tests train kernels throughput packer}
+MINUTES=${MINUTES:-9.5}
+export folder=${1:-${OUT:-on_gpu}}
+mkdir -p "$folder"
+
+declare -A weight=([tests]=20 [train]=6 [kernels]=40 [throughput]=28 [packer]=6)
+declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=5 [packer]=20) # lines of a log
+
+# Several processes, as most of the time goes into compiling kernels.
+tests() {
+    local scratch status=0 pids=() pid
+    scratch=$(mktemp -d)
+    run_tests() { "$PYTHON" -m pytest -q -p no:cacheprovider --maxfail 20 "${@:2}" >"$scratch/$1" 2>&1; }
+    run_tests 1 tests/gpu/test_gpu_kernels.py -k bfloat16 & pids+=($!)
+    run_tests 2 tests/gpu/test_gpu_kernels.py -k float32 & pids+=($!)
+    run_tests 3 tests/gpu/test_gpu_kernels.py -k "not bfloat16 and not float32" & pids+=($!)
+    run_tests 4 tests/gpu/test_gpu_attention.py & pids+=($!)
+    run_tests 5 tests/gpu --ignore tests/gpu/test_gpu_kernels.py \
+        --ignore tests/gpu/test_gpu_attention.py & pids+=($!)
+    for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+    cat "$scratch"/? && grep -h "^FAILED\|^ERROR\| passed\| failed\| skipped in" "$scratch"/?
+    rm -r "$scratch"
+    return $status
+}
+train() {
+    "$PYTHON" bench/throughput.py --recipes tiny --rows 4 --micro-rows 2 --steps 2 --warmup 1 \
+        --no-compile
+}
+kernels() {
+    "$PYTHON" bench/kernels.py --csv "$folder/kernels.csv" --minutes "$1"
+}
+throughput() {
+    "$PYTHON" bench/throughput.py --recipes 360m-interleave 1b-interleave --steps 12 --warmup 4 \
+        --json "$folder/throughput.json"
+}
+packer() {
+    "$PYTHON" bench/packer.py --tokens 20000000 --passes 5 --batches 100 \
+        --json "$folder/packer.json"
+}
+export -f tests train kernels throughput packer
+
+calculate() { "$PYTHON" -c "print($1)"; }
+
+sum=0
+for part in $PARTS; do
+    [[ -n ${weight[$part]:-} ]] || { echo "no part $part; expected ${!weight[*]}"; exit 2; }
+    sum=$((sum + weight[$part]))
+done
+"$PYTHON" -c "import tresse.kernels.rope, torch, triton; print(torch.__version__, triton.__version__)" || exit 2
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,temperature.gpu --format=csv
+
+failed=0 summary=""
+for part in $PARTS; do
+    seconds=$(calculate "round($MINUTES * 60 * ${weight[$part]} / $sum)")
+    minutes=$(calculate "max(6, $seconds - 40) / 60") # it ends by itself before it is ended
+    start=$SECONDS
+    timeout --kill-after 10 "$seconds" bash -c "$part $minutes" >"$folder/$part.log" 2>&1
+    status=$?
+    case $status in
+        0) verdict=passed ;;
+        124 | 137) verdict="ended after its $seconds s" failed=1 ;;
+        *) verdict="failed with status $status" failed=1 ;;
+    esac
+    summary+=$(printf '%-12s %4d s  %s' "$part" $((SECONDS - start)) "$verdict")$'\n'
+    printf '\n== %s: %s\n' "$part" "$verdict"
+    tail -n "${shown[$part]}" "$folder/$part.log"
+done
+printf '\n%s' "$summary"
+exit $failed

@@ -1,0 +1,38 @@
+"""Calling functions on the GPU with tensors of the CPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+
+def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its inputs taken to the GPU and its outputs back."""
+
+    def moved(*inputs: torch.Tensor) -> Any:
+        outputs = function(*(x.cuda() for x in inputs))
+        return (
+            outputs.cpu() if isinstance(outputs, torch.Tensor) else tuple(y.cpu() for y in outputs)
+        )
+
+    return moved
+
+
+def outputs_and_gradients(
+    function: Callable[..., Any], leaves: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """On tensors of the GPU, with ones and twos and so on as gradients of the outputs."""
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    wanted = [y for y in outputs if y.requires_grad]
+    generator = torch.Generator("cuda").manual_seed(9)
+    grads = [torch.empty_like(y).normal_(generator=generator) for y in wanted]
+    return [*outputs, *torch.autograd.grad(wanted, leaves, grads)]
+
+
+def need_memory(num_bytes: float) -> None:
+    """Skip the test where the GPU has less memory free."""
+    free = torch.cuda.mem_get_info()[0]
+    if free < num_bytes:
+        pytest.skip(f"needs {num_bytes / 1e9:.0f} GB of device memory, {free / 1e9:.0f} are free")
