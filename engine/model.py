@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tresse.engine.config import ModelConfig
-from tresse.kernels.attention import attention
+from tresse.kernels.attention import Attend, attention
 from tresse.kernels.linear_cross_entropy import linear_cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
@@ -36,11 +36,14 @@ class Transformer(nn.Module):
     """A causal language model; parameters and activations share one dtype, bf16 or fp32.
 
     vocab_width: rows of the embedding and columns of the logits, padded; vocab_used: ids that
-    exist. Parameters hold what nn.Linear puts there until `init_weights` or a checkpoint fills
-    them; a large model is best built under torch.device("meta"), followed by `to_empty`.
+    exist; attend: one of `kernels.attention_backends`. Parameters hold what nn.Linear puts there
+    until `init_weights` or a checkpoint fills them; a large model is best built under
+    torch.device("meta"), followed by `to_empty`.
     """
 
-    def __init__(self, config: ModelConfig, vocab_width: int, vocab_used: int) -> None:
+    def __init__(
+        self, config: ModelConfig, vocab_width: int, vocab_used: int, attend: Attend = attention
+    ) -> None:
         super().__init__()
         if not 0 < vocab_used <= vocab_width:
             raise ValueError(f"vocab_used={vocab_used} is not in 1..vocab_width={vocab_width}")
@@ -48,7 +51,7 @@ class Transformer(nn.Module):
         self.vocab_width = vocab_width
         self.vocab_used = vocab_used
         self.embedding = nn.Embedding(vocab_width, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, attend) for _ in range(config.num_layers))
         self.norm = AddRMSNorm(config.hidden_size, config.norm_eps)
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, vocab_width, bias=False)
@@ -135,8 +138,9 @@ class Block(nn.Module):
     the compute dtype, and 2 + H in fp32: rstd of both norms, log-sum-exp of every head.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, attend: Attend = attention) -> None:
         super().__init__()
+        self.attend = attend
         D, K, F_ = config.hidden_size, config.head_dim, config.intermediate_size
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, K
         num_qkv = config.num_heads + 2 * config.num_kv_heads
@@ -173,7 +177,7 @@ class Block(nn.Module):
     ) -> torch.Tensor:
         H, Hkv = self.num_heads, self.num_kv_heads
         q, k, v = rope_qkv(qkv.flatten(0, 1), *tables, H, Hkv)
-        y = attention(q, k, v, qkv.shape[1], cu_seqlens, max_seqlen)
+        y = self.attend(q, k, v, qkv.shape[1], cu_seqlens, max_seqlen)
         return y.view(*qkv.shape[:2], -1)
 
 
