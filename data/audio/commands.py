@@ -7,12 +7,14 @@ from typing import Annotated
 import tyro
 
 from tresse.data.audio.job_settings import JobSettings
-from tresse.data.audio.recordings import read_recordings
 from tresse.data.audio.tokenizers import TokenizerSettings, load_tokenizer
 from tresse.data.corpus import Corpus
+from tresse.data.formats.audio_formats import AudioFormat, read_audio
+from tresse.data.formats.utterances import Naming
 
 PACKAGES = ("soundfile", "soxr", "kaldi_native_fbank", "sklearn")
 DEFAULTS = JobSettings()
+BY_NAME = Naming()
 
 
 def prepare_audio(
@@ -22,6 +24,9 @@ def prepare_audio(
     out: Path,
     tokenizer: tyro.conf.OmitArgPrefixes[TokenizerSettings],
     job: tyro.conf.OmitArgPrefixes[JobSettings] = DEFAULTS,
+    format: AudioFormat = "manifest",
+    naming: tyro.conf.OmitArgPrefixes[Naming] = BY_NAME,
+    root: Path | None = None,
 ) -> Corpus | None:
     """Turn recordings into units and write them as a corpus; under torchrun, on many GPUs.
 
@@ -29,15 +34,18 @@ def prepare_audio(
     command, on any number of processes, and comes to the same corpus.
 
     Args:
-        manifests: JSON lines or CSV that list the recordings (docs/format.md).
+        manifests: JSON lines or CSV of recordings, or files of `format` (docs/format.md).
         out: Folder of the corpus; must not exist, or be empty.
         tokenizer: Which tokenizer.
         job: How it is used.
+        format: Our manifest, JSON lines of moshi-finetune, WebDataset tars or cuts of Lhotse.
+        naming: How names become keys and languages, where they are not in a manifest.
+        root: Folder of the audio, where moshi-finetune's or Lhotse's paths do not lead there.
     """
-    _check_packages()
+    check_packages()
     from tresse.data.audio.tokenise import tokenise
 
-    recordings = read_recordings(manifests)
+    recordings = read_audio(manifests, format, naming, root)
     prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job, tokenizer.variant)
     print(prepared.report)
     return prepared.corpus
@@ -51,24 +59,30 @@ def fit_kmeans(
     units: int = 500,
     hours: float = 10.0,
     seed: int = 0,
+    format: AudioFormat = "manifest",
+    naming: tyro.conf.OmitArgPrefixes[Naming] = BY_NAME,
+    root: Path | None = None,
 ) -> None:
     """Fit k-means units on a sample of recordings, for `audio --tokenizer kmeans --kmeans OUT`.
 
     Args:
-        manifests: JSON lines or CSV that list the recordings (docs/format.md).
+        manifests: JSON lines or CSV of recordings, or files of `format` (docs/format.md).
         out: File of the units, .safetensors.
         units: How many.
         hours: Audio to fit them on, drawn from all recordings.
         seed: Draws the sample and the first centroids.
+        format: As of `audio`.
+        naming: As of `audio`.
+        root: As of `audio`.
     """
-    _check_packages()
+    check_packages()
     from tresse.data.audio.kmeans import fit
 
-    fitted = fit(read_recordings(manifests), units, out, hours=hours, seed=seed)
+    fitted = fit(read_audio(manifests, format, naming, root), units, out, hours=hours, seed=seed)
     print(f"wrote {out}: {units} units, {fitted.identity.hash}")
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
     """Raise ValueError unless the extra is installed; importing them all would take a while."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ValueError(f"audio needs {', '.join(missing)}: pip install 'tresse[audio]'")

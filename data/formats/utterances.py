@@ -148,13 +148,13 @@ def read_documents(
 
 def _one_by_one(utterances: Iterable[Utterance], naming: Naming) -> Iterator[Document]:
     """A document of every utterance."""
-    left_out = _LeftOut()
+    left_out = LeftOut()
     for utterance in utterances:
         name = _parse(naming, utterance)
         where = f"{utterance.where} ({utterance.name})"
         lengths = utterance.lengths or [len(utterance.units)]
         if naming.skip_incomplete and not all(lengths):
-            left_out.add(name, f"sentence {lengths.index(0)} is empty")
+            left_out.add(name.key, name.language, f"sentence {lengths.index(0)} is empty")
             continue
         yield Document(name.key, name.language, _cut(utterance, naming), None, where)
     left_out.report()
@@ -246,12 +246,12 @@ def _gathered(
     empty = length.sum() == 0
     tokens = np.empty(0) if empty else np.memmap(sentences.spool, tokenizer.dtype, mode="r")
     first = min(int(number.min()), 1)  # counted from 0 or from 1, in all documents alike
-    left_out = _LeftOut()
+    left_out = LeftOut()
     for index, (key, language) in enumerate(tqdm(sentences.documents, "gather", disable=None)):
         own = order[ends[index - 1] if index else 0 : ends[index]]
-        fault = _fault(number[own], length[own], first)
+        fault = find_fault(number[own], length[own], first)
         if fault and skip_incomplete and "twice" not in fault:
-            left_out.add(Name(key, language, None), fault)
+            left_out.add(key, language, fault)
         elif fault:
             raise ValueError(
                 f"{sentences.wheres[index]}: document {key!r} ({language}): {fault}; correct the "
@@ -263,7 +263,7 @@ def _gathered(
     left_out.report()
 
 
-def _fault(numbers: np.ndarray, lengths: np.ndarray, first: int) -> str:
+def find_fault(numbers: np.ndarray, lengths: np.ndarray, first: int) -> str:
     """What is wrong with the sorted sentences of a document, if anything."""
     expected = first + np.arange(numbers.size)
     if not np.array_equal(numbers, expected):
@@ -276,19 +276,21 @@ def _fault(numbers: np.ndarray, lengths: np.ndarray, first: int) -> str:
     return ""
 
 
-class _LeftOut:
+class LeftOut:
     """Counts what is left out, and lists the first."""
 
     def __init__(self) -> None:
         self.count = 0
         self.lines: list[str] = []
 
-    def add(self, name: Name, fault: str) -> None:
+    def add(self, key: str, language: str, fault: str) -> None:
+        """Note a document."""
         self.count += 1
         if self.count <= NUM_LISTED:
-            self.lines.append(f"  {name.key!r} ({name.language}): {fault}")
+            self.lines.append(f"  {key!r} ({language}): {fault}")
 
     def report(self) -> None:
+        """Warn of them."""
         if self.count > NUM_LISTED:
             self.lines.append(f"  ... and {self.count - NUM_LISTED} more")
         if self.count:
