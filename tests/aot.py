@@ -114,15 +114,17 @@ def _cuobjdump(*arguments: str) -> str:
 
 def main() -> None:
     """Print a table of all that is registered."""
-    print(f"{'kernel':<48} sm  reg stack shared spills  LDG LDG.128  STG STG.128")
+    print(f"{'kernel':<48} sm  reg stack shared spills  LDG LDG.128  STG STG.128 HGMMA HMMA")
     for configuration in registered():
         for capability in configuration.capabilities:
             code = compile_for(capability, configuration)
             loads, stores = code.count(r"LDG(?:STS)?\.\S*"), code.count(r"STG\S*")
             wide = code.count(r"LDG\S*\.128\S*"), code.count(r"STG\S*\.128\S*")
+            products = code.count(r"HGMMA\S*"), code.count(r"HMMA\S*")
             print(
                 f"{configuration.name:<48} {capability} {code.registers:4} {code.stack:5} "
-                f"{code.shared:6} {code.spills:6} {loads:4} {wide[0]:7} {stores:4} {wide[1]:7}"
+                f"{code.shared:6} {code.spills:6} {loads:4} {wide[0]:7} {stores:4} {wide[1]:7} "
+                f"{products[0]:5} {products[1]:4}"
             )
 
 
