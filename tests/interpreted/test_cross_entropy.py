@@ -33,7 +33,7 @@ def reference(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, scal
     return losses.detach(), *torch.autograd.grad(losses.sum() * scale, leaf)
 
 
-def check(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> None:
+def check(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, ulps: int = 1) -> None:
     """Compare with PyTorch and fp64; what takes no part holds NaN and must give exact zeros."""
     ignored = labels == IGNORE_INDEX
     poisoned = logits.clone()
@@ -46,7 +46,7 @@ def check(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> None:
         assert (x.dtype, x.shape) == (y.dtype, y.shape)
         error, floor = ((z.double() - want).abs().max().item() for z in (x, y))
         ulp = torch.finfo(x.dtype).eps * want.abs().max().item()
-        assert error <= 2 * floor + ulp, f"{name}: {error=:.3e} {floor=:.3e} {ulp=:.3e}"
+        assert error <= 2 * floor + ulps * ulp, f"{name}: {error=:.3e} {floor=:.3e} {ulp=:.3e}"
     losses, dlogits = ours
     assert (losses[ignored] == 0).all()
     assert (dlogits[ignored] == 0).all()
@@ -99,7 +99,8 @@ def test_any_size_and_any_pattern_of_ignored_labels(data: st.DataObject):
     spread = data.draw(st.sampled_from([0.0, 1.0, 30.0]))
     logits = spread * random(len(labels), V, seed=data.draw(st.integers(0, 99)))
     logits += data.draw(st.sampled_from([0.0, 1000.0]))
-    check(logits.to(data.draw(st.sampled_from(DTYPES))), labels, num_classes)
+    # PyTorch may be exact by chance.
+    check(logits.to(data.draw(st.sampled_from(DTYPES))), labels, num_classes, ulps=4)
 
 
 def test_losses_are_finite_where_the_exponential_overflows():
