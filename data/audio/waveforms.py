@@ -33,13 +33,27 @@ class Joint(NamedTuple):
     bounds: list[tuple[float, float]]  # seconds in it where each sentence starts and ends
 
 
+class _SoundFile(soundfile.SoundFile):
+    """soundfile seeks to where it is after every read, and an MP3 goes wrong there: the next frame
+    needs bits of the one before, so that hundreds of samples are off. Without a seek it does not.
+    """
+
+    def seekable(self) -> bool:
+        """Whether it may seek."""
+        return self.format != "MP3"
+
+
 class AudioReader:
     """An open audio file, read forward in stretches."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self._open()
+
+    def _open(self) -> None:
+        source, self._position = self.source, 0
         try:
-            self._file = soundfile.SoundFile(source.open())
+            self._file = _SoundFile(source.open())
         except OSError as error:
             raise ValueError(f"{source}: cannot be read ({error.strerror or error})") from None
         except soundfile.LibsndfileError as error:
@@ -85,12 +99,21 @@ class AudioReader:
         return np.concatenate(pieces)
 
     def _go_to(self, frame: int) -> None:
-        """Seek, or decode up to there in an MP3, where seeking is near but not exact."""
-        if self._file.format != "MP3" or frame < self._file.tell():
-            self._file.seek(min(frame, self._file.frames) if self._file.format != "MP3" else 0)
-        while (missing := frame - self._file.tell()) > 0:
-            if not len(self._file.read(min(missing, BLOCK_FRAMES), dtype="float32")):
-                return
+        """Seek, or decode up to there where that would not be exact."""
+        if self._file.seekable():
+            self._position = self._file.seek(min(frame, self._file.frames))
+            return
+        if frame < self._position:
+            self._file.close()
+            self._open()
+        while self._position < frame and len(self._read(frame - self._position)):
+            pass
+
+    def _read(self, frames: int) -> np.ndarray:
+        """float32 [at most BLOCK_FRAMES, channels], the next of the file."""
+        block = self._file.read(min(frames, BLOCK_FRAMES), dtype="float32", always_2d=True)
+        self._position += len(block)
+        return block
 
     def _blocks(
         self, frames: int, resampler: soxr.ResampleStream | None
@@ -99,9 +122,7 @@ class AudioReader:
         pieces: list[np.ndarray] = []
         taken, ended = 0, False
         while not ended:
-            block = self._file.read(
-                min(frames - taken, BLOCK_FRAMES), dtype="float32", always_2d=True
-            )
+            block = self._read(frames - taken)
             taken += len(block)
             ended = not len(block) or taken == frames
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
