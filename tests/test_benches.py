@@ -44,3 +44,12 @@ def test_the_packer_is_measured_in_every_mode(tmp_path: Path) -> None:
     rates = [value for row in rows_of(out) for name, value in row.items() if "tokens_per_s" in name]
     assert rates
     assert all(rate > 0 for rate in rates)
+
+
+def test_audio_is_measured_with_the_share_of_decoding(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    bench("audio", "--tokenizers decode kmeans --kinds flac --hours 0.12 --units 50", out)
+    for row in rows_of(out):
+        assert row["hours"] >= 0.12
+        assert 0 <= row["wait_share"] <= 1
+        assert row["hours_per_s"] > 0
