@@ -12,7 +12,12 @@ from tresse.kernels.attention import Attend
 from tresse.kernels.attention_backends import BACKENDS, Setting, UnavailableError
 
 LLAMA, QWEN, SMALL = (32, 8), (14, 2), (3, 1)
-HALF = [torch.bfloat16, torch.float16]
+# PyTorch's attention multiplies fp32 in pieces of TF32, the others take no fp32: ours alone is
+# held to the bound there.
+BACKENDS_AND_DTYPES = [
+    *((name, dtype) for name in BACKENDS for dtype in (torch.bfloat16, torch.float16)),
+    ("triton", torch.float32),
+]
 # Documents of one token, of none at the front, inside and at the end, of a whole row; 2 rows.
 CUTS = [0, 0, 1, 2, 131, 404, 404, 1031, 1500, 2048, 2048, 4096, 4096, 4096]
 ODD_CUTS = [0, 1, 70, 197, 197, 360, 394, 394]
@@ -43,10 +48,9 @@ def offsets(cuts: list[int]) -> torch.Tensor:
     return torch.tensor(cuts, dtype=torch.int32, device="cuda")
 
 
-@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
-@pytest.mark.parametrize(("rows", "heads"), [((2, 2048), QWEN), ((3, 197), LLAMA), ((5, 1), LLAMA)])
+@pytest.mark.parametrize(("rows", "heads"), [((2, 2048), QWEN), ((3, 197), LLAMA)])
 @pytest.mark.parametrize("seed", [0, 100])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(("name", "dtype"), BACKENDS_AND_DTYPES, ids=str)
 def test_attention_in_rows_is_as_accurate_as_pytorch(
     name: str, seed: int, rows: tuple[int, int], heads: tuple[int, int], dtype: torch.dtype
 ):
@@ -57,13 +61,12 @@ def test_attention_in_rows_is_as_accurate_as_pytorch(
     assert_as_accurate_as_pytorch(on_gpu(function), on_gpu(formula), leaves, dtype)
 
 
-@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
 @pytest.mark.parametrize(
     ("cuts", "T", "heads"),
     [(CUTS, 2048, LLAMA), (CUTS, 2048, QWEN), (ODD_CUTS, 197, LLAMA), (ODD_CUTS, 197, SMALL)],
 )
 @pytest.mark.parametrize("seed", [0, 100])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(("name", "dtype"), BACKENDS_AND_DTYPES, ids=str)
 def test_attention_in_documents_is_as_accurate_as_pytorch(
     name: str, seed: int, cuts: list[int], T: int, heads: tuple[int, int], dtype: torch.dtype
 ):
@@ -72,6 +75,18 @@ def test_attention_in_documents_is_as_accurate_as_pytorch(
     formula = partial(attention_formula, cuts=sorted(set(cuts)))
     leaves = inputs(cuts[-1], heads, seed)
     assert_as_accurate_as_pytorch(on_gpu(function), on_gpu(formula), leaves, dtype)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_of_one_token_a_row_the_output_is_its_value(name: str):
+    attend = backend(name, torch.bfloat16, False, False)
+    q, k, v = (x.cuda().bfloat16().requires_grad_() for x in inputs(40, LLAMA))
+    y = attend(q, k, v, 1)
+    assert torch.equal(y, v.repeat_interleave(4, dim=1))
+    dq, dk, dv = torch.autograd.grad(y, (q, k, v), torch.ones_like(y))
+    torch.testing.assert_close(dv, 4 * torch.ones_like(v))
+    for grad in (dq, dk):  # zero; the terms that cancel are of the order of 10
+        torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("documents", [False, True])
