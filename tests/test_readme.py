@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, run
+from tests.synthetic_audio import write_buzz
 from tresse.data.corpus import Corpus
 from tresse.data.prepare import prepare_manifest
 
@@ -28,6 +29,7 @@ SMALL_WORLD = (
 )
 """What is added to a command of the README, by its beginning."""
 FLAGS = {
+    "tresse prepare fit-kmeans": "--units 20",
     "torchrun --nproc-per-node 4 engine/train.py 360m-interleave": SMALL_MODEL
     + SMALL_STAGES
     + "--rows-per-step 8 --micro-rows 2 --data.packing.row-length 128 --no-compile",
@@ -57,9 +59,14 @@ def write_manifests(corpus: Corpus, folder: Path, name: str) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the manifests and the cloze corpus that the README supposes."""
+    """A folder with the manifests, recordings and the cloze corpus that the README supposes."""
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "engine").symlink_to(ROOT / "engine")
+    with (folder / "recordings.jsonl").open("w") as file:
+        for i in range(4):
+            path = write_buzz(folder / "en" / f"{i}.flac", 6, seed=i)
+            row = {"path": str(path.relative_to(folder)), "key": str(i), "lang": "en"}
+            print(json.dumps(row | {"sentences": [[0, 2.4], [2.4, 6]]}), file=file)
     for name in ("train", "valid"):
         write_manifests(Corpus.open(world / name), folder, name)
     cloze = write_manifests(Corpus.open(world / "cloze"), folder, "cloze")
