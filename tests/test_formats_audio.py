@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.processes import ROOT, run
 from tests.synthetic_audio import buzz, write_buzz
 from tests.test_audio_job import SMALL
 from tests.workers.slow_tokenizer import Loudness
 from tresse.data.audio.recordings import File, Recording, Span, TarMember
 from tresse.data.audio.tokenise import tokenise
 from tresse.data.audio.waveforms import read_spans
+from tresse.data.corpus import Corpus
 from tresse.data.formats.audio_formats import AudioFormat, read_audio
 from tresse.data.formats.recorded import Channel
 from tresse.data.formats.utterances import Naming
@@ -382,6 +385,17 @@ def test_the_recordings_become_a_corpus(format, tmp_path):
     assert len(found) == len(waveforms) == (3 if format == "moshi" else 1)
     for units, waveform in zip(found, waveforms, strict=True):
         np.testing.assert_array_equal(units, Loudness().encode([waveform])[0])
+
+
+def test_one_command_takes_the_format_and_the_names(tmp_path):
+    members = [(f"s_{i}.wav", audio_bytes("wav", i)) for i in (1, 0)]
+    path = write_tar(tmp_path / "t.tar", members)
+    tokenizer = ["--tokenizer", "tests.workers.slow_tokenizer:build"]
+    names = ["--lang", "en", "--key-pattern", r"(?P<key>.)_(?P<sentence>\d)"]
+    command = ["audio", str(path), "--format", "webdataset", "--out", str(tmp_path / "c")]
+    run(sys.executable, str(ROOT / "data" / "prepare.py"), *command, *names, *tokenizer)
+    corpus = Corpus.open(tmp_path / "c")
+    assert (corpus.num_documents("en"), corpus.num_sentences("en")) == (1, 2)
 
 
 def test_members_are_found_once_and_never_unpacked(tmp_path):

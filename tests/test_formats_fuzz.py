@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from itertools import chain
@@ -23,7 +24,8 @@ from tresse.data.formats.tables import read_table
 from tresse.data.formats.textless import read_textless
 from tresse.data.formats.utterances import Naming
 
-NUM_MUTATIONS = 150  # of each format
+NUM_MUTATIONS = int(os.environ.get("TRESSE_FUZZ", "1500")) // 10
+"""Of each format."""
 
 Case = tuple[Path, Callable[[Path], object]]
 

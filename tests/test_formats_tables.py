@@ -205,7 +205,7 @@ def change_state(folder: Path, **changes: object) -> None:
         ),
         (lambda p: change_state(p, _data_files=[{"filename": "/etc/x"}]), "expected a plain file"),
         (lambda p: change_state(p, _data_files=["none.arrow"]), r"none\.arrow: no such file"),
-        (lambda p: change_state(p, _data_files=[]), "no Parquet files, Arrow files"),
+        (lambda p: change_state(p, _data_files=[]), r"state\.json: lists no files"),
         (lambda p: change_state(p, _indices_files=["i"]), "rows were selected by .* flattened"),
         (lambda p: next(p.glob("*.arrow")).write_bytes(b"x" * 99), "cannot be read"),
     ],

@@ -86,6 +86,8 @@ def _expand_folder(path: Path, split: str) -> list[Path]:
     entries = _load(path / "state.json", "_data_files")
     if indices := _load(path / "state.json", "_indices_files", []):
         raise ValueError(f"{path}: rows were selected by {indices}; save it again, flattened")
+    if not entries:
+        raise ValueError(f"{path}/state.json: lists no files")
     return [path / _plain(entry, path) for entry in entries]
 
 
@@ -120,7 +122,7 @@ def _read_rows(files: list[Path], columns: Columns) -> Iterator[tuple[str, dict[
                     yield from _batch_rows(batch, columns, path, first)
                     first += batch.num_rows
                     bar.update(before + int(share * path.stat().st_size) - bar.n)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}: cannot be read: {error}") from error
 
 
