@@ -224,7 +224,7 @@ def measure_case(case: Case, options: Options, ceilings: Ceilings) -> Iterator[R
             right[name] = make()
             errors[name], complaint = compare(case.names, right[name].results(), want)
             call_once(right[name], device)
-        except FAILURES as error:
+        except (*FAILURES, *peers.failures()) as error:
             traceback.print_exc()
             complaint = f"failed: {type(error).__name__}: {error}".splitlines()[0][:200]
         if complaint:

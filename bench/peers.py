@@ -4,6 +4,7 @@ Each takes and returns what the case of its kernel does (bench/kernel_cases.py),
 library when it is first called. Signatures: liger-kernel 0.8.5, quack-kernels 0.6.5.
 """
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -28,6 +29,12 @@ def is_installed(name: str) -> bool:
 def missing() -> list[str]:
     """Which of them are not installed."""
     return [f"{name} is not installed" for name in PACKAGES if not is_installed(name)]
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What the compiler of quack and FlashAttention 4 raises, once it is imported."""
+    module = sys.modules.get("cutlass.base_dsl.common")
+    return (module.DSLBaseError,) if module else ()
 
 
 @cache
