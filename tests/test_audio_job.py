@@ -88,6 +88,16 @@ def test_units_are_those_of_each_sentence_by_itself(manifest: Path, expected: Co
     assert expected.tokenizer == Loudness.identity
 
 
+@pytest.mark.parametrize(("batch_seconds", "workers"), [(5, 1), (1000, 7)])
+def test_batches_of_any_size_return_to_their_sentences(
+    batch_seconds: float, workers: int, manifest: Path, expected: Corpus, tmp_path: Path
+) -> None:
+    settings = JobSettings(batch_seconds=batch_seconds, workers=workers)
+    prepared = tokenise(read_recordings([manifest]), Loudness(), tmp_path / "c", settings)
+    assert prepared.corpus is not None
+    assert prepared.corpus.id == expected.id
+
+
 def test_what_was_done_is_written_beside_the_corpus(manifest: Path, expected: Corpus) -> None:
     prepared = json.loads((expected.path / "prepared.json").read_text())
     assert prepared["job"]["settings"]["batch_seconds"] == 1.0
