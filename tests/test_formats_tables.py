@@ -113,6 +113,16 @@ def test_lists_of_a_fixed_size_are_lists(tmp_path):
     assert read(path, Columns(units="units")) == [("a", "", [1, 2], None), ("b", "", [3, 4], None)]
 
 
+def test_keys_may_be_integers_and_categories(tmp_path):
+    units = pa.array([[1], [2]])
+    langs = pa.array(["en", "fr"]).dictionary_encode()
+    content = pa.table({"key": pa.array([7, -8], pa.int32()), "lang": langs, "units": units})
+    for write in (write_parquet, write_arrow_file):
+        path = write(tmp_path / write.__name__, content)
+        found = read(path, Columns(lang="lang", units="units"))
+        assert [row[:2] for row in found] == [("7", "en"), ("-8", "fr")]
+
+
 def test_a_split_is_chosen_by_name_and_a_single_one_by_itself(tmp_path):
     both = save_splits(tmp_path / "both", train=table(ROWS[:2]), test=table(ROWS[2:]))
     assert [row[0] for row in read(both, split="test")] == ["b"]
@@ -180,10 +190,20 @@ def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
         (["--columns.units", "a", "--columns.key", "a"], "columns a, a are not different"),
         (["--columns.lang", "lang", "--lang", "fr"], "--columns.lang, and a language by --lang"),
         (["--columns.sentences", "sentences"], "row 0: no language; give --lang"),
+        (
+            "--columns.sentences sentences --lang fr --key-pattern (?P<key>)(?P<sentence>)".split(),
+            "row 0: name 'a': sentence is ''",
+        ),
+        (
+            "--columns.sentences sentences --columns.lang lang --columns.key number "
+            "--key-pattern (?P<key>)(?P<sentence>.)".split(),
+            "row 0: has sentences; --key-pattern must not number them",
+        ),
     ],
 )
 def test_flags_that_contradict_are_refused(flags, message, tmp_path, capsys):
-    path = write_parquet(tmp_path / "t", table())
+    content = table().append_column("number", pa.array([0, 1, 2]))
+    path = write_parquet(tmp_path / "t", content)
     assert main(["table", str(path), "--out", str(tmp_path / "c"), *flags]) == 1
     assert message in capsys.readouterr().err
 

@@ -178,12 +178,15 @@ def _batch_rows(
 
 
 def _texts(column: Any) -> list[str]:
+    """Texts, categories of texts, and integers as texts."""
+    import pyarrow as pa
     from pyarrow import types
 
-    if not (types.is_string(column.type) or types.is_large_string(column.type)):
-        raise ValueError(f"is {column.type}, expected text")
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind)):
+        raise ValueError(f"is {column.type}, expected text or integers")
     _refuse_nulls(column)
-    return column.to_pylist()
+    return column.cast(pa.large_string()).to_pylist()
 
 
 def _lists(column: Any, depth: int) -> list[Any]:
