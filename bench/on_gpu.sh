@@ -6,7 +6,8 @@
 #   PARTS="tests kernels" MINUTES=20 bench/on_gpu.sh
 #
 # Each part has its share of the minutes and its log; the next one runs whatever happened before.
-# The exit status is 1 if a part failed. Needs the project installed for $PYTHON, and no network.
+# The exit status is 1 if a part failed. Needs the project installed for $PYTHON, with its extra dev
+# for the tests, and no network.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
