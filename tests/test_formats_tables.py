@@ -191,12 +191,27 @@ def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
         (["--columns.lang", "lang", "--lang", "fr"], "--columns.lang, and a language by --lang"),
         (["--columns.sentences", "sentences"], "row 0: no language; give --lang"),
         (
-            "--columns.sentences sentences --lang fr --key-pattern (?P<key>)(?P<sentence>)".split(),
+            [
+                "--columns.sentences",
+                "sentences",
+                "--lang",
+                "fr",
+                "--key-pattern",
+                "(?P<key>)(?P<sentence>)",
+            ],
             "row 0: name 'a': sentence is ''",
         ),
         (
-            "--columns.sentences sentences --columns.lang lang --columns.key number "
-            "--key-pattern (?P<key>)(?P<sentence>.)".split(),
+            [
+                "--columns.sentences",
+                "sentences",
+                "--columns.lang",
+                "lang",
+                "--columns.key",
+                "number",
+                "--key-pattern",
+                "(?P<key>)(?P<sentence>.)",
+            ],
             "row 0: has sentences; --key-pattern must not number them",
         ),
     ],
