@@ -23,6 +23,7 @@ from tresse.data.alignment import (
     open_alignment,
     write_alignment,
 )
+from tresse.data.cloze import merge_items
 from tresse.data.corpus_index import (
     FILE,
     AlignmentEntry,
@@ -178,7 +179,8 @@ def merge_corpora(
 
     ValueError when tokenizers differ, a language has a key twice, or documents that share a key do
     not have equally many sentences; with `skip_misaligned` the latter are left out in every
-    language, with a warning, and their shards are written anew.
+    language, with a warning, and their shards are written anew. Cloze items of the inputs are asked
+    in the languages that they were asked in.
     """
     if not inputs:
         raise ValueError("no corpora to merge")
@@ -204,6 +206,7 @@ def merge_corpora(
         if skip_misaligned:
             languages = _drop_misaligned(folder, languages, corpora[0].tokenizer)
         _finish(folder, languages, corpora[0].tokenizer)
+        merge_items({corpus.path: corpus.languages for corpus in corpora}, folder)
     return Corpus.open(out)
 
 

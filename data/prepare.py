@@ -1,7 +1,8 @@
 """Make a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
 
 Units in our own JSON lines by `manifest`, recordings by `audio`, the files of other tools by the
-command of their name. `fit-kmeans` makes units for `audio`.
+command of their name. `fit-kmeans` makes units for `audio`. `eval` makes corpora to score a model
+by.
 """
 
 import logging
@@ -14,6 +15,7 @@ import tyro
 from tresse.data.audio.commands import COMMANDS as AUDIO
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import Tokenizer
+from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.inspect_corpus import describe
 from tresse.data.manifest import read_manifest
@@ -51,7 +53,7 @@ def prepare_manifest(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    commands = {"manifest": prepare_manifest, **AUDIO, **FORMATS}
+    commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS}
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog="prepare.py", description=__doc__, args=arguments

@@ -165,7 +165,7 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     from tresse.engine.ranks import join, leave
     from tresse.engine.scores import read_questions
     from tresse.engine.scores import score as score_checkpoint
-    from tresse.engine.table import format_table, read_row
+    from tresse.engine.table import format_table, format_tables, read_row
 
     check_vacant(out)
     ranks, checkpoint, corpus = join(), open_finished(stage), Corpus.open(cloze)
@@ -176,6 +176,8 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     score_checkpoint(checkpoint, questions, None, out, ranks, attend)
     if ranks.is_first:
         print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
+        if tables := format_tables(out, checkpoint.config.score_by):
+            print(f"\n{tables}\n")
         print(f"wrote {out}: scores.json, answers.jsonl")
     leave()
 

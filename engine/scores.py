@@ -1,6 +1,7 @@
 """Scores of a finished stage: cloze accuracies and the alignment of hidden states.
 
-STAGE/scores.json      accuracies by task, pair and measure; cosine similarities by layer
+STAGE/scores.json      accuracies by task, pair and measure, also by the labels that items have;
+                       cosine similarities by layer
 STAGE/answers.jsonl    log-likelihoods of every item
 """
 
@@ -9,7 +10,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from tresse.data.cloze import read_items
+from tresse.data.cloze import ITEMS, read_items
 from tresse.data.corpus import Corpus
 from tresse.data.streams import Packing, Vocabulary
 from tresse.engine.alignment import measure_alignment
@@ -29,7 +30,7 @@ from tresse.engine.scoring import (
 )
 from tresse.kernels.attention import Attend
 
-ITEMS, ANSWERS, SCORES = "items.jsonl", "answers.jsonl", "scores.json"
+ANSWERS, SCORES = "answers.jsonl", "scores.json"
 # Tokens of a forward pass: scores are the same for any number of ranks, but not for other batches.
 BATCH_TOKENS = 32_768
 
@@ -93,8 +94,9 @@ def score(
 
 def _cell(accuracy: Accuracy) -> Row:
     """Return an accuracy as JSON values; the error of a single item is not known."""
-    cell = asdict(accuracy)
-    cell["stderr"] = {k: None if math.isnan(v) else v for k, v in accuracy.stderr.items()}
+    cell: Row = {"task": accuracy.task, "pair": accuracy.pair} | asdict(accuracy)
+    for mean in [cell, *(row for table in cell["by"].values() for row in table.values())]:
+        mean["stderr"] = {k: None if math.isnan(v) else v for k, v in mean["stderr"].items()}
     return cell
 
 

@@ -4,15 +4,16 @@ An item of a cloze set asks about two sequences, prompt + correct ending and pro
 ending. One forward pass over both gives four measures of each: the log-likelihood summed over
 tokens or averaged over them, of the full sequence or of the continuation (the ending) alone.
 Without a prompt the two are the same. The score is 1 where the correct sequence measures higher,
-1/2 at a tie, else 0; an accuracy is the mean score.
+1/2 at a tie, else 0; an accuracy is the mean score, where items of a group (one word in several
+voices) first have a mean of their own, as ZeroSpeech has it.
 
 Batches are a pure function of the sequences, so every number is the same for any count of ranks.
 """
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 
 from tresse.data.cloze import Item
 from tresse.data.corpus import Corpus
+from tresse.data.evaluation.tables import row_order, rows
 from tresse.engine.padded_batches import padded_batches
 from tresse.engine.ranks import Ranks
 from tresse.kernels.cross_entropy import IGNORE_INDEX
@@ -43,19 +45,31 @@ class ItemScore:
     """Log-likelihood of the correct sequence in nats, by the four MEASURES."""
     incorrect: dict[str, float]
     """The same of the incorrect sequence."""
+    group: str = ""
+    """As of the item; so are the labels."""
+    labels: Mapping[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """All items of a task in one pair of languages."""
+class Mean:
+    """Mean score of some items."""
 
-    task: str
-    pair: str
     num_items: int
+    """The items of a group count as one."""
     accuracy: dict[str, float]
     """Mean score by the four MEASURES, in [0, 1]."""
     stderr: dict[str, float]
     """Its standard error: the scores' sample deviation over the root of their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy(Mean):
+    """All items of a task in one pair of languages."""
+
+    task: str
+    pair: str
+    by: dict[str, dict[str, Mean]]
+    """Tables by the items' labels, such as voice or type, and the rows of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +118,15 @@ def ask(
 ) -> Questions:
     """Ask every item in every pair of (prompt's, ending's) language.
 
-    An item without a prompt is asked in the pairs of one language only.
+    An item is asked in pairs of its own languages, without a prompt in those of one language.
     row_length: longest input, in tokens, that the model is trained on. prefix_token: put before
     each sequence (bos or eos), so that its first token is scored; without one that token is
-    context. switch_token: put between languages. Raises ValueError listing documents that are
-    missing and sequences that are too long or empty.
+    context. switch_token: put between languages. Raises ValueError listing languages and documents
+    that are missing and sequences that are too long or empty.
     """
     items = list(items)
-    questions = [
-        (item, pair)
-        for pair in pairs
-        for item in items
-        if item.prompt is not None or pair[0] == pair[1]
-    ]
+    _check_languages(corpus, items)
+    questions = [(item, pair) for pair in pairs for item in items if _has(item, pair)]
     documents = _read_documents(corpus, questions)
     sequences = [
         _join(documents, item, key, pair, prefix_token, switch_token)
@@ -138,7 +148,7 @@ def score_cloze(
     sums = _log_likelihoods(model, sequences, batch_tokens, ranks)
     measures = [_measures(*each) for each in zip(sequences, sums.tolist(), strict=True)]
     return [
-        ItemScore(item.task, item.id, _name(pair), correct, incorrect)
+        ItemScore(item.task, item.id, _name(pair), correct, incorrect, item.group, item.labels)
         for (item, pair), correct, incorrect in zip(
             questions.asked, measures[::2], measures[1::2], strict=True
         )
@@ -156,6 +166,24 @@ def accuracies(scores: Iterable[ItemScore]) -> list[Accuracy]:
 def to_jsonl(scores: Iterable[ItemScore]) -> str:
     """JSON lines, one per item and pair, with the measures of both sequences."""
     return "".join(json.dumps(asdict(score), ensure_ascii=False) + "\n" for score in scores)
+
+
+def _has(item: Item, pair: Pair) -> bool:
+    """Whether an item is asked in a pair."""
+    known = not item.languages or set(pair) <= set(item.languages)
+    return known and (item.prompt is not None or pair[0] == pair[1])
+
+
+def _check_languages(corpus: Corpus, items: Iterable[Item]) -> None:
+    _raise_if_any(
+        [
+            f"{item.task} {item.id}: {language}"
+            for item in items
+            for language in item.languages
+            if language not in corpus.languages
+        ],
+        f"items are in languages that {corpus.path} has not",
+    )
 
 
 def _read_documents(
@@ -245,16 +273,39 @@ def _measures(sequence: _Sequence, sums: Sequence[float]) -> dict[str, float]:
     return dict(zip(MEASURES, values, strict=True))
 
 
-def _accuracy(task: str, pair: str, group: list[ItemScore]) -> Accuracy:
-    accuracy, stderr = {}, {}
-    for measure in MEASURES:
-        correct = np.array([score.correct[measure] for score in group])
-        incorrect = np.array([score.incorrect[measure] for score in group])
-        values = (correct > incorrect) + 0.5 * (correct == incorrect)
-        accuracy[measure] = float(values.mean())
-        deviation = float(values.std(ddof=1)) if len(group) > 1 else math.nan
-        stderr[measure] = deviation / math.sqrt(len(group))
-    return Accuracy(task, pair, len(group), accuracy, stderr)
+def _accuracy(task: str, pair: str, scores: list[ItemScore]) -> Accuracy:
+    values = np.array([[_value(score, measure) for measure in MEASURES] for score in scores])
+    names = [f"group {s.group}" if s.group else f"item {i}" for i, s in enumerate(scores)]
+    groups = np.unique(names, return_inverse=True)[1]
+    tables: dict[str, dict[str, list[int]]] = {}
+    for index, score in enumerate(scores):
+        for table, row in rows(score.labels).items():
+            tables.setdefault(table, {}).setdefault(row, []).append(index)
+    by = {
+        table: {
+            row: _mean(values[own[row]], groups[own[row]]) for row in sorted(own, key=row_order)
+        }
+        for table, own in tables.items()
+    }
+    whole = _mean(values, groups)
+    return Accuracy(whole.num_items, whole.accuracy, whole.stderr, task, pair, by)
+
+
+def _value(score: ItemScore, measure: str) -> float:
+    correct, incorrect = score.correct[measure], score.incorrect[measure]
+    return 0.5 if correct == incorrect else float(correct > incorrect)
+
+
+def _mean(values: np.ndarray, groups: np.ndarray) -> Mean:
+    """Mean over groups of their means; values: [items, measures], groups: int64 [items]."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.zeros((sizes.size, values.shape[1]))
+    np.add.at(means, group, values)
+    means /= sizes[:, None]
+    deviation = means.std(axis=0, ddof=1) if len(means) > 1 else np.full(means.shape[1], math.nan)
+    accuracy = dict(zip(MEASURES, means.mean(axis=0).tolist(), strict=True))
+    stderr = dict(zip(MEASURES, (deviation / math.sqrt(len(means))).tolist(), strict=True))
+    return Mean(len(means), accuracy, stderr)
 
 
 def _name(pair: Pair) -> str:

@@ -8,6 +8,7 @@ from tresse.engine.run_folder import Row, write_text
 from tresse.engine.scores import SCORES
 
 TABLE = "table.json"
+MAX_ROWS = 20
 
 
 def print_table(run: RunConfig) -> None:
@@ -57,3 +58,31 @@ def format_table(rows: list[Row]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     )
+
+
+def format_tables(folder: Path, measure: str) -> str:
+    """Lay out what scores.json lists by labels, tables of many rows left to the file."""
+    blocks = []
+    for cell in json.loads((folder / SCORES).read_text(encoding="utf-8"))["cloze"]:
+        for label, rows in cell["by"].items():
+            if len(rows) <= MAX_ROWS:
+                blocks.append(
+                    _format_rows(f"{cell['task']} {cell['pair']} by {label}", rows, measure)
+                )
+            else:
+                blocks.append(
+                    f"{cell['task']} {cell['pair']} by {label}: {len(rows)} rows, in {SCORES}"
+                )
+    return "\n\n".join(blocks)
+
+
+def _format_rows(title: str, rows: Row, measure: str) -> str:
+    """A row for each value of a label, and the mean of the rows, whatever their size."""
+    width = max(len(name) for name in [title, *rows])
+    lines = [f"{title:{width}}   items"]
+    for name, row in rows.items():
+        value, error = row["accuracy"][measure], row["stderr"][measure]
+        line = f"{name:{width}}  {row['num_items']:>6}  {100 * value:5.1f}"
+        lines.append(line + (f" ±{100 * error:.1f}" if error else ""))
+    mean = sum(row["accuracy"][measure] for row in rows.values()) / len(rows)
+    return "\n".join([*lines, f"{'mean of the rows':{width}}  {'':6}  {100 * mean:5.1f}"])

@@ -11,6 +11,16 @@ ITEMS = [
     Item(task="sSC", id="1", prompt="a/prompt", correct="a/ending", incorrect="b/ending"),
     Item(task="sTC", id="1", prompt="a/prompt", correct="a/ending", incorrect="c/ending"),
     Item(task="sWUGGY", id="mot-é", prompt=None, correct="mot", incorrect="tom"),
+    Item(
+        task="sWUGGY",
+        id="7/A",
+        prompt=None,
+        correct="wA",
+        incorrect="nA",
+        languages=("en", "fr"),
+        group="7",
+        labels={"voice": "A", "frequency": 12},
+    ),
 ]
 GOOD = {"task": "sSC", "id": "1", "prompt": None, "correct": "a", "incorrect": "b"}
 
@@ -33,6 +43,12 @@ def test_items_come_back_as_they_were_written(tmp_path: Path):
         (json.dumps({**GOOD, "correct": None}).encode(), "correct is None"),
         (json.dumps({**GOOD, "prompt": ""}).encode(), "prompt is ''"),
         (json.dumps({**GOOD, "incorrect": "a"}).encode(), "correct and incorrect are both 'a'"),
+        (json.dumps({**GOOD, "languages": "en"}).encode(), "languages is 'en', expected a list"),
+        (json.dumps({**GOOD, "languages": [1]}).encode(), "languages is [1], expected a list"),
+        (json.dumps({**GOOD, "group": 7}).encode(), "group is 7, expected a string"),
+        (json.dumps({**GOOD, "labels": ["a"]}).encode(), "labels is ['a'], expected an object"),
+        (json.dumps({**GOOD, "labels": {"a": 0.5}}).encode(), "labels is {'a': 0.5}, expected"),
+        (json.dumps({**GOOD, "labels": {"a": True}}).encode(), "labels is {'a': True}, expected"),
         (json.dumps({**GOOD, "id": "0"}).encode(), "item '0' of sSC is there already, as number 1"),
     ],
 )
@@ -42,6 +58,11 @@ def test_a_bad_line_is_an_error_with_file_and_line_number(tmp_path: Path, line: 
     with pytest.raises(ValueError, match=r"items\.jsonl, line 2: ") as error:
         list(read_items(path))
     assert fault in str(error.value)
+
+
+def test_what_an_item_does_not_say_is_not_written(tmp_path: Path):
+    write_items(tmp_path / "items.jsonl", ITEMS[:1])
+    assert set(json.loads((tmp_path / "items.jsonl").read_text())) == set(GOOD)
 
 
 def test_the_same_id_in_two_tasks_is_two_items(tmp_path: Path):

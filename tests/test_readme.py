@@ -1,5 +1,6 @@
 """The README's commands, each run as it stands there, at a size that takes seconds."""
 
+import itertools
 import json
 import os
 import re
@@ -11,8 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation_trees import (
+    LEXICAL,
+    SYNTACTIC,
+    TRIPLE,
+    lexical_rows,
+    syntactic_rows,
+    write_gold,
+    write_tree,
+)
 from tests.processes import ROOT, run
 from tests.synthetic_audio import write_buzz
+from tresse.data.cloze import read_items
 from tresse.data.corpus import Corpus
 from tresse.data.prepare import prepare_manifest
 
@@ -67,6 +78,11 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             path = write_buzz(folder / "en" / f"{i}.flac", 6, seed=i)
             row = {"path": str(path.relative_to(folder)), "key": str(i), "lang": "en"}
             print(json.dumps(row | {"sentences": [[0, 2.4], [2.4, 6]]}), file=file)
+    zerospeech = folder / "sLM21-dataset"
+    write_gold(zerospeech / "lexical" / "dev", LEXICAL, lexical_rows())
+    write_gold(zerospeech / "syntactic" / "dev", SYNTACTIC, syntactic_rows())
+    for task, language in itertools.product(("sSC", "sTC"), ("en", "fr")):
+        write_tree(folder / task / language, *TRIPLE)
     for name in ("train", "valid"):
         write_manifests(Corpus.open(world / name), folder, name)
     cloze = write_manifests(Corpus.open(world / "cloze"), folder, "cloze")
@@ -90,6 +106,13 @@ def test_every_command_of_the_readme_runs(workspace: Path) -> None:
     assert [row["setup"] for row in scores] == ["en", "interleave", "en-fr"]
     assert (workspace / "exported" / "model.safetensors").exists()
     assert (workspace / "scores" / "scores.json").exists()
+    items = list(read_items(workspace / "corpora" / "evaluation" / "items.jsonl"))
+    assert {(item.task, item.languages) for item in items} == {
+        ("sWUGGY-dev", ("en",)),
+        ("sBLIMP-dev", ("en",)),
+        ("sSC", ("en", "fr")),
+        ("sTC", ("en", "fr")),
+    }
 
 
 def test_the_first_two_commands_are_the_demo_and_the_tests() -> None:

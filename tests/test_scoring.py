@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,10 +171,25 @@ def test_scores_of_a_transformer_are_log_probabilities_of_each_sequence_alone(
             torch.testing.assert_close(got, [x.item() for x in expected], rtol=1e-5, atol=1e-5)
 
 
+def test_an_item_is_asked_in_its_own_languages(tmp_path: Path):
+    held = corpus(tmp_path / "c", {**SMALL, "de": {"w": [[1, 2]], "n": [[3, 4]]}})
+    word = Item(task="t", id="2", prompt=None, correct="w", incorrect="n", languages=("de",))
+    story = replace(ITEM, languages=("en", "fr"))
+    pairs = language_pairs(["de", "en", "fr"])
+    asked = ask(held, [word, story], pairs=pairs, row_length=64).asked
+    assert [(item.id, pair) for item, pair in asked] == [
+        ("2", ("de", "de")),
+        *(("1", pair) for pair in PAIRS),
+    ]
+    unknown = replace(word, languages=("de", "it"))
+    with pytest.raises(ValueError, match=r"^1 items are in languages that .*c has not:\n  t 2: it"):
+        ask(held, [unknown, story], pairs=pairs, row_length=64)
+
+
 def test_accuracy_counts_ties_half_and_has_the_error_of_the_mean():
     def item(task: str, correct: float, incorrect: float) -> ItemScore:
-        sides = (dict.fromkeys(MEASURES, value) for value in (correct, incorrect))
-        return ItemScore(task, "", "en", *sides)
+        ours, theirs = (dict.fromkeys(MEASURES, value) for value in (correct, incorrect))
+        return ItemScore(task, "", "en", ours, theirs)
 
     wins = [(-1.0, -2.0), (-1.0, -1.0), (-2.0, -1.0), (-1.0, -3.0)]  # 1, 1/2, 0, 1
     first, second = accuracies([item("sSC", *win) for win in wins] + [item("sTC", -1.0, -2.0)])
