@@ -58,6 +58,8 @@ class TokenizerSettings:
     @property
     def variant(self) -> str:
         """What changes units beyond the tokenizer's identity: the same in all parts of a job."""
+        if self.tokenizer != "mimi":
+            return ""
         return f"{self.precision}, compiled" if self.compile else self.precision
 
 
