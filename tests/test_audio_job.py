@@ -199,6 +199,22 @@ def test_a_killed_run_goes_on_with_other_ranks_to_the_same_corpus(
     assert verify_corpus(out).id == expected.id
 
 
+def test_a_run_that_died_while_it_wrote_the_corpus_writes_it_again(
+    manifest: Path, expected: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, parts = tmp_path / "c", tmp_path / "c.parts"
+    monkeypatch.setattr("tresse.data.audio.tokenise.commit", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tokenise(read_recordings([manifest]), Loudness(), out, SMALL)
+    assert (parts / "corpus" / "corpus.json").exists()
+    (parts / "corpus.0123.tmp").mkdir()
+    monkeypatch.undo()
+    prepared = tokenise(read_recordings([manifest]), Loudness(), out, SMALL)
+    assert prepared.corpus is not None
+    assert (prepared.corpus.id, prepared.times.audio) == (expected.id, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_batch_and_says_how_to_go_on(
     number: signal.Signals, manifest: Path, expected: Corpus, tmp_path: Path

@@ -8,6 +8,7 @@ out and what the journal counts.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from tresse.data.audio.recordings import Recording, Source
 
 BYTES_PER_SECOND = {".wav": 48_000, ".flac": 24_000, ".mp3": 8_000, ".ogg": 8_000, ".opus": 4_000}
 OTHER_BYTES_PER_SECOND = 24_000
-STAT_THREADS = 16
+STAT_THREADS, STAT_BLOCK = 16, 1024
 
 
 class Group(NamedTuple):
@@ -37,8 +38,10 @@ class Plan(NamedTuple):
 
 def make_plan(recordings: Sequence[Recording], group_seconds: float) -> Plan:
     """Form groups of at most `group_seconds`; a longer recording is one of its own."""
+    starts = range(0, len(recordings), STAT_BLOCK)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
-        sizes = list(pool.map(_sizes, recordings, chunksize=64))
+        blocks = pool.map(_sizes, (recordings[i : i + STAT_BLOCK] for i in starts))
+        sizes = list(chain.from_iterable(blocks))
     hasher = xxhash.xxh3_64()
     groups: list[Group] = []
     start, seconds = 0, 0.0
@@ -60,8 +63,10 @@ def share(groups: Sequence[Group], rank: int, world_size: int) -> list[int]:
     return order[rank::world_size]
 
 
-def _sizes(recording: Recording) -> dict[Source, int]:
-    return {source: _size(source) for source in {span.source for span in recording.sentences}}
+def _sizes(recordings: Sequence[Recording]) -> list[dict[Source, int]]:
+    return [
+        {source: _size(source) for source in {s.source for s in r.sentences}} for r in recordings
+    ]
 
 
 def _size(source: Source) -> int:
