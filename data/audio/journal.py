@@ -86,7 +86,11 @@ class Journal:
         """Look at what has been appended, here and by other processes."""
         for path in sorted(self.folder.glob("*.jsonl")):
             start = self._read.get(path, 0)
-            with path.open("rb") as file:
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:  # another process has completed the job meanwhile
+                return
+            with file:
                 file.seek(start)
                 for line in file:
                     if line.endswith(b"\n"):  # else its writer is at it, or is no more
@@ -130,8 +134,10 @@ class Journal:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the folder, when the job's output is complete."""
-        shutil.rmtree(self.folder)
+        """Remove the folder, in one step for others, when the job's output is complete."""
+        gone = self.folder.with_name(f"{self.folder.name}.{secrets.token_hex(4)}.tmp")
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
 
     def _note(self, path: Path, start: int, line: bytes) -> None:
         body = line[HASH_END:-1]

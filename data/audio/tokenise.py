@@ -115,8 +115,11 @@ def tokenise(
     if (former := _read_prepared(out)) is not None and former["job"] == job:
         return Prepared(Corpus.open(out), _format(former), Times())
     check_vacant(out)
+    own = share(plan.groups, rank, world_size)
+    if not own:
+        return Prepared(None, "done; there are more ranks than groups", Times())
     with Journal.open(out.with_name(f"{out.name}.parts"), job, rank) as journal:
-        mine = [i for i in share(plan.groups, rank, world_size) if i not in journal.finished]
+        mine = [i for i in own if i not in journal.finished]
         with Interrupt() as interrupt:
             encoder = _Encoder(recordings, tokenizer, settings, interrupt)
             encoder.run([(i, plan.groups[i]) for i in mine], journal, shows=rank == 0)
