@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.torch_version import TorchVersion
 
 HEAD_DIMS = (16, 32, 64, 128)
 DELTA_BLOCK = 64
@@ -35,11 +36,16 @@ HOPPER = {
     ("queries", 128): (128, 32, 8, 2),
 }
 OTHERS = HOPPER | {("keys", 64): (32, 128, 8, 2)}  # half the queries: without wgmma more registers
+# Before 3.7 Triton reads lse and delta straight into the layout of a tile's columns, a register and
+# an address for each: 64 queries spill.
+FEW_QUERIES = TorchVersion(triton.__version__) < "3.7"
 
 
 def launch_options(kernel: str, K: int, dtype: torch.dtype, capability: int) -> dict[str, Any]:
     """Constants of a kernel on GPUs of a compute capability: 90 is Hopper's."""
     block_t, block_s, num_warps, num_stages = (HOPPER if capability == 90 else OTHERS)[kernel, K]
+    if kernel == "keys" and FEW_QUERIES:
+        block_t = min(block_t, 32)
     if dtype.itemsize > 2:  # no tensor cores: a product of fp32 is one of fp32, not of TF32
         block_t, block_s, num_warps, num_stages = (32 if K <= 64 else 16), 32, 8, 1
     return {

@@ -6,11 +6,12 @@ from triton import language as tl
 from tests.aot import TARGETS, Configuration
 from tresse.kernels.flash_attention import _forward_kernel
 from tresse.kernels.flash_attention_backward import _delta_kernel, _key_kernel, _query_kernel
-from tresse.kernels.flash_attention_tiles import DELTA_BLOCK, launch_options
+from tresse.kernels.flash_attention_tiles import DELTA_BLOCK, FEW_QUERIES, launch_options
 
 KERNELS = {"forward": _forward_kernel, "keys": _key_kernel, "queries": _query_kernel}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-VECTORS = {"forward": 4, "keys": 12, "queries": 8}  # loads of starts, lse and delta
+# Loads of starts, lse and delta.
+VECTORS = {"forward": 4, "keys": 90 if FEW_QUERIES else 12, "queries": 8}
 POINTERS = {"lse_ptr": "*fp32", "delta_ptr": "*fp32", "starts_ptr": "*i32", "ends_ptr": "*i32"}
 
 
