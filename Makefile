@@ -1,16 +1,49 @@
-# `make demo` runs the main job on the embedded default, `make test` passes the tests. Both make
-# .venv first if needed, with pip's own settings (index, cache, proxy) as they are. The demo runs on
-# CPUs everywhere: its model is too small for a GPU.
+# `make demo` runs the main job on the embedded default, `make demo-speech` starts from speech, `make
+# test` passes the tests. All make .venv first if needed, with pip's own settings (index, cache, proxy)
+# as they are. The demos run on CPUs everywhere: their models are too small for a GPU.
 
 PYTHON ?= python3
 VENV ?= .venv
 PROCESSES ?= 2
 FLAGS ?=
 
-.PHONY: demo test gpu lint clean
+SPEECH ?= runs/demo-speech
+STORIES ?=
+UNITS ?= 200
+PREPARE = OMP_NUM_THREADS=1 $(VENV)/bin/python data/prepare.py
+ON_CPUS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES)
+
+.PHONY: demo demo-speech test gpu lint clean
+.SECONDARY:
 
 demo: $(VENV)/installed
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) engine/train.py demo $(FLAGS)
+	$(ON_CPUS) engine/train.py demo $(FLAGS)
+
+# Texts, recordings, units, corpora, training. Every step keeps what it has finished: after a stop
+# the same command goes on. Only whether a file exists counts, not its age.
+demo-speech: | $(SPEECH)/corpora/train/corpus.json $(SPEECH)/corpora/valid/corpus.json $(SPEECH)/corpora/cloze/items.jsonl
+	$(ON_CPUS) engine/train.py tiny --run-dir $(SPEECH)/run \
+	  --data.corpus $(SPEECH)/corpora/train --data.valid $(SPEECH)/corpora/valid --data.cloze $(SPEECH)/corpora/cloze \
+	  --data.packing.row-length 128 --rows-per-step 16 --micro-rows 8 --optim.lr 3e-3 --score-by mean_continuation \
+	  --stages.0.tokens 600000 --stages.1.tokens 1200000 --stages.2.tokens 600000 --valid-every 200 $(FLAGS)
+
+$(SPEECH)/texts/items.jsonl: | $(VENV)/installed
+	$(PREPARE) stories --out $(SPEECH)/texts $(STORIES)
+
+$(SPEECH)/speech/%/recordings.jsonl: | $(SPEECH)/texts/items.jsonl
+	$(PREPARE) pico $(SPEECH)/texts/$*.jsonl --out $(SPEECH)/speech/$* $(VOICE)
+
+# All endings of the cloze in one voice: another than the prompt's would tell the borrowed one.
+$(SPEECH)/speech/cloze/recordings.jsonl: VOICE = --pitch 100 100 --rate 120 120
+
+$(SPEECH)/units.safetensors: | $(SPEECH)/speech/train/recordings.jsonl
+	$(PREPARE) fit-kmeans $(SPEECH)/speech/train/recordings.jsonl --units $(UNITS) --hours 1 --out $@
+
+$(SPEECH)/corpora/%/corpus.json: | $(SPEECH)/units.safetensors $(SPEECH)/speech/%/recordings.jsonl
+	$(PREPARE) audio $(SPEECH)/speech/$*/recordings.jsonl --tokenizer kmeans --kmeans $(SPEECH)/units.safetensors --out $(SPEECH)/corpora/$*
+
+$(SPEECH)/corpora/cloze/items.jsonl: | $(SPEECH)/corpora/cloze/corpus.json
+	cp $(SPEECH)/texts/items.jsonl $@.tmp && mv $@.tmp $@
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
@@ -28,7 +61,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "torch>=2.9,<2.14"
-	$(VENV)/bin/pip install --quiet --editable ".[audio,dev,mimi]"
+	$(VENV)/bin/pip install --quiet --editable ".[audio,dev,mimi,pico]"
 	$(VENV)/bin/pip install --quiet --no-deps "moshi==0.2.13"
 	touch $@
 

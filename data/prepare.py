@@ -19,6 +19,7 @@ from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.inspect_corpus import describe
 from tresse.data.manifest import read_manifest
+from tresse.data.speech.commands import COMMANDS as SPEECH
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
@@ -53,7 +54,7 @@ def prepare_manifest(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS}
+    commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS, **SPEECH}
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog="prepare.py", description=__doc__, args=arguments

@@ -1,0 +1,84 @@
+"""The commands of `data/prepare.py` that start from text."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tresse.data.corpus import Corpus
+from tresse.data.speech.pico import PicoSettings, speak_all
+from tresse.data.speech.speak_settings import DsmSettings, SpeakSettings
+from tresse.data.speech.stories import StorySizes, write_stories
+from tresse.data.speech.texts import read_texts
+from tresse.data.speech.voices import list_voices
+
+Texts = Annotated[tuple[Path, ...], tyro.conf.Positional]
+SIZES = StorySizes()
+PICO = PicoSettings()
+DSM = DsmSettings()
+SPEAK = SpeakSettings()
+
+
+def prepare_stories(*, out: Path, sizes: tyro.conf.OmitArgPrefixes[StorySizes] = SIZES) -> None:
+    """Write short stories in English and French, to be spoken by `pico`.
+
+    Args:
+        out: Folder of train.jsonl, valid.jsonl, cloze.jsonl (docs/format.md), and of items.jsonl.
+        sizes: How many.
+    """
+    write_stories(out, sizes)
+    print(f"wrote {out}")
+
+
+def speak_by_pico(
+    texts: Texts, /, *, out: Path, settings: tyro.conf.OmitArgPrefixes[PicoSettings] = PICO
+) -> None:
+    """Speak texts with SVOX Pico (English, French, German, Spanish, Italian) into recordings.
+
+    A run that was stopped or killed goes on with the same command.
+
+    Args:
+        texts: JSON lines of sentences (docs/format.md).
+        out: Folder of FLAC files and recordings.jsonl; must not exist, or be empty.
+        settings: How Pico speaks.
+    """
+    if missing := [name for name in ("soundfile", "ttspico") if find_spec(name) is None]:
+        raise ValueError(f"pico needs {', '.join(missing)}: pip install 'tresse[audio,pico]'")
+    number = speak_all(read_texts(texts), out, settings)
+    print(f"wrote {out}: {number} recordings")
+
+
+def speak_units(
+    texts: Texts,
+    /,
+    *,
+    out: Path,
+    voices: Path,
+    chosen: Path | None = None,
+    model: tyro.conf.OmitArgPrefixes[DsmSettings] = DSM,
+    settings: tyro.conf.OmitArgPrefixes[SpeakSettings] = SPEAK,
+) -> Corpus | None:
+    """Speak texts with Kyutai's TTS as a corpus of Mimi's units; under torchrun, on many GPUs.
+
+    No audio is made. What is finished is kept in {out}.parts: a run that was stopped or killed goes
+    on with the same command, on any number of processes.
+
+    Args:
+        texts: JSON lines of sentences (docs/format.md).
+        out: Folder of the corpus; must not exist, or be empty.
+        voices: Folder of voice embeddings (.safetensors), as of kyutai/tts-voices. A document has
+            one voice in all languages, drawn by its key.
+        chosen: The voices to draw from, as `choose-voices` wrote them; else all.
+        model: Which model speaks.
+        settings: How texts are spoken.
+    """
+    read, found = read_texts(texts), list_voices(voices, chosen)
+    from tresse.data.audio.tokenizers import device
+    from tresse.data.speech.dsm import load_speaker
+    from tresse.data.speech.speak import speak
+
+    return speak(read, load_speaker(model, device()), found, out, settings, model.variant)
+
+
+COMMANDS = {"stories": prepare_stories, "pico": speak_by_pico, "speak": speak_units}

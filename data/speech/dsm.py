@@ -1,0 +1,167 @@
+"""Speech of Kyutai's TTS as Mimi's units, without audio in between.
+
+The TTS (delayed streams modelling, Zeghidour et al. 2025, https://arxiv.org/abs/2509.08753) takes
+in a word at a time and generates Mimi's codes: a frame of all codebooks every 80 ms, `delay_steps`
+after the text that it belongs to. So its first codebook is what Mimi's encoder is used for, and
+the step at which it took in a word says where the word starts: sentences need no aligner.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+
+from tresse.data.documents import Tokenizer
+from tresse.data.speech.speak_settings import DsmSettings
+from tresse.data.speech.texts import Text
+
+if TYPE_CHECKING:
+    from moshi.models.loaders import CheckpointInfo
+    from moshi.models.tts import TTSModel, TTSResult
+
+INSTALL = 'pip install "tresse[mimi]" && pip install --no-deps "moshi==0.2.13"'
+FILES = ("moshi_name", "mimi_name", "tokenizer_name")
+# moshi ends a text's sound so many steps after the one that asked for a word beyond the last.
+LAST_STEPS = 2
+READ_BYTES = 1 << 24
+
+
+class Spoken(NamedTuple):
+    """A text as units."""
+
+    sentences: list[np.ndarray]  # int64 [num_frames] each
+    words: list[list[int]]  # offsets in each sentence at which its words start
+
+
+class DsmSpeaker:
+    """A TTS model of moshi as a function from texts to units."""
+
+    def __init__(self, model: "TTSModel", weights_hash: str, mimi_hash: str, guidance: float):
+        if not model.multi_speaker:
+            raise ValueError("the TTS model takes its voice from audio, expected embeddings")
+        self._model = model
+        self._guidance: float | None = guidance
+        if not model.valid_cfg_conditionings:
+            self._guidance, model.cfg_coef = None, guidance
+        elif guidance not in model.valid_cfg_conditionings:
+            known = ", ".join(f"{each:g}" for each in sorted(model.valid_cfg_conditionings))
+            raise ValueError(f"guidance is {guidance:g}, this model knows {known}")
+        self.weights_hash = weights_hash
+        self.identity = Tokenizer("mimi", mimi_hash, "25/2", model.lm.card)
+
+    def speak(self, texts: Sequence[Text], voices: Sequence[Path], seed: int) -> list[Spoken | str]:
+        """Speak a batch, each text in its voice; a reason in place of one that did not succeed."""
+        torch.manual_seed(seed)
+        scripts = [" ".join(text.sentences) for text in texts]
+        entries = [self._model.prepare_script([script], padding_between=1) for script in scripts]
+        attributes = [
+            self._model.make_condition_attributes([voice], self._guidance) for voice in voices
+        ]
+        result = self._model.generate(entries, attributes)
+        units = first_codebook(result, self._model.delay_steps)
+        found: list[Spoken | str] = []
+        for i, text in enumerate(texts):
+            steps = [step for _, step in result.all_transcripts[i]]
+            found.append(cut(units[i], steps, result.end_steps[i], self._count_words(text)))
+        return found
+
+    def _count_words(self, text: Text) -> list[int]:
+        """Words of each sentence as the model takes them; pauses (<break>) are none."""
+        scripts = [self._model.prepare_script([sentence]) for sentence in text.sentences]
+        return [sum(bool(entry.tokens) for entry in entries) for entries in scripts]
+
+
+def first_codebook(result: "TTSResult", delay_steps: int) -> np.ndarray:
+    """int64 [B, T] of frames [B, 1 + codebooks, 1], where column i is the sound of text step i."""
+    frames = torch.cat([frame[:, 1] for frame in result.frames], dim=-1)
+    return frames[:, delay_steps:].cpu().numpy()
+
+
+def cut(
+    units: np.ndarray, steps: Sequence[int], end_step: int | None, num_words: Sequence[int]
+) -> Spoken | str:
+    """Cut a text's units [T] where its sentences start; the pause before one ends the other.
+
+    steps: where each word starts; num_words: words of each sentence. What comes before the first
+    word is dropped. A reason is returned where the words did not all come.
+    """
+    if end_step is None or len(steps) != sum(num_words):
+        return f"{len(steps)} of {sum(num_words)} words were spoken"
+    if not all(num_words):
+        return f"sentence {list(num_words).index(0)} has no word"
+    bounds = [*steps, min(end_step + LAST_STEPS, units.size)]
+    if any(a >= b for a, b in pairwise(bounds)):
+        return f"words start at {list(steps)} of {units.size} frames"
+    firsts = list(accumulate(num_words, initial=0))
+    sentences, words = [], []
+    for first, after in pairwise(firsts):
+        sentences.append(units[bounds[first] : bounds[after]])
+        words.append([step - bounds[first] for step in bounds[first:after]])
+    return Spoken(sentences, words)
+
+
+def load_speaker(settings: DsmSettings, device: str) -> DsmSpeaker:
+    """Load the model; ValueError when the package or a file is missing, or runs code."""
+    try:
+        from moshi.models.loaders import CheckpointInfo
+        from moshi.models.tts import TTSModel
+    except ImportError as error:
+        raise ValueError(f"speak needs the package moshi ({error}): {INSTALL}") from None
+    if settings.tts_weights is None:
+        try:
+            checkpoint = CheckpointInfo.from_hf_repo(settings.tts_repo)
+        except OSError as error:
+            raise ValueError(
+                f"{settings.tts_repo} is neither here nor to be had from the hub ({error}); name a "
+                "folder of its files with --tts-weights"
+            ) from None
+    else:
+        checkpoint = _find(settings.tts_weights)
+    for path in (checkpoint.moshi_weights, checkpoint.mimi_weights):
+        if Path(path).suffix != ".safetensors":
+            raise ValueError(f"{path}: expected a .safetensors file, which runs no code")
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    model = TTSModel.from_checkpoint_info(
+        checkpoint,
+        device=device,
+        dtype=dtype,
+        n_q=settings.codebooks,
+        temp=settings.temperature,
+    )
+    hashes = [_hash(Path(path)) for path in (checkpoint.moshi_weights, checkpoint.mimi_weights)]
+    return DsmSpeaker(model, hashes[0], hashes[1], settings.guidance)
+
+
+def _find(folder: Path) -> "CheckpointInfo":
+    """The checkpoint in a folder."""
+    from moshi.models.loaders import CheckpointInfo
+
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"--tts-weights {folder}: no config.json in it")
+    names = json.loads(config.read_text(encoding="utf-8"))
+    paths = []
+    for field in FILES:
+        if field not in names:
+            raise ValueError(f"{config}: no {field}; expected the configuration of a moshi TTS")
+        paths.append(folder / names[field])
+        if not paths[-1].is_file():
+            raise ValueError(f"{config} names {names[field]}, which is not there")
+    if "tts_config" not in names:
+        raise ValueError(f"{config}: no tts_config; expected the configuration of a moshi TTS")
+    moshi, mimi, tokenizer = paths
+    return CheckpointInfo.from_hf_repo("", moshi, mimi, tokenizer, config)
+
+
+def _hash(path: Path) -> str:
+    """xxh3_64 of a file, 16 hex digits, as of Mimi's weights where audio is tokenised."""
+    hasher = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()

@@ -1,0 +1,199 @@
+"""The job from texts to a corpus: speak in batches, keep what is finished, assemble.
+
+Every rank (RANK and WORLD_SIZE, as torchrun or a batch system sets them) speaks its share of the
+batches and appends them to the journal in `{out}.parts`, as the job from audio does; whoever finds
+all of them there writes the corpus. A text that was not spoken to its end is left out.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import xxhash
+from tqdm import tqdm
+
+from tresse.data.audio.journal import Journal
+from tresse.data.corpus import Corpus, write_corpus
+from tresse.data.documents import Document, Tokenizer
+from tresse.data.durable import check_vacant, commit, sync
+from tresse.data.interrupt import Interrupt
+from tresse.data.speech.dsm import Spoken
+from tresse.data.speech.speak_settings import SpeakSettings
+from tresse.data.speech.texts import Text
+from tresse.data.speech.voices import draw_voice
+
+logger = logging.getLogger(__name__)
+
+BATCHES_PER_WINDOW = 16
+SKIPPED, PREPARED = "skipped.jsonl", "prepared.json"
+
+
+class Speaker(Protocol):
+    """Texts to units."""
+
+    @property
+    def identity(self) -> Tokenizer:
+        """Whose units they are."""
+        ...
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of what speaks."""
+        ...
+
+    def speak(self, texts: Sequence[Text], voices: Sequence[Path], seed: int) -> list[Spoken | str]:
+        """Speak a batch, each text in its voice; a reason in place of one that did not succeed."""
+        ...
+
+
+def make_batches(texts: Sequence[Text], size: int) -> list[list[int]]:
+    """Numbers of texts of similar lengths: a function of the texts alone, whoever speaks them."""
+    window = BATCHES_PER_WINDOW * size
+    batches = []
+    for start in range(0, len(texts), window):
+        own = range(start, min(start + window, len(texts)))
+        order = sorted(own, key=lambda i: (-sum(map(len, texts[i].sentences)), i))
+        batches += [order[i : i + size] for i in range(0, len(order), size)]
+    return batches
+
+
+def speak(
+    texts: Sequence[Text],
+    speaker: Speaker,
+    voices: Sequence[Path],
+    out: Path,
+    settings: SpeakSettings,
+    variant: str = "",
+) -> Corpus | None:
+    """Speak this rank's share, and write the corpus when all shares are done; None on other ranks.
+
+    variant: what else the units depend on. KeyboardInterrupt after a signal, when the batch is
+    done. ValueError for a folder with something else in it, and with `strict` for the first text
+    that would be left out.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    batches = make_batches(texts, settings.batch)
+    job = _describe_job(texts, speaker, voices, settings, variant)
+    out = out.resolve()
+    if (out / PREPARED).exists() and json.loads((out / PREPARED).read_text())["job"] == job:
+        return Corpus.open(out)  # written by another rank, or before
+    check_vacant(out)
+    with Journal.open(out.with_name(f"{out.name}.parts"), job, rank) as journal:
+        mine = [i for i in range(len(batches))[rank::world_size] if i not in journal.finished]
+        with Interrupt() as interrupt, tqdm(total=len(mine), desc="speak", disable=None) as bar:
+            for number in mine:
+                if interrupt.requested:
+                    raise KeyboardInterrupt(
+                        "stopped; what is finished is kept, and the same command goes on from there"
+                    )
+                own = [texts[i] for i in batches[number]]
+                drawn = [draw_voice(text.key, voices, settings.seed) for text in own]
+                seed = xxhash.xxh3_64_intdigest(f"{settings.seed}/{number}".encode()) >> 1
+                spoken = speaker.speak(own, drawn, seed)
+                if settings.strict:
+                    _check_all(own, spoken)
+                journal.append(number, {"texts": [*map(_record, own, spoken)]})
+                bar.update()
+        return _finish(texts, batches, speaker, journal, out, job)
+
+
+def _record(text: Text, spoken: Spoken | str) -> dict[str, Any]:
+    if isinstance(spoken, str):
+        logger.warning("left out %s (%s): %s", text, text.where, spoken)
+        return {"skipped": spoken}
+    return {"units": [each.tolist() for each in spoken.sentences], "words": spoken.words}
+
+
+def _check_all(texts: Sequence[Text], spoken: Sequence[Spoken | str]) -> None:
+    for text, each in zip(texts, spoken, strict=True):
+        if isinstance(each, str):
+            raise ValueError(f"{text.where}: {text}: {each} (--strict)")
+
+
+def _describe_job(
+    texts: Sequence[Text],
+    speaker: Speaker,
+    voices: Sequence[Path],
+    settings: SpeakSettings,
+    variant: str,
+) -> dict[str, Any]:
+    told, heard = xxhash.xxh3_64(), xxhash.xxh3_64()
+    for text in texts:
+        told.update(repr((text.key, text.language, text.sentences)).encode())
+    for voice in voices:
+        heard.update(voice.name.encode() + voice.read_bytes())
+    return {
+        "format": "tresse-speak-job",
+        "version": 1,
+        "texts": told.hexdigest(),
+        "voices": heard.hexdigest(),
+        "model": speaker.weights_hash,
+        "tokenizer": asdict(speaker.identity),
+        "settings": {"batch": settings.batch, "seed": settings.seed, "variant": variant},
+    }
+
+
+def _finish(
+    texts: Sequence[Text],
+    batches: Sequence[Sequence[int]],
+    speaker: Speaker,
+    journal: Journal,
+    out: Path,
+    job: dict[str, Any],
+) -> Corpus | None:
+    """Write the corpus, if all batches are there and no other rank is at it."""
+    journal.refresh()
+    if missing := len(batches) - len(journal.finished):
+        print(f"done; {missing} of {len(batches)} batches are others'")
+        return None
+    with journal.alone() as mine:
+        if not mine or (out.exists() and any(out.iterdir())):
+            print("done; another rank writes the corpus")
+            return None
+        staged = journal.folder / "corpus"
+        for left in journal.folder.glob("corpus*"):
+            shutil.rmtree(left)
+        skipped: list[dict[str, str]] = []
+        write_corpus(staged, _documents(texts, batches, journal, skipped), speaker.identity)
+        _write_text(staged / SKIPPED, "".join(f"{json.dumps(row)}\n" for row in skipped))
+        _write_text(staged / PREPARED, json.dumps({"job": job}, indent=1) + "\n")
+        commit(staged, out)
+        journal.remove()
+    return Corpus.open(out)
+
+
+def _documents(
+    texts: Sequence[Text],
+    batches: Sequence[Sequence[int]],
+    journal: Journal,
+    skipped: list[dict[str, str]],
+) -> Iterator[Document]:
+    """Documents in the order of the texts, a window of batches at a time."""
+    for start in range(0, len(batches), BATCHES_PER_WINDOW):
+        numbers = range(start, min(start + BATCHES_PER_WINDOW, len(batches)))
+        rows = {
+            i: row
+            for number, result in zip(numbers, journal.results(numbers), strict=True)
+            for i, row in zip(batches[number], result["texts"], strict=True)
+        }
+        for i, row in sorted(rows.items()):
+            text = texts[i]
+            if "skipped" in row:
+                identity = {"key": text.key, "lang": text.language, "where": text.where}
+                skipped.append(identity | {"reason": row["skipped"]})
+            else:
+                yield Document(text.key, text.language, row["units"], row["words"], text.where)
+    if len(skipped) == len(texts):
+        raise ValueError(f"no text was spoken to its end, the first: {skipped[0]['reason']}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        sync(file.fileno())

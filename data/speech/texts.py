@@ -1,0 +1,78 @@
+"""Texts: documents in one language that are still to be spoken, and the manifest that lists them.
+
+JSON lines, one document per line:
+
+    {"key": "0001", "lang": "fr", "sentences": ["Le loup va à la ferme.", "Puis il nourrit ..."]}
+
+Texts of different languages with the same key are translations of each other, sentence by sentence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tresse.data.documents import check_language
+from tresse.data.lines import check_files, read_records
+
+FIELDS = ("key", "lang", "sentences")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One document in one language; texts that share a key are translations of each other."""
+
+    key: str
+    language: str
+    sentences: tuple[str, ...]
+    """At least one."""
+    where: str = ""
+    """Where it was listed, for messages: "train.jsonl:12"."""
+
+    def __str__(self) -> str:
+        return f"{self.language}/{self.key}"
+
+
+def read_texts(paths: Sequence[str | Path]) -> list[Text]:
+    """The texts of one or more manifests, in order.
+
+    ValueError names file and line: not JSON, fields missing, unknown or of another type, a sentence
+    that cannot be spoken, a key that is there twice, translations of other lengths.
+    """
+    texts: list[Text] = []
+    seen: dict[tuple[str, str], str] = {}
+    first: dict[str, Text] = {}
+    for where, record in read_records(check_files(paths, "text")):
+        try:
+            text = _parse(record, where)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        former = seen.setdefault((text.language, text.key), where)
+        if former != where:
+            raise ValueError(f"{where}: key {text.key!r} is in {text.language} already ({former})")
+        other = first.setdefault(text.key, text)
+        if len(other.sentences) != len(text.sentences):
+            raise ValueError(
+                f"{where}: {text} has {len(text.sentences)} sentences, its translation {other} "
+                f"({other.where}) has {len(other.sentences)}"
+            )
+        texts.append(text)
+    if not texts:
+        raise ValueError("no texts")
+    return texts
+
+
+def _parse(record: dict[str, Any], where: str) -> Text:
+    if set(record) != set(FIELDS):
+        raise ValueError(f"found the fields {sorted(record)}, expected {sorted(FIELDS)}")
+    key, sentences = record["key"], record["sentences"]
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"key is {key!r}, expected text")
+    if not isinstance(sentences, list) or not sentences:
+        raise ValueError(f"sentences is {sentences!r}, expected a list of texts")
+    for number, sentence in enumerate(sentences):
+        if not isinstance(sentence, str) or not any(map(str.isalnum, sentence)):
+            raise ValueError(f"sentence {number} is {sentence!r}, expected words")
+        if not sentence.isprintable():  # a zero byte crashes Pico
+            raise ValueError(f"sentence {number} is {sentence!r}: it has a control character")
+    return Text(key, check_language(record["lang"]), tuple(sentences), where)
