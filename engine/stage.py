@@ -20,6 +20,10 @@ from tresse.engine.sharding import Engine, release, set_full_state, shard
 from tresse.engine.step import StepResult
 from tresse.kernels.attention import Attend
 
+# Graphs of a block: the first layer's and the others', with and without a gradient, and each once
+# for every length of cu_seqlens. Past dynamo's own limit of 8 a block would run uncompiled.
+MAX_GRAPHS = 64
+
 
 @dataclass
 class Stage:
@@ -192,6 +196,7 @@ def _fill_anew(model: Transformer, run: RunConfig) -> None:
 
 def _build_engine(model: Transformer, run: RunConfig, ranks: Ranks) -> Engine:
     if run.compile:
+        torch._dynamo.config.recompile_limit = MAX_GRAPHS
         for layer in model.layers:
             layer.compile(dynamic=False)
     return shard(
