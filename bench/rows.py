@@ -74,13 +74,16 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Commit of the working tree, with a plus where files differ from it; empty outside git."""
+    """Commit of the working tree, with a plus where files differ from it.
+
+    Outside git it is what the environment's COMMIT says, or empty.
+    """
     try:
         found = _run("git", "rev-parse", "--short=12", "HEAD")
         changed = _run("git", "status", "--porcelain", "--untracked-files=no", "csrc", "data",
                        "engine", "kernels")  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return os.environ.get("COMMIT", "")
     return found + "+" * bool(changed)
 
 

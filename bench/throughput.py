@@ -59,9 +59,9 @@ def main(options: Options) -> None:
     for recipe in options.recipes:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(recipe, options, Path(folder)))
-        print("  ".join(_format(rows[-1][column]) for column in COLUMNS))
-    if options.json:
-        write_rows(options.json, rows)
+        print("  ".join(_format(rows[-1][column]) for column in COLUMNS), flush=True)
+        if options.json:
+            write_rows(options.json, rows)
 
 
 def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
