@@ -81,4 +81,36 @@ def speak_units(
     return speak(read, load_speaker(model, device()), found, out, settings, model.variant)
 
 
-COMMANDS = {"stories": prepare_stories, "pico": speak_by_pico, "speak": speak_units}
+def choose_voices(
+    folder: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    out: Path,
+    min_similarity: float = 0.9,
+    embedder: str = "resemblyzer",
+) -> None:
+    """Choose the voices that stay themselves from one language to another, for `speak --chosen`.
+
+    Args:
+        folder: A folder for each voice with its recordings.jsonl (docs/format.md): the same
+            sentences in two or more languages.
+        out: File of the chosen names and of all scores, JSON.
+        min_similarity: Least mean cosine of a sentence's and its translation's embeddings.
+        embedder: resemblyzer, or module:function for one of your own.
+    """
+    if missing := [name for name in ("soundfile", "soxr") if find_spec(name) is None]:
+        raise ValueError(f"choose-voices needs {', '.join(missing)}: pip install 'tresse[audio]'")
+    from tresse.data.audio.tokenizers import device
+    from tresse.data.speech.choose_voices import choose_voices, format_scores
+    from tresse.data.speech.embedders import load_embedder
+
+    scores = choose_voices(folder, load_embedder(embedder, device()), min_similarity, out)
+    print(f"{format_scores(scores, min_similarity)}\n\nwrote {out}")
+
+
+COMMANDS = {
+    "stories": prepare_stories,
+    "pico": speak_by_pico,
+    "speak": speak_units,
+    "choose-voices": choose_voices,
+}

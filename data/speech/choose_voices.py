@@ -1,0 +1,101 @@
+"""Voices that stay themselves from one language to another, as the paper chooses its 44.
+
+Each candidate says the same sentences in several languages; its score is the mean cosine of the
+speaker embeddings of a sentence and its translation (Moumen et al. 2025, section 4.1).
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tresse.data.audio.recordings import Recording, read_recordings
+from tresse.data.audio.waveforms import read_spans
+from tresse.data.durable import staged_file
+from tresse.data.speech.embedders import SpeakerEmbedder
+
+RECORDINGS = "recordings.jsonl"
+
+
+class Score(NamedTuple):
+    """How alike a voice is to itself in another language."""
+
+    similarity: float
+    num_pairs: int
+
+
+def choose_voices(
+    folder: Path, embedder: SpeakerEmbedder, min_similarity: float, out: Path
+) -> dict[str, Score]:
+    """Score the voices FOLDER/VOICE/recordings.jsonl and write who reaches `min_similarity`.
+
+    Returns all scores, best first; `out` is JSON with the chosen names under `voices`, best first.
+    ValueError when nothing is to be chosen from, or nobody reaches it.
+    """
+    manifests = sorted(folder.rglob(RECORDINGS))
+    if not manifests:
+        raise ValueError(f"{folder}: no voices, expected folders with {RECORDINGS}")
+    scores: dict[str, Score] = {}
+    for path in tqdm(manifests, desc="voices", disable=None):
+        scores[path.parent.relative_to(folder).as_posix()] = _score(path, embedder)
+    scores = dict(sorted(scores.items(), key=lambda each: (-each[1].similarity, each[0])))
+    chosen = [voice for voice, score in scores.items() if score.similarity >= min_similarity]
+    if not chosen:
+        best, score = next(iter(scores.items()))
+        raise ValueError(
+            f"none of {len(scores)} voices reaches {min_similarity:g}, the best is {best} with "
+            f"{score.similarity:.3f}; lower --min-similarity"
+        )
+    similarity = {voice: round(score.similarity, 6) for voice, score in scores.items()}
+    found = {"voices": chosen, "min_similarity": min_similarity, "similarity": similarity}
+    with staged_file(out) as file:
+        file.write(json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
+    return scores
+
+
+def _score(path: Path, embedder: SpeakerEmbedder) -> Score:
+    cosines = [cosine for pair in _pairs(path) for cosine in _cosines(*pair, embedder)]
+    if not cosines:
+        raise ValueError(f"{path}: no key is there in two languages")
+    return Score(float(np.mean(cosines)), len(cosines))
+
+
+def _pairs(path: Path) -> Iterator[tuple[Recording, Recording]]:
+    """Translations of each other, every pair of languages once."""
+    keys: dict[str, list[Recording]] = {}
+    for recording in read_recordings([path]):
+        keys.setdefault(recording.key, []).append(recording)
+    for own in keys.values():
+        for one, other in combinations(own, 2):
+            if len(one.sentences) != len(other.sentences):
+                raise ValueError(
+                    f"{one.where}: {one} has {len(one.sentences)} sentences, its translation "
+                    f"{other} has {len(other.sentences)}"
+                )
+            yield one, other
+
+
+def _cosines(one: Recording, other: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
+    """Of each sentence and its translation, float64 [num_sentences]."""
+    vectors = []
+    for recording in (one, other):
+        waveforms = list(read_spans(recording.sentences, embedder.sample_rate))
+        embedded = np.asarray(embedder.embed(waveforms), np.float64)
+        if not np.isfinite(embedded).all() or not embedded.any(axis=1).all():
+            raise ValueError(f"{recording.where}: {recording} has a silent sentence")
+        vectors.append(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
+    return np.sum(vectors[0] * vectors[1], axis=1)
+
+
+def format_scores(scores: dict[str, Score], min_similarity: float) -> str:
+    """A line per voice."""
+    width = max(len("voice"), *map(len, scores))
+    lines = [f"{'voice':{width}}  similarity  pairs"]
+    for voice, score in scores.items():
+        kept = "" if score.similarity >= min_similarity else "  left out"
+        lines.append(f"{voice:{width}}  {score.similarity:>10.3f}  {score.num_pairs:>5}{kept}")
+    return "\n".join(lines)

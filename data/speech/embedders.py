@@ -1,0 +1,125 @@
+"""Embeddings of speakers: what is near is one voice.
+
+A model of your own is a function in a module that Python can import, named as
+`--embedder module:function`. It is called with the device and returns an object with the members
+of `SpeakerEmbedder`.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class SpeakerEmbedder(Protocol):
+    """Waveforms to vectors."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms it wants."""
+        ...
+
+    def embed(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors [N, D], of any length each, of N waveforms, mono, float32 [samples]."""
+        ...
+
+
+class Resemblyzer:
+    """The d-vectors of the package resemblyzer, whose 17 MB hold the weights (Apache-2.0).
+
+    Three LSTMs over windows of 1.6 s of a mel spectrogram, trained for the generalised end-to-end
+    loss (Wan et al. 2018, https://arxiv.org/abs/1710.10467). Only the weights are used: importing
+    the package would need librosa and webrtcvad. Silence is not cut out, as its own preprocessing
+    does.
+    """
+
+    sample_rate = 16_000
+    window, hop, num_mels = 400, 160, 40
+    frames, step = 160, 77
+    """Of a mel spectrogram: in a window, and from one to the next."""
+    level_db = -30.0
+    """Quieter waveforms are made so loud; 0 is full scale."""
+    min_share = 0.75
+    """Of the last window that must be there, or it is left out."""
+
+    def __init__(self, weights: Path, device: str) -> None:
+        self._device = device
+        self._lstm = nn.LSTM(self.num_mels, 256, 3, batch_first=True)
+        self._linear = nn.Linear(256, 256)
+        state = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
+        for name, module in (("lstm.", self._lstm), ("linear.", self._linear)):
+            own = {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+            module.load_state_dict(own)
+            module.to(device)
+        self._filters = mel_filters(self.sample_rate, self.window, self.num_mels)
+
+    @torch.no_grad()
+    def embed(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 [N, 256], each the mean of its windows' unit vectors."""
+        windows = [self._windows(torch.from_numpy(waveform)) for waveform in waveforms]
+        _, (hidden, _) = self._lstm(torch.cat(windows).to(self._device))
+        vectors = nn.functional.normalize(self._linear(hidden[-1]).relu(), dim=1)
+        parts = vectors.cpu().split([len(own) for own in windows])
+        return torch.stack([own.mean(dim=0) for own in parts]).numpy()
+
+    def _windows(self, waveform: Tensor) -> Tensor:
+        """float32 [num_windows, frames, num_mels] of float32 [samples]."""
+        num_frames = -(-(len(waveform) + 1) // self.hop)
+        starts = range(0, max(1, num_frames - self.frames + self.step + 1), self.step)
+        there = (len(waveform) - starts[-1] * self.hop) / (self.frames * self.hop)
+        if there < self.min_share and len(starts) > 1:
+            starts = starts[:-1]
+        missing = (starts[-1] + self.frames) * self.hop - len(waveform)
+        level = 10 * torch.log10(waveform.square().mean())
+        louder = 10 ** (max(0.0, self.level_db - float(level)) / 20)
+        mels = self._mels(nn.functional.pad(waveform * louder, (0, max(0, missing))))
+        return torch.stack([mels[start : start + self.frames] for start in starts])
+
+    def _mels(self, waveform: Tensor) -> Tensor:
+        """Power in bands of frequency, float32 [samples // hop + 1, num_mels]."""
+        spectrum = torch.stft(
+            waveform,
+            self.window,
+            self.hop,
+            window=torch.hann_window(self.window),
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return (self._filters @ spectrum.abs().square()).T
+
+
+def mel_filters(sample_rate: int, window: int, num_mels: int) -> Tensor:
+    """Triangles of equal area on Slaney's mel scale, float32 [num_mels, window // 2 + 1].
+
+    The scale is linear to 1000 Hz, 15 mel, and logarithmic from there, 27 mel to a factor of 6.4.
+    """
+    top = 15 + 27 * np.log(sample_rate / 2 / 1000) / np.log(6.4)
+    mel = np.linspace(0, top, num_mels + 2)
+    hz = np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+    bins = np.fft.rfftfreq(window, 1 / sample_rate)
+    rise = (bins - hz[:-2, None]) / np.diff(hz)[:-1, None]
+    fall = (hz[2:, None] - bins) / np.diff(hz)[1:, None]
+    triangles = np.maximum(0, np.minimum(rise, fall)) * 2 / (hz[2:] - hz[:-2])[:, None]
+    return torch.from_numpy(triangles.astype(np.float32))
+
+
+def load_embedder(name: str, device: str) -> SpeakerEmbedder:
+    """Return `resemblyzer`, or what `module:function` returns; ValueError when it is not there."""
+    if name == "resemblyzer":
+        package = find_spec("resemblyzer")
+        if package is None or not package.submodule_search_locations:
+            raise ValueError("the package is missing: pip install --no-deps resemblyzer")
+        return Resemblyzer(Path(package.submodule_search_locations[0]) / "pretrained.pt", device)
+    module, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"--embedder is {name!r}, expected resemblyzer or module:function")
+    try:
+        build = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--embedder {name}: {error}") from None
+    return cast(Callable[[str], SpeakerEmbedder], build)(device)
