@@ -7,7 +7,22 @@
 #
 # Each part has its share of the minutes and its log; the next one runs whatever happened before.
 # The exit status is 1 if a part failed. Needs the project installed for $PYTHON, with its extra dev
-# for the tests, and no network.
+# for the tests, and no network. Where there is no git, COMMIT says what rows are of.
+#
+# For a machine without an index that has torch, triton, numpy, safetensors and tqdm: collect wheels
+# elsewhere, in the project's root, with its version of Python,
+#
+#   python3.12 -m pip wheel --no-deps -w wheels . deepspeed py-cpuinfo
+#   python3.12 -m pip download --no-deps -d wheels absl-py annotated-types docstring-parser einops \
+#       hjson hypothesis iniconfig msgpack packaging pluggy protobuf psutil pydantic pydantic-core \
+#       pygments pytest pytest-timeout shtab sortedcontainers tensorboard typeguard \
+#       typing-extensions typing-inspection tyro xxhash
+#
+# (17 MB; to compare with, liger-kernel, and quack-kernels and flash-attn-4, which need what they name
+# and site/nvidia_cutlass_dsl/dsl_packages on the path), and there, with this tree beside them,
+#
+#   python3 -m pip install --no-index --no-deps --target site wheels/*.whl
+#   PYTHONPATH=$PWD/site COMMIT=... MINUTES=9 bench/on_gpu.sh
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
@@ -17,7 +32,7 @@ export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
 declare -A weight=([tests]=20 [train]=6 [kernels]=40 [throughput]=28 [packer]=6)
-declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=5 [packer]=20) # lines of a log
+declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=60 [packer]=20) # lines of a log
 
 # Several processes, as most of the time goes into compiling kernels.
 tests() {

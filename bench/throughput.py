@@ -7,9 +7,11 @@ of `--steps` steps, and reads its metrics.jsonl; the first steps warm up and are
 """  # noqa: E501
 
 import dataclasses
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from tresse.data.corpus import write_corpus
 from tresse.data.documents import Document, Tokenizer
 from tresse.engine.config import RunConfig
 from tresse.engine.recipes import RECIPES
-from tresse.engine.run_folder import read_metrics, write_config
+from tresse.engine.run_folder import Row, read_metrics, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("recipe", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")
@@ -72,8 +74,7 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
     script = str(ROOT / "engine" / "train.py")
     command = [sys.executable, *launcher, script, "--run-dir", run.run_dir]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    logged = [row for row in read_metrics(Path(run.run_dir)) if "loss" in row][options.warmup :]
+    logged = run_steps(command, Path(run.run_dir), options.steps)[options.warmup :]
     seconds, low, high = quantiles([row["step_s"] for row in logged])
     tokens = run.rows_per_step * run.data.packing.row_length
     return {
@@ -91,6 +92,23 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
         "memory_gib": logged[-1]["memory_gib"],
         "data_wait_ms": 1000 * quantiles([row["data_wait_s"] for row in logged])[0],
     }
+
+
+def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Row]:
+    """Run a training and return what it logged; it ends there and writes no checkpoint.
+
+    That of 1B parameters has 12 GB, which can take longer than the steps.
+    """
+    at_once = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"}  # the launcher would wait 30 s
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=at_once) as process:
+        logged: list[Row] = []
+        while len(logged) < num_steps and process.poll() is None:
+            time.sleep(0.1)
+            logged = [row for row in read_metrics(run_dir) if "loss" in row]
+        process.terminate()
+    if len(logged) < num_steps:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return logged
 
 
 def cut(run: RunConfig, options: Options, folder: Path) -> RunConfig:
