@@ -36,7 +36,7 @@ declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=60 [packer]=20
 
 # Several processes, as most of the time goes into compiling kernels.
 tests() {
-    local scratch status=0 pids=() pid
+    local status=0 pids=() pid
     scratch=$(mktemp -d)
     run_tests() { "$PYTHON" -m pytest -q -p no:cacheprovider --maxfail 20 "${@:2}" >"$scratch/$1" 2>&1; }
     run_tests 1 tests/gpu/test_gpu_kernels.py -k bfloat16 & pids+=($!)
@@ -45,9 +45,12 @@ tests() {
     run_tests 4 tests/gpu/test_gpu_attention.py & pids+=($!)
     run_tests 5 tests/gpu --ignore tests/gpu/test_gpu_kernels.py \
         --ignore tests/gpu/test_gpu_attention.py & pids+=($!)
+    show() {
+        cat "$scratch"/? && grep -h "^FAILED\|^ERROR\| passed\| failed\| skipped in" "$scratch"/?
+        rm -r "$scratch"
+    }
+    trap show EXIT # the time's, too
     for pid in "${pids[@]}"; do wait "$pid" || status=1; done
-    cat "$scratch"/? && grep -h "^FAILED\|^ERROR\| passed\| failed\| skipped in" "$scratch"/?
-    rm -r "$scratch"
     return $status
 }
 train() {
