@@ -1,0 +1,297 @@
+"""Datasets side by side: tokens per second, seconds to open, memory, seconds to any step's rows.
+
+Tresse, plain Python and, where they are installed, Megatron-Core, Mosaic streaming and litdata give
+[75, 2049] batches of the same documents (see dataset_peers.py), each in a process of its own with
+one thread. Rates take turns within a pass, so that a drift of the machine meets all of them.
+
+Opening is timed to the object that gives batches, then comes the first batch; imports are left out.
+"first" is without any cache of the library and with its files out of the page cache, "cold" with
+the former, "warm" with both. Any step is the batch in the middle of the first epoch, asked of an
+object that has been opened and not read. The time to open is the better one of two. Corpora of 1 M
+and 50 M documents of 4 to 12 tokens are written for it.
+
+    taskset -c 0 python bench/dataset.py --json bench/results/dataset.json
+"""
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from dataset_peers import CONTENDERS, LANGUAGES, MODES, VOCABULARY, B, T, package_version, write
+from packer import open_corpus
+from rows import quantiles, write_rows
+from tqdm import tqdm
+
+from tresse.data.corpus import Corpus
+from tresse.data.corpus_index import CorpusIndex, write_index
+from tresse.data.documents import Tokenizer
+from tresse.data.shards import ShardEntry, shard_metadata
+from tresse.data.tensor_file import write_tensors
+
+RUN_EPOCHS = 4
+SHARD_DOCUMENTS = 10_000_000
+PARTS = ("open_s", "first_batch_s", "any_step_s")
+STATES = ("first", "cold", "warm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure datasets."""
+
+    tokens: int = 200_000_000
+    """Size of the corpus for rates, both languages together; at least 1,000,000."""
+    documents: tuple[int, ...] = (1_000_000, 50_000_000)
+    """Sizes of the corpora that are opened."""
+    passes: int = 9
+    """Measurements of each rate."""
+    seconds: float = 0.5
+    """Length of a measurement of a rate, about."""
+    only: tuple[str, ...] = tuple(CONTENDERS)
+    """What to measure."""
+    folder: str = ""
+    """Where to keep the corpora, 8 GB, or to find them; empty: a temporary folder."""
+    json: str = ""
+    """File for the rows."""
+
+
+def write_many(folder: Path, num_documents: int) -> Corpus:
+    """A corpus of short documents of one sentence. Its key hashes are numbers, drawn at random."""
+    if (folder / "corpus.json").exists():
+        return Corpus.open(folder)
+    folder.mkdir(parents=True)
+    tokenizer = Tokenizer("synthetic", "", "25/2", VOCABULARY)
+    rng, entries = np.random.default_rng(0), []
+    for first in tqdm(range(0, num_documents, SHARD_DOCUMENTS), desc="corpus", disable=None):
+        tensors = _short_documents(rng, first, min(SHARD_DOCUMENTS, num_documents - first))
+        D, N = tensors["key_hash"].size, tensors["tokens"].size
+        metadata = shard_metadata("en", tokenizer, D, D, N)
+        path, hashes = write_tensors(folder, "en", tensors, metadata)
+        entries.append(ShardEntry(path.name, path.stat().st_size, D, D, N, hashes))
+    write_index(folder, CorpusIndex(tokenizer, {"en": tuple(entries)}, None))
+    return Corpus.open(folder)
+
+
+def _short_documents(rng: np.random.Generator, first: int, D: int) -> dict[str, np.ndarray]:
+    lengths = rng.integers(4, 13, D, dtype=np.uint16)
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    digits = np.arange(first, first + D)[:, None] // 10 ** np.arange(7, -1, -1) % 10
+    return {
+        "tokens": rng.integers(0, VOCABULARY, ends[-1], dtype=np.uint16),
+        "sentence_lengths": lengths,
+        "document_lengths": lengths.astype(np.uint32),
+        "document_tokens": ends,
+        "document_sentences": np.arange(D + 1),
+        "key_hash": rng.integers(0, 2**63, D).astype(np.uint64),
+        "keys": (digits + ord("0")).astype(np.uint8).reshape(-1),
+        "key_offsets": np.arange(D + 1) * 8,
+    }
+
+
+def memory_mib() -> dict[str, float]:
+    """Memory of this process: its own, and with its share of mapped files."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    held = {
+        name: int(rest.split()[0]) / 1024 for name, _, rest in (x.partition(":") for x in lines)
+    }
+    return {"anonymous_mib": round(held["Anonymous"], 1), "rss_mib": round(held["Rss"], 1)}
+
+
+def evict(folder: Path) -> None:
+    """Drop a folder's files from the page cache; they must be clean and not mapped."""
+    for root, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            descriptor = os.open(Path(root, name), os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def serve(connection: Connection, name: str, folder: Path, mode: str, epochs: int) -> None:
+    """Open a contender in this process, then time `n` batches for each n that is asked."""
+    for module in CONTENDERS[name].MODULES:
+        import_module(module)
+    memory = memory_mib()["anonymous_mib"]
+    start = time.perf_counter()
+    contender = CONTENDERS[name](folder, mode, epochs)
+    connection.send(time.perf_counter() - start)
+    while (request := connection.recv()) is not None:
+        kind, value = request
+        start = time.perf_counter()
+        if kind == "seek":
+            contender.seek(value)
+        for _ in range(value if kind == "batches" else 1):
+            contender.batch()
+        seconds = time.perf_counter() - start
+        connection.send({"seconds": seconds, "imports_mib": memory, **memory_mib()})
+
+
+class Process:
+    """A contender in a process of its own."""
+
+    def __init__(self, name: str, folder: Path, mode: str, epochs: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, name, folder, mode, epochs)
+        self.process = context.Process(target=serve, args=arguments)
+        self.process.start()
+        theirs.close()
+        self.open_s = self.connection.recv()
+
+    def ask(self, kind: str, value: int) -> dict[str, float]:
+        """Seconds of "batches" (how many) or "seek" (the step), and memory afterwards."""
+        self.connection.send((kind, value))
+        return self.connection.recv()
+
+    def close(self) -> None:
+        """End it."""
+        self.connection.send(None)
+        self.process.join()
+
+
+def measure_rates(options: Options, folder: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Rows with tokens per second of each contender and mode, all in turns."""
+    runs = {
+        (name, mode): Process(name, folder / name, mode, RUN_EPOCHS)
+        for name in names
+        for mode in CONTENDERS[name].MODES
+    }
+    batches = dict.fromkeys(runs, 5)
+    rates: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    memory = {}
+    for number in tqdm(range(-2, options.passes), unit="pass", desc="rates", disable=None):
+        for key, run in runs.items():
+            memory[key] = run.ask("batches", batches[key])
+            seconds = memory[key].pop("seconds")
+            if number < 0:  # these meet pages that are not mapped, and say how many to time
+                batches[key] = max(round(options.seconds / seconds * batches[key]), 1)
+            else:
+                rates[key].append(batches[key] * B * (T + 1) / seconds)
+    for run in runs.values():
+        run.close()
+    return [_rate_row(name, mode, rates, memory) for mode in MODES for name in names]
+
+
+def _rate_row(name: str, mode: str, rates: dict, memory: dict) -> dict[str, Any]:
+    row: dict[str, Any] = {"measured": "rate", "mode": mode, "contender": name}
+    if (name, mode) not in rates:
+        return {**row, "cannot": "languages interleave only as they did when it was written"}
+    found = np.array(rates[name, mode])
+    ours = np.array(rates.get(("tresse", mode), found))
+    median, low, high = quantiles(found.tolist())
+    row |= {"tokens_per_s": round(median), "p20": round(low), "p80": round(high)}
+    row["tresse_over_this"] = round(float(np.median(ours / found)), 2)
+    return {**row, **memory[name, mode]}
+
+
+def measure_opening(name: str, folder: Path, num_documents: int) -> dict[str, Any]:
+    """A row with the seconds to open, to a first batch, and to the middle of the epoch."""
+    row: dict[str, Any] = {"measured": "open", "contender": name, "documents": num_documents}
+    middle = num_documents * 8 // T // B // 2
+    requests = {"first_batch_s": ("batches", 1), "any_step_s": ("seek", middle)}
+    for state in STATES:
+        for part, request in requests.items():
+            if state == "first" and part == "any_step_s":
+                continue  # any step is asked where others have been
+            if state == "first":
+                shutil.rmtree(folder / "cache", ignore_errors=True)  # Megatron's; others have none
+            if state != "warm":
+                evict(folder)
+            run = Process(name, folder, "mono", 1)
+            found = run.ask(*request)
+            run.close()
+            for key, seconds in {"open_s": run.open_s, part: found.pop("seconds")}.items():
+                field = f"{state}_{key}"
+                row[field] = round(min(seconds, row.get(field, seconds)), 5)
+            row |= found
+    return row
+
+
+def prepare(options: Options, folder: Path, names: list[str]) -> int:
+    """Write what is not there yet; returns the tokens of the corpus for rates.
+
+    Nothing stays mapped, or its pages could not be evicted.
+    """
+    corpus = open_corpus(folder / "stories", options.tokens)
+    for name in names:
+        write(name, corpus, folder / "rates" / name)
+    for num_documents in options.documents:
+        many = write_many(folder / f"many-{num_documents}", num_documents)
+        for name in names:
+            write(name, many, folder / f"opened-{num_documents}" / name)
+    return sum(corpus.num_tokens(language) for language in LANGUAGES)
+
+
+def measure(options: Options, folder: Path) -> list[dict[str, Any]]:
+    """All rows."""
+    names = [name for name in options.only if package_version(name) is not None]
+    rows: list[dict[str, Any]] = [
+        {"measured": "nothing", "contender": name, "cannot": "not installed"}
+        for name in options.only
+        if name not in names
+    ]
+    corpus_tokens = prepare(options, folder, names)
+    rows += measure_rates(options, folder / "rates", names)
+    for num_documents in tqdm(options.documents, desc="open", disable=None):
+        for name in names:
+            if name != "tresse, int64":  # opens as tresse does
+                where = folder / f"opened-{num_documents}" / name
+                rows.append(measure_opening(name, where, num_documents))
+    common = {"corpus_tokens": corpus_tokens, "batch": [B, T + 1], "load": os.getloadavg()[0]}
+    return [
+        {"bench": "dataset", **row, "package": package(row["contender"]), **common} for row in rows
+    ]
+
+
+def package(name: str) -> str:
+    """Package and version of a contender."""
+    return f"{CONTENDERS[name].PACKAGE} {package_version(name) or ''}".strip()
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the rates, then the times to open."""
+    for row in rows:
+        what = f"{row['contender']:17} {row.get('mode', row.get('documents', '')):>10}"
+        if "cannot" in row:
+            print(f"{what}  cannot: {row['cannot']}")
+        elif row["measured"] == "rate":
+            print(
+                f"{what} {row['tokens_per_s'] / 1e6:8.1f} M tokens/s, ours is "
+                f"{row['tresse_over_this']:.1f} x, {_held(row):.0f} MiB"
+            )
+        else:
+            times = (
+                f"{state} "
+                + " / ".join(
+                    f"{row[f'{state}_{part}']:.3f}" for part in PARTS if f"{state}_{part}" in row
+                )
+                for state in STATES
+            )
+            print(f"{what} {', '.join(times)} s, {_held(row):.0f} MiB")
+
+
+def _held(row: dict[str, Any]) -> float:
+    """Memory of its own that a contender holds, imports left out."""
+    return row["anonymous_mib"] - row["imports_mib"]
+
+
+def main(options: Options) -> None:
+    """Print a table, and write it as rows where asked to."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = measure(options, Path(options.folder or temporary))
+    show(rows)
+    if options.json:
+        write_rows(options.json, rows)
+        print(f"wrote {options.json}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
