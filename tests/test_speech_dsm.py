@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tests.tiny_tts import DELAY_STEPS, FrameRate, write_model, write_voices
+from tresse.data.audio.recordings import read_recordings
+from tresse.data.audio.waveforms import read_spans
 from tresse.data.corpus import verify_corpus
 from tresse.data.prepare import main
 from tresse.data.speech.dsm import DsmSpeaker, Spoken, cut, load_speaker
@@ -27,7 +29,7 @@ WORDS = [[6, 5, 1], [2], [3, 2]]
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No Mimi, as nothing is to be heard, and no compiler."""
+    """No Mimi, whose real size takes seconds, and no compiler."""
     from moshi.models.loaders import CheckpointInfo
     from moshi.utils.compile import no_compile
 
@@ -192,3 +194,26 @@ def test_texts_become_a_corpus_with_words(folder: Path, voices: Path, tmp_path: 
     assert [corpus.num_sentences(language) for language in corpus.languages] == [6, 6]
     assert corpus.tokenizer.vocab_size == 64
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_kept_audio_is_that_of_the_units(folder: Path, voices: Path, tmp_path: Path) -> None:
+    lines = [
+        {"key": "a/1", "lang": "en", "sentences": ["The bear.", "He goes to the farm."]},
+        {"key": "a/1", "lang": "fr", "sentences": ["Il va.", "Puis il vit."]},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (voice,) = drawn(voices, 1)
+    command = ["speak", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "corpus")]
+    command += ["--voices", str(voice), "--tts-weights", str(folder), "--codebooks", "4"]
+    command += ["--precision", "fp32", "--keep-audio"]
+    assert main(command) == 0
+    corpus = verify_corpus(tmp_path / "corpus")
+    recordings = read_recordings([tmp_path / "corpus" / "recordings.jsonl"])
+    assert [(each.key, each.language) for each in recordings] == [("a/1", "en"), ("a/1", "fr")]
+    for recording in recordings:
+        units = corpus.document(recording.language, corpus.find(recording.language, recording.key))
+        for sentence, sound in zip(units, read_spans(recording.sentences, 24_000), strict=True):
+            frames = sound.reshape(-1, 1920)
+            assert (frames == frames[:, :1]).all()
+            np.testing.assert_allclose(frames[:, 0], sentence / 64, atol=1e-4)
+    assert not (tmp_path / "corpus.parts").exists()

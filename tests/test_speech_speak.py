@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tresse.data.audio.recordings import read_recordings
+from tresse.data.audio.waveforms import read_spans
 from tresse.data.corpus import Corpus, verify_corpus
 from tresse.data.documents import Tokenizer
 from tresse.data.speech.dsm import Spoken
@@ -24,8 +26,8 @@ class Letters:
     identity = Tokenizer("mimi", "x", "25/2", 2048)
     weights_hash = "w"
 
-    def __init__(self, batches: int = 1 << 30) -> None:
-        self.left = batches
+    def __init__(self, batches: int = 1 << 30, *, keep_audio: bool = False) -> None:
+        self.left, self.keep_audio = batches, keep_audio
         self.spoken: list[str] = []
 
     def speak(self, texts: Sequence[Text], voices: Sequence[Path], seed: int) -> list[Spoken | str]:
@@ -41,7 +43,11 @@ class Letters:
             return "0 of 1 words were spoken"
         head = [int(voice.stem), seed % 1000]
         sentences = [np.array([*head, *map(ord, each)]) for each in text.sentences]
-        return Spoken(sentences, [[0, 2] for _ in sentences])
+        words = [[0, 2] for _ in sentences]
+        if not self.keep_audio:
+            return Spoken(sentences, words)
+        frames = np.concatenate(sentences).astype(np.float32) / 2048
+        return Spoken(sentences, words, frames.repeat(1920))
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +159,23 @@ def test_a_killed_run_goes_on_with_another_number_of_ranks(
     assert Corpus.open(tmp_path / "corpus").id == expected.id
 
 
+def test_audio_is_kept_through_a_kill_and_lists_what_was_spoken(
+    expected: Corpus, voices: list[Path], tmp_path: Path
+) -> None:
+    settings = SpeakSettings(batch=3, keep_audio=True)
+    with pytest.raises(RuntimeError, match="killed"):
+        speak(TEXTS, Letters(11, keep_audio=True), voices, tmp_path / "corpus", settings)
+    speak(TEXTS, Letters(keep_audio=True), voices, tmp_path / "corpus", settings)
+    corpus = Corpus.open(tmp_path / "corpus")
+    assert corpus.id == expected.id
+    recordings = read_recordings([tmp_path / "corpus" / "recordings.jsonl"])
+    assert len(recordings) == len(TEXTS) - 1 == len(list(corpus.path.rglob("*.flac")))
+    for recording in recordings:
+        units = corpus.document(recording.language, corpus.find(recording.language, recording.key))
+        for sentence, sound in zip(units, read_spans(recording.sentences, 24_000), strict=True):
+            np.testing.assert_allclose(sound[::1920] * 2048, sentence, atol=0.1)
+
+
 def test_what_would_give_other_units_is_refused_where_a_run_was_begun(
     voices: list[Path], tmp_path: Path
 ) -> None:
@@ -164,6 +187,7 @@ def test_what_would_give_other_units_is_refused_where_a_run_was_begun(
         (TEXTS, voices[1:], SETTINGS, "", "voices"),
         (TEXTS, voices, SpeakSettings(batch=4), "", "settings"),
         (TEXTS, voices, SpeakSettings(batch=3, seed=1), "", "settings"),
+        (TEXTS, voices, SpeakSettings(batch=3, keep_audio=True), "", "settings"),
         (TEXTS, voices, SETTINGS, "bf16", "settings"),
     ):
         with pytest.raises(ValueError, match=f"{name} was"):

@@ -198,7 +198,7 @@ def test_embeddings_are_those_of_the_package() -> None:
 def test_a_quiet_waveform_is_made_louder_and_a_batch_changes_nothing() -> None:
     embedder = load_embedder("resemblyzer", "cpu")
     rng = np.random.default_rng(0)
-    waveforms = [(0.02 * rng.standard_normal(n)).astype(np.float32) for n in (30_011, 8_000, 200)]
+    waveforms = [(0.02 * rng.standard_normal(n)).astype(np.float32) for n in (50_000, 8_000, 200)]
     alone = np.concatenate([embedder.embed([waveform]) for waveform in waveforms])
     np.testing.assert_allclose(embedder.embed(waveforms), alone, atol=1e-6)
     quiet = embedder.embed([waveform / 100 for waveform in waveforms])

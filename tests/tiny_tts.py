@@ -69,9 +69,13 @@ LM: dict[str, Any] = {
 
 
 class FrameRate:
-    """Mimi's place in a model that is never heard."""
+    """What a TTS needs of Mimi."""
 
     frame_rate = 12.5
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """A constant sound per frame that says its first code; float32 [B, 1, samples]."""
+        return (codes[:, :1] / 64).repeat_interleave(1920, dim=-1)
 
     def set_num_codebooks(self, number: int) -> None:
         """Nothing to set."""

@@ -61,14 +61,14 @@ def speak_units(
 ) -> Corpus | None:
     """Speak texts with Kyutai's TTS as a corpus of Mimi's units; under torchrun, on many GPUs.
 
-    No audio is made. What is finished is kept in {out}.parts: a run that was stopped or killed goes
-    on with the same command, on any number of processes.
+    What is finished is kept in {out}.parts: a run that was stopped or killed goes on with the same
+    command, on any number of processes.
 
     Args:
         texts: JSON lines of sentences (docs/format.md).
         out: Folder of the corpus; must not exist, or be empty.
-        voices: Folder of voice embeddings (.safetensors), as of kyutai/tts-voices. A document has
-            one voice in all languages, drawn by its key.
+        voices: Voice embeddings (.safetensors), as of kyutai/tts-voices: a file, or a folder of
+            them. A document has one voice in all languages, drawn by its key.
         chosen: The voices to draw from, as `choose-voices` wrote them; else all.
         model: Which model speaks.
         settings: How texts are spoken.
@@ -78,7 +78,8 @@ def speak_units(
     from tresse.data.speech.dsm import load_speaker
     from tresse.data.speech.speak import speak
 
-    return speak(read, load_speaker(model, device()), found, out, settings, model.variant)
+    speaker = load_speaker(model, device(), keep_audio=settings.keep_audio)
+    return speak(read, speaker, found, out, settings, model.variant)
 
 
 def choose_voices(

@@ -36,15 +36,24 @@ class Spoken(NamedTuple):
 
     sentences: list[np.ndarray]  # int64 [num_frames] each
     words: list[list[int]]  # offsets in each sentence at which its words start
+    waveform: np.ndarray | None = None  # float32 [samples] of all its frames, where it is kept
 
 
 class DsmSpeaker:
     """A TTS model of moshi as a function from texts to units."""
 
-    def __init__(self, model: "TTSModel", weights_hash: str, mimi_hash: str, guidance: float):
+    def __init__(
+        self,
+        model: "TTSModel",
+        weights_hash: str,
+        mimi_hash: str,
+        guidance: float,
+        *,
+        keep_audio: bool = False,
+    ) -> None:
         if not model.multi_speaker:
             raise ValueError("the TTS model takes its voice from audio, expected embeddings")
-        self._model = model
+        self._model, self._keep_audio = model, keep_audio
         self._guidance: float | None = guidance
         if not model.valid_cfg_conditionings:
             self._guidance, model.cfg_coef = None, guidance
@@ -64,11 +73,24 @@ class DsmSpeaker:
         ]
         result = self._model.generate(entries, attributes)
         units = first_codebook(result, self._model.delay_steps)
+        sounds = self._decode(result) if self._keep_audio else None
         found: list[Spoken | str] = []
         for i, text in enumerate(texts):
             steps = [step for _, step in result.all_transcripts[i]]
-            found.append(cut(units[i], steps, result.end_steps[i], self._count_words(text)))
+            spoken = cut(units[i], steps, result.end_steps[i], self._count_words(text))
+            if isinstance(spoken, Spoken) and sounds is not None:
+                frame = sounds.shape[1] // units.shape[1]
+                size = sum(sentence.size for sentence in spoken.sentences)
+                sound = sounds[i, steps[0] * frame : (steps[0] + size) * frame]
+                spoken = spoken._replace(waveform=sound)
+            found.append(spoken)
         return found
+
+    @torch.no_grad()
+    def _decode(self, result: "TTSResult") -> np.ndarray:
+        """float32 [B, samples] of all frames from the first that is heard."""
+        codes = torch.cat(result.frames[self._model.delay_steps :], dim=-1)[:, 1:]
+        return self._model.mimi.decode(codes)[:, 0].clamp(-1, 1).float().cpu().numpy()
 
     def _count_words(self, text: Text) -> list[int]:
         """Words of each sentence as the model takes them; pauses (<break>) are none."""
@@ -105,7 +127,7 @@ def cut(
     return Spoken(sentences, words)
 
 
-def load_speaker(settings: DsmSettings, device: str) -> DsmSpeaker:
+def load_speaker(settings: DsmSettings, device: str, *, keep_audio: bool = False) -> DsmSpeaker:
     """Load the model; ValueError when the package or a file is missing, or runs code."""
     try:
         from moshi.models.loaders import CheckpointInfo
@@ -133,8 +155,8 @@ def load_speaker(settings: DsmSettings, device: str) -> DsmSpeaker:
         n_q=settings.codebooks,
         temp=settings.temperature,
     )
-    hashes = [_hash(Path(path)) for path in (checkpoint.moshi_weights, checkpoint.mimi_weights)]
-    return DsmSpeaker(model, hashes[0], hashes[1], settings.guidance)
+    weights_hash, mimi_hash = _hash(checkpoint.moshi_weights), _hash(checkpoint.mimi_weights)
+    return DsmSpeaker(model, weights_hash, mimi_hash, settings.guidance, keep_audio=keep_audio)
 
 
 def _find(folder: Path) -> "CheckpointInfo":

@@ -11,16 +11,19 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import xxhash
 from tqdm import tqdm
 
 from tresse.data.audio.journal import Journal
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import Document, Tokenizer
-from tresse.data.durable import check_vacant, commit, sync
+from tresse.data.durable import check_vacant, commit, link_or_copy, sync
 from tresse.data.interrupt import Interrupt
 from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak_settings import SpeakSettings
@@ -30,7 +33,8 @@ from tresse.data.speech.voices import draw_voice
 logger = logging.getLogger(__name__)
 
 BATCHES_PER_WINDOW = 16
-SKIPPED, PREPARED = "skipped.jsonl", "prepared.json"
+SKIPPED, PREPARED, RECORDINGS = "skipped.jsonl", "prepared.json", "recordings.jsonl"
+SAMPLE_RATE = 24_000  # of Mimi
 
 
 class Speaker(Protocol):
@@ -97,16 +101,46 @@ def speak(
                 spoken = speaker.speak(own, drawn, seed)
                 if settings.strict:
                     _check_all(own, spoken)
-                journal.append(number, {"texts": [*map(_record, own, spoken)]})
+                rows = [_record(*each, journal.folder) for each in zip(own, spoken, strict=True)]
+                journal.append(number, {"texts": rows})
                 bar.update()
         return _finish(texts, batches, speaker, journal, out, job)
 
 
-def _record(text: Text, spoken: Spoken | str) -> dict[str, Any]:
+def _record(text: Text, spoken: Spoken | str, folder: Path) -> dict[str, Any]:
+    """As the journal has it; writes the audio that is kept."""
     if isinstance(spoken, str):
         logger.warning("left out %s (%s): %s", text, text.where, spoken)
         return {"skipped": spoken}
+    if spoken.waveform is not None:
+        _write_audio(folder / _audio_name(text), spoken.waveform)
     return {"units": [each.tolist() for each in spoken.sentences], "words": spoken.words}
+
+
+def _audio_name(text: Text) -> str:
+    return f"audio/{text.language}/{xxhash.xxh3_128_hexdigest(text.key.encode())}.flac"
+
+
+def _write_audio(path: Path, waveform: np.ndarray) -> None:
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        soundfile.write(file, waveform, SAMPLE_RATE, format="FLAC")
+        file.flush()
+        sync(file.fileno())
+    commit(temporary, path)
+
+
+def _list_audio(texts: Sequence[Text], corpus: Corpus, rate: Fraction) -> Iterator[dict[str, Any]]:
+    """Lines of a manifest of recordings: sentences follow each other without a gap."""
+    for text in texts:
+        sentences = corpus.document(text.language, corpus.find(text.language, text.key))
+        ends = np.cumsum([sentence.size for sentence in sentences])
+        times = [float(end / rate) for end in (0, *ends.tolist())]
+        row = {"path": _audio_name(text), "key": text.key, "lang": text.language}
+        yield row | {"sentences": [*map(list, pairwise(times))]}
 
 
 def _check_all(texts: Sequence[Text], spoken: Sequence[Spoken | str]) -> None:
@@ -134,7 +168,12 @@ def _describe_job(
         "voices": heard.hexdigest(),
         "model": speaker.weights_hash,
         "tokenizer": asdict(speaker.identity),
-        "settings": {"batch": settings.batch, "seed": settings.seed, "variant": variant},
+        "settings": {
+            "batch": settings.batch,
+            "seed": settings.seed,
+            "keep_audio": settings.keep_audio,
+            "variant": variant,
+        },
     }
 
 
@@ -159,7 +198,16 @@ def _finish(
         for left in journal.folder.glob("corpus*"):
             shutil.rmtree(left)
         skipped: list[dict[str, str]] = []
-        write_corpus(staged, _documents(texts, batches, journal, skipped), speaker.identity)
+        documents = _documents(texts, batches, journal, skipped)
+        corpus = write_corpus(staged, documents, speaker.identity)
+        if job["settings"]["keep_audio"]:
+            silent = {(row["key"], row["lang"]) for row in skipped}
+            heard = [text for text in texts if (text.key, text.language) not in silent]
+            rows = list(_list_audio(heard, corpus, Fraction(speaker.identity.frame_rate)))
+            for row in rows:
+                (staged / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(journal.folder / row["path"], staged / row["path"])
+            _write_text(staged / RECORDINGS, "".join(f"{json.dumps(row)}\n" for row in rows))
         _write_text(staged / SKIPPED, "".join(f"{json.dumps(row)}\n" for row in skipped))
         _write_text(staged / PREPARED, json.dumps({"job": job}, indent=1) + "\n")
         commit(staged, out)

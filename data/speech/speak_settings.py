@@ -39,6 +39,8 @@ class SpeakSettings:
     """Texts that are spoken at once."""
     seed: int = 0
     """Draws the voices, and the model's samples."""
+    keep_audio: bool = False
+    """Decode the audio too: CORPUS/recordings.jsonl lists it, to listen to or for choose-voices."""
     strict: bool = False
     """Stop at the first text that would be left out."""
 

@@ -10,8 +10,11 @@ import xxhash
 def list_voices(folder: Path, chosen: Path | None = None) -> list[Path]:
     """Voice embeddings (.safetensors) in a folder and those below it, in the order of their names.
 
+    The file itself where `folder` is one.
     chosen: what `choose-voices` wrote; only the voices that it names, without their suffixes.
     """
+    if folder.is_file() and chosen is None:
+        return [folder]
     voices = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))
     }
