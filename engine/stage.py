@@ -196,7 +196,8 @@ def _fill_anew(model: Transformer, run: RunConfig) -> None:
 
 def _build_engine(model: Transformer, run: RunConfig, ranks: Ranks) -> Engine:
     if run.compile:
-        torch._dynamo.config.recompile_limit = MAX_GRAPHS
+        if run.sharding.zero_stage < 3:  # whose hooks dynamo would compile as often, to no end
+            torch._dynamo.config.recompile_limit = MAX_GRAPHS
         for layer in model.layers:
             layer.compile(dynamic=False)
     return shard(
