@@ -1,4 +1,4 @@
-"""The README's commands, each run as it stands there, at a size that takes seconds."""
+"""The commands of README.md and docs/data.md, each run as it stands there, in seconds."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ SMALL_WORLD = (
     "--data.story-world.aligned-documents 200 --data.story-world.extra-documents 200 "
     "--data.story-world.valid-documents 20 --data.story-world.cloze-documents 60 "
 )
-"""What is added to a command of the README, by its beginning."""
+"""What is added to a command, by its beginning."""
 FLAGS = {
     "tresse prepare fit-kmeans": "--units 20",
     "torchrun --nproc-per-node 4 engine/train.py 360m-interleave": SMALL_MODEL
@@ -49,8 +49,9 @@ FLAGS = {
 
 
 def commands() -> list[str]:
-    """Every line of the README's bash blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Every line of the bash blocks, the README's first."""
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/data.md"))
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
@@ -70,7 +71,7 @@ def write_manifests(corpus: Corpus, folder: Path, name: str) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the manifests, recordings and the cloze corpus that the README supposes."""
+    """A folder with the manifests, recordings and the cloze corpus that they suppose."""
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "engine").symlink_to(ROOT / "engine")
     with (folder / "recordings.jsonl").open("w") as file:
@@ -95,7 +96,7 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 # One test, as each command goes on with what the one before it left.
-def test_every_command_of_the_readme_runs(workspace: Path) -> None:
+def test_every_command_runs(workspace: Path) -> None:
     for command in commands():
         if command.startswith("make"):
             continue
