@@ -180,7 +180,7 @@ class KernelsConfig:
 
     attention: Literal["auto", "fa4", "fa2", "varlen", "sdpa", "triton"] = "auto"
     """`auto` takes the first that can run here of FlashAttention 4 and 2 (packages flash-attn-4 and
-    flash-attn), torch's varlen attention for masked documents and torch's SDPA; `triton` is ours.
+    flash-attn), torch's varlen attention or ours, `triton`, for masked documents, and torch's SDPA.
     The start of a run says which it is, and why."""
 
 
@@ -216,7 +216,7 @@ class RunConfig:
     seed: int = 0
     """Seed of the weights, the order of documents and the draws of languages."""
     compile: bool = False
-    """Compile each block with torch.compile."""
+    """Compile each block with torch.compile; slow with ZeRO 3, whose hooks are compiled too."""
     deterministic: bool = False
     """Refuse operations that give different bits from run to run, at some cost of speed."""
 

@@ -7,8 +7,9 @@
              of (T, T) for documents, and the one that runs on a CPU
     triton   `flash_attention.py`
 
-`auto` takes the first of fa4, fa2, then varlen for documents, then sdpa that can run here. Packages
-are found by their metadata and imported when they are chosen.
+`auto` takes the first that can run here of fa4, fa2, for documents varlen and triton, and sdpa,
+whose mask of documents is of all pairs. Packages are found by their metadata and imported when
+they are chosen.
 """
 
 import importlib
@@ -77,7 +78,7 @@ def choose(requested: str, setting: Setting) -> Backend:
             ) from None
     if setting.device.type != "cuda":
         return _backend("sdpa", setting, f"on {setting.device.type} the only one")
-    documents = ["varlen"] if setting.mask_documents else []
+    documents = ["varlen", "triton"] if setting.mask_documents else []
     obstacles: list[str] = []
     for name in ("fa4", "fa2", *documents):
         try:
@@ -133,6 +134,8 @@ def _triton(setting: Setting) -> tuple[str, Attend]:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if setting.device.type != "cuda" and not interpreted:
         raise UnavailableError(f"triton needs a CUDA device, this is {setting.device.type}")
+    if setting.device.type == "cuda":
+        _check_capability("triton", setting, 80)
     if setting.head_dim not in HEAD_DIMS:
         raise UnavailableError(
             f"triton needs model.head_dim of {HEAD_DIMS}, this is {setting.head_dim}"
@@ -158,17 +161,21 @@ def _check_gpu(name: str, setting: Setting, *, capability: int, head_dim: int) -
     """Raise UnavailableError for what FlashAttention does not do."""
     if setting.device.type != "cuda":
         raise UnavailableError(f"{name} needs a CUDA device, this is {setting.device.type}")
-    if capability_of(setting.device) < capability:
-        raise UnavailableError(
-            f"{name} needs compute capability {capability / 10}, "
-            f"this is {capability_of(setting.device) / 10}"
-        )
+    _check_capability(name, setting, capability)
     if setting.dtype not in HALF:
         raise UnavailableError(f"{name} needs bf16 or fp16, this is {setting.dtype}")
     if setting.head_dim % 8 or setting.head_dim > head_dim:
         raise UnavailableError(
             f"{name} needs model.head_dim of a multiple of 8 up to {head_dim}, "
             f"this is {setting.head_dim}"
+        )
+
+
+def _check_capability(name: str, setting: Setting, least: int) -> None:
+    capability = capability_of(setting.device)
+    if capability < least:
+        raise UnavailableError(
+            f"{name} needs compute capability {least / 10}, this is {capability / 10}"
         )
 
 

@@ -210,6 +210,18 @@ def test_a_backend_is_described_with_its_version_and_its_reason(machine: Machine
     assert str(choose("auto", SETTING)) == "fa2 2.8.3 (flash-attn-4 is not installed)"
 
 
+def test_documents_have_ours_where_nothing_else_masks_them_without_a_matrix(machine: Machine):
+    del machine.packages["flash-attn-4"], machine.packages["flash-attn"]
+    machine.torch = "2.10.0"
+    assert choose("auto", SETTING).name == "sdpa"
+    documents = replace(SETTING, mask_documents=True)
+    backend = choose("auto", documents)
+    assert backend.name == "triton"
+    assert backend.reason.endswith("varlen needs torch 2.11, this is 2.10.0")
+    assert choose("auto", replace(documents, dtype=torch.float32)).name == "triton"
+    assert choose("auto", replace(documents, head_dim=96)).name == "sdpa"
+
+
 @pytest.mark.usefixtures("machine")
 def test_a_cpu_has_sdpa():
     backend = choose("auto", replace(SETTING, device=CPU, mask_documents=True))
@@ -233,6 +245,7 @@ def test_a_cpu_has_sdpa():
         ("fa2", {"broken": ("flash_attn",)}, {}, "does not import: undefined symbol"),
         ("varlen", {"torch": "2.10.0"}, {}, "varlen needs torch 2.11, this is 2.10.0"),
         ("triton", {}, {"head_dim": 96}, "triton needs model.head_dim of .*, this is 96"),
+        ("triton", {"capability": 75}, {}, "triton needs compute capability 8.0, this is 7.5"),
         ("triton", {}, {"device": CPU}, "triton needs a CUDA device, this is cpu"),
         ("fa4", {}, {"device": CPU}, "fa4 needs a CUDA device, this is cpu"),
     ],
