@@ -188,7 +188,7 @@ def merge_corpora(
     for corpus in corpora[1:]:
         if corpus.tokenizer != corpora[0].tokenizer:
             raise ValueError(
-                f"{corpus.path} has {corpus.tokenizer}, {corpora[0].path} has "
+                f"{corpus.path} has {corpus.tokenizer}; {corpora[0].path} has "
                 f"{corpora[0].tokenizer}; corpora of different tokenizers do not merge"
             )
     _check_free(out)

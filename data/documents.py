@@ -34,6 +34,10 @@ class Tokenizer:
         if not re.fullmatch(r"[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?", self.frame_rate):
             raise ValueError(f"frame_rate is {self.frame_rate!r}, expected a fraction like '25/2'")
 
+    def __str__(self) -> str:
+        hash_ = self.hash or "(no hash)"
+        return f"{self.name} {hash_}, {self.vocab_size} units at {self.frame_rate} Hz"
+
     @property
     def dtype(self) -> np.dtype:
         """uint16, or uint32 when the vocabulary needs it."""
@@ -108,7 +112,7 @@ def pack(
         sentence, position = _locate(lengths, first)
         raise ValueError(
             f"sentence {sentence}, token {position} is {tokens[first]}, "
-            f"outside the vocabulary 0 to {tokenizer.vocab_size - 1}"
+            f"outside the vocabulary 0 to {tokenizer.vocab_size - 1} (--vocab-size)"
         )
     word_lengths = np.empty(0, np.uint16) if words is None else _word_lengths(words, lengths)
     return Packed(tokens.astype(tokenizer.dtype), np.array(lengths, "<u2"), word_lengths)

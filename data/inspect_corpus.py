@@ -14,12 +14,10 @@ MIN_COLUMN = 24
 
 def describe(corpus: Corpus) -> str:
     """Documents, sentences, tokens, hours and lengths per language; shared keys per pair."""
-    tokenizer = corpus.tokenizer
     lines = [
         f"corpus     {corpus.path}",
         f"id         {corpus.id}",
-        f"tokenizer  {tokenizer.name} {tokenizer.hash or '(no hash)'}, {tokenizer.vocab_size} "
-        f"units at {tokenizer.frame_rate} Hz",
+        f"tokenizer  {corpus.tokenizer}",
         "",
         *table(["language", "documents", "sentences", "tokens", "hours", "shards"], _rows(corpus)),
         "",
@@ -39,7 +37,7 @@ def show_document(corpus: Corpus, key: str, width: int) -> str:
     places = {name: _find(corpus, name, key) for name in corpus.languages}
     found = {name: place for name, place in places.items() if place is not None}
     if not found:
-        first = ", ".join(repr(corpus.key(name, 0)) for name in corpus.languages)
+        first = ", ".join(sorted({repr(corpus.key(name, 0)) for name in corpus.languages}))
         raise ValueError(
             f"{corpus.path}: no document has the key {key!r}; the first keys are {first}"
         )

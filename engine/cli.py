@@ -142,10 +142,11 @@ def export_units(
         lang: Languages; all by default.
     """
     from tresse.data.corpus import Corpus
-    from tresse.data.formats.export import EXPORTS
+    from tresse.data.formats.export import EXPORTS, read_back
 
-    EXPORTS[format](Corpus.open(corpus), out, lang)
-    print(f"wrote {out}")
+    opened = Corpus.open(corpus)
+    EXPORTS[format](opened, out, lang)
+    print(f"wrote {out}; to read it back:\n{read_back(opened, out, format)}")
 
 
 @app.command

@@ -75,8 +75,17 @@ def main() -> None:
     if ranks.is_first and finished:
         print_table(config)
     elif ranks.is_first:
-        print(f"Stopped and saved. To go on: engine/train.py --run-dir {config.run_dir}")
+        print(
+            f"Stopped and saved. To go on: {launcher()} engine/train.py --run-dir {config.run_dir}"
+        )
     leave()
+
+
+def launcher() -> str:
+    """What this process was started by."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return "python"
+    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
 
 
 def prepare(config: RunConfig, ranks: Ranks) -> Job:

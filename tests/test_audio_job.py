@@ -400,7 +400,7 @@ def test_a_tokenizer_that_breaks_its_promise_is_named(
         ),
         (["--tokenizer", "none_such:build"], "--tokenizer none_such:build: No module named"),
         (["--tokenizer", "json:build"], "--tokenizer json:build: module 'json' has no attribute"),
-        (["--tokenizer", "kmeans"], "--kmeans names the units of --tokenizer kmeans"),
+        (["--tokenizer", "kmeans"], "--tokenizer kmeans needs --kmeans FILE"),
         (["--tokenizer", SLOW, "--mimi-weights", "x"], "--mimi-weights is for --tokenizer mimi"),
         (["--tokenizer", "mimi", "--mimi-weights", "x"], "--mimi-weights x: no such file"),
     ],

@@ -272,6 +272,14 @@ def test_a_story_in_the_wrong_place_is_named(
             "fr/s_mutual.wav: is there in fr, but not in en",
         ),
         (copy("en/s_mutual.wav", "s_mutual.wav"), "s_mutual.wav: expected a folder per language"),
+        (
+            lambda folder: (
+                (folder / "sSC").mkdir(),
+                move("en", "sSC/en")(folder),
+                move("fr", "sSC/fr")(folder),
+            ),
+            "sSC: expected the audio of a language in it, found the folders en, fr",
+        ),
         (move("fr", "fr fr"), "language 'fr fr': expected"),
         (move("fr", ".fr"), ""),
     ],

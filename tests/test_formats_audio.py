@@ -360,7 +360,7 @@ def test_cuts_that_are_no_stretches_of_files_are_refused(changes, message, tmp_p
 
 
 def test_flags_of_names_are_refused_for_a_manifest(tmp_path):
-    with pytest.raises(ValueError, match="leave the flags for names out"):
+    with pytest.raises(ValueError, match="leave --lang, --key-pattern and --root out"):
         read(tmp_path / "m.jsonl", "manifest", lang="en")
     with pytest.raises(ValueError, match="--split-long is for units"):
         read(tmp_path / "m.jsonl", "moshi", split_long=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.processes import run
 from tests.test_corpus import UNITS, contents, small
 from tests.test_formats_slamkit import units_of
 from tresse.data.corpus import Corpus, write_corpus
-from tresse.data.documents import Document
+from tresse.data.documents import Document, Tokenizer
 from tresse.data.formats.export import export_manifest, export_slamkit
 from tresse.data.prepare import main, prepare_manifest
 
@@ -101,3 +102,15 @@ def test_the_verb_writes_a_whole_file_or_none(tmp_path):
     with pytest.raises(ValueError, match="no language 'de'; it has en, fr"):
         export_manifest(corpus, tmp_path / "other.jsonl", ["en", "de"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "new"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "slamkit"])
+def test_the_command_that_is_printed_reads_the_file_back(tmp_path, capsys, format):
+    tokenizer = Tokenizer("own", "00ff", "50", 3000)
+    corpus = write_corpus(tmp_path / "c", build({"en": {"a b": [[2], [3]]}}, False), tokenizer)
+    command = ["export-units", str(corpus.path), "--out", str(tmp_path / "u"), "--format", format]
+    printed = run(sys.executable, "-m", "tresse.engine.cli", *command).stdout.splitlines()[-1]
+    words = shlex.split(printed.replace("CORPUS", str(tmp_path / "d")))
+    assert words[:2] == ["tresse", "prepare"]
+    assert main(words[2:]) == 0, capsys.readouterr().err
+    assert Corpus.open(tmp_path / "d").id == corpus.id

@@ -66,8 +66,10 @@ class TokenizerSettings:
 def load_tokenizer(settings: TokenizerSettings) -> AudioTokenizer:
     """Load the tokenizer on this process' device; ValueError when something is missing."""
     name = settings.tokenizer
-    if (settings.kmeans is not None) != (name == "kmeans"):
-        raise ValueError("--kmeans names the units of --tokenizer kmeans: give both or neither")
+    if name == "kmeans" and settings.kmeans is None:
+        raise ValueError("--tokenizer kmeans needs --kmeans FILE, which fit-kmeans writes")
+    if settings.kmeans is not None and name != "kmeans":
+        raise ValueError(f"--kmeans is for --tokenizer kmeans, not for {name}")
     if settings.mimi_weights and name != "mimi":
         raise ValueError(f"--mimi-weights is for --tokenizer mimi, the tokenizer is {name}")
     if settings.kmeans is not None:

@@ -55,6 +55,12 @@ def list_languages(folder: Path) -> dict[str, dict[str, str]]:
     folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     if not folders:
         raise ValueError(f"{folder}: expected a folder per language in it, like {folder / 'en'}")
+    for path in folders:
+        if not _audio(path) and (deeper := [p.name for p in sorted(path.iterdir()) if p.is_dir()]):
+            raise ValueError(
+                f"{path}: expected the audio of a language in it, found the folders "
+                f"{', '.join(deeper)}; if it is a set, name it instead of {folder}"
+            )
     return {check_language(path.name): list_folder(path) for path in folders}
 
 

@@ -21,7 +21,8 @@ def read_audio(
     if format == "manifest":
         if naming != Naming() or root is not None:
             raise ValueError(
-                "a manifest has keys, languages and paths; leave the flags for names out"
+                "a manifest has keys, languages and paths; "
+                "leave --lang, --key-pattern and --root out"
             )
         return read_recordings(paths)
     if naming.split_long:

@@ -1,6 +1,7 @@
 """A corpus as the JSON lines of others, and as our own manifest: what is read back is the same."""
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ def export_manifest(corpus: Corpus, out: Path, languages: Sequence[str] = ()) ->
 
 
 EXPORTS = {"jsonl": export_manifest, "slamkit": export_slamkit}
+
+
+def read_back(corpus: Corpus, out: Path, format: str) -> str:
+    """The command that makes the same corpus of an exported file."""
+    words = ["tresse", "prepare", "manifest" if format == "jsonl" else format, str(out)]
+    if format == "slamkit":
+        words += ["--key-pattern", "(?s)(?P<lang>[^/]+)/(?P<key>.*)"]
+    tokenizer = corpus.tokenizer
+    words += ["--tokenizer-name", tokenizer.name, "--tokenizer-hash", tokenizer.hash]
+    words += ["--frame-rate", tokenizer.frame_rate, "--vocab-size", str(tokenizer.vocab_size)]
+    return shlex.join([*words, "--out", "CORPUS"])
 
 
 def _export(
