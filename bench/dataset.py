@@ -16,6 +16,7 @@ and 50 M documents of 4 to 12 tokens are written for it.
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from dataclasses import dataclass
@@ -146,14 +147,25 @@ class Process:
         self.open_s = self.connection.recv()
 
     def ask(self, kind: str, value: int) -> dict[str, float]:
-        """Seconds of "batches" (how many) or "seek" (the step), and memory afterwards."""
+        """Seconds of "batches" (how many) or "seek" (the step), and memory afterwards.
+
+        In between the process is stopped: some go on in the background and slow down the next.
+        """
+        self._signal(signal.SIGCONT)
         self.connection.send((kind, value))
-        return self.connection.recv()
+        answer = self.connection.recv()
+        self._signal(signal.SIGSTOP)
+        return answer
 
     def close(self) -> None:
         """End it."""
+        self._signal(signal.SIGCONT)
         self.connection.send(None)
         self.process.join()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
 
 def measure_rates(options: Options, folder: Path, names: list[str]) -> list[dict[str, Any]]:
