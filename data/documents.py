@@ -76,7 +76,7 @@ def key_hash(key: str) -> int:
 
 def check_language(language: str) -> str:
     """The language, if it can be part of a file name."""
-    if not LANGUAGE.fullmatch(language):
+    if not isinstance(language, str) or not LANGUAGE.fullmatch(language):
         raise ValueError(
             f"language {language!r}: expected 1 to 32 letters, digits, '-' or '_', like 'pt-BR'"
         )

@@ -51,6 +51,18 @@ def read_records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
+def check_fields(record: dict[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
+    """Raise ValueError for a required field that is missing and for one that is not known."""
+    for name in required:
+        if name not in record:
+            raise ValueError(f"field {name!r} is missing")
+    for name in record:
+        if name not in (*required, *optional):
+            raise ValueError(
+                f"unknown field {name!r}; known are {', '.join((*required, *optional))}"
+            )
+
+
 def _read_file(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
     before = bar.n
     with ExitStack() as stack:

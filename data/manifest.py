@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tresse.data.documents import Document, check_language
-from tresse.data.lines import check_files, read_records
+from tresse.data.lines import check_fields, check_files, read_records
 
 REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
 
@@ -31,12 +31,7 @@ def read_manifest(paths: Sequence[str | Path]) -> Iterator[Document]:
 
 
 def _document(record: dict[str, Any], where: str) -> Document:
-    for name in REQUIRED:
-        if name not in record:
-            raise ValueError(f"field {name!r} is missing")
-    for name in record:
-        if name not in REQUIRED + OPTIONAL:
-            raise ValueError(f"unknown field {name!r}; known are {', '.join(REQUIRED + OPTIONAL)}")
+    check_fields(record, REQUIRED, OPTIONAL)
     for name in ("key", "lang"):
         if not isinstance(record[name], str):
             raise ValueError(f"{name} is {record[name]!r}, expected text")

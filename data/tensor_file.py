@@ -58,6 +58,15 @@ def checksum(array: np.ndarray) -> str:
     return xxhash.xxh3_64_hexdigest(array.view(np.uint8).data)
 
 
+def checksum_file(path: Path) -> str:
+    """xxh3_64 of a file, 16 hex digits."""
+    hasher = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
 def encode_header(
     layout: Mapping[str, tuple[np.dtype, int]], metadata: Mapping[str, str]
 ) -> tuple[bytes, list[str]]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +26,7 @@ from tresse.data.corpus import Corpus
 from tresse.data.documents import Tokenizer
 from tresse.data.durable import commit, share, sync, sync_folder
 from tresse.data.streams import Vocabulary
+from tresse.data.tensor_file import checksum_file
 from tresse.engine.hugging_face import join_parameter, to_hf
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
@@ -35,7 +35,6 @@ from tresse.engine.sharding import MOMENTS, Engine, full_state
 
 FORMAT = "tresse.checkpoint"
 VERSION = 1
-HASH_BLOCK_BYTES = 1 << 24
 
 State = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -94,7 +93,7 @@ def find_fault(path: Path) -> str | None:
         size = file.stat().st_size if file.exists() else 0
         if size != entry["bytes"]:
             return f"{name} has {size} bytes, expected {entry['bytes']}"
-        if _hash(file) != entry["xxh3"]:
+        if checksum_file(file) != entry["xxh3"]:
             return f"{name} has other content than was written"
     return None
 
@@ -167,7 +166,7 @@ def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, State]
             share(path)
             with path.open("rb") as file:
                 sync(file.fileno())
-            written[path.name] = {"bytes": path.stat().st_size, "xxh3": _hash(path)}
+            written[path.name] = {"bytes": path.stat().st_size, "xxh3": checksum_file(path)}
     return written
 
 
@@ -195,11 +194,3 @@ def _remove(path: Path) -> None:
 def _all(folder: Path) -> list[Path]:
     """All complete checkpoints of a stage, newest first."""
     return sorted((p for p in folder.glob("step-*") if p.suffix != ".tmp"), reverse=True)
-
-
-def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

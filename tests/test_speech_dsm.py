@@ -142,11 +142,11 @@ def test_a_text_that_was_not_spoken_whole_has_a_reason(
 
 
 def test_the_identity_is_that_of_mimis_weights(speaker: DsmSpeaker, folder: Path) -> None:
-    from tresse.data.audio.mimi import _hash
+    from tresse.data.tensor_file import checksum_file
 
     assert speaker.identity.name == "mimi"
-    assert speaker.identity.hash == _hash(folder / "mimi.safetensors")
-    assert speaker.weights_hash == _hash(folder / "lm.safetensors")
+    assert speaker.identity.hash == checksum_file(folder / "mimi.safetensors")
+    assert speaker.weights_hash == checksum_file(folder / "lm.safetensors")
 
 
 def test_guidance_that_the_model_does_not_know_is_refused(folder: Path) -> None:

@@ -35,6 +35,7 @@ def test_texts_of_several_files_come_in_order(tmp_path: Path) -> None:
         (GOOD | {"key": 2}, "key is 2"),
         (GOOD | {"key": ""}, "key is ''"),
         (GOOD | {"key": "2", "lang": "f/r"}, "f/r"),
+        (GOOD | {"key": "2", "lang": 5}, "language 5"),
         (GOOD | {"key": "2", "sentences": []}, "sentences is []"),
         (GOOD | {"key": "2", "sentences": "Un."}, "sentences is 'Un.'"),
         (GOOD | {"key": "2", "sentences": ["Un.", "..."]}, "sentence 1 is '...', expected words"),

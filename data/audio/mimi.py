@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-import xxhash
 
 from tresse.data.documents import Tokenizer
+from tresse.data.tensor_file import checksum_file
 
 if TYPE_CHECKING:
     from moshi.models.compression import MimiModel
@@ -25,7 +25,6 @@ INSTALL = 'pip install "tresse[mimi]" && pip install --no-deps "moshi==0.2.13"'
 # Attention of a whole waveform takes memory by its square; 60 s are 1,500 positions.
 MAX_WHOLE_FRAMES = 750
 CHUNK_FRAMES = 125
-READ_BYTES = 1 << 24
 
 
 class Mimi:
@@ -128,7 +127,7 @@ def load_mimi(
         raise ValueError(f"{path}: not the weights of Mimi ({text})") from None
     if compile_encoder:
         model.encoder.compile(dynamic=True)
-    return Mimi(model, _hash(path), precision)
+    return Mimi(model, checksum_file(path), precision)
 
 
 def _find(weights: str) -> Path:
@@ -159,12 +158,3 @@ def _find(weights: str) -> Path:
             f"Mimi's weights {repository}/{file} are neither here nor to be had from the hub "
             f"({error}); name a file with --mimi-weights"
         ) from None
-
-
-def _hash(path: Path) -> str:
-    """xxh3_64 of a file, 16 hex digits."""
-    hasher = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()

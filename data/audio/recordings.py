@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from tresse.data.documents import check_language
-from tresse.data.lines import check_files, read_records
+from tresse.data.lines import check_fields, check_files, read_records
 from tresse.data.tensor_file import decode_json
 
 REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences")
@@ -212,12 +212,7 @@ def _add(
 
 
 def _check_fields(record: dict[str, Any]) -> None:
-    for name in REQUIRED:
-        if name not in record:
-            raise ValueError(f"field {name!r} is missing")
-    for name in record:
-        if name not in REQUIRED + OPTIONAL:
-            raise ValueError(f"unknown field {name!r}; known are {', '.join(REQUIRED + OPTIONAL)}")
+    check_fields(record, REQUIRED, OPTIONAL)
     for name in REQUIRED:
         if not isinstance(record[name], str) or not record[name]:
             raise ValueError(f"{name} is {record[name]!r}, expected text")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def load_tokenizer(settings: TokenizerSettings) -> AudioTokenizer:
         return load_mimi(
             settings.mimi_weights, device(), settings.precision, compile_encoder=settings.compile
         )
-    return _import(name)(device())
+    return import_own("--tokenizer", name, "mimi, kmeans")(device())
 
 
 def device() -> str:
@@ -100,13 +100,12 @@ def device() -> str:
     return f"cuda:{local_rank}"
 
 
-def _import(name: str) -> Callable[[str], AudioTokenizer]:
+def import_own(flag: str, name: str, known: str) -> Callable[[str], Any]:
+    """Import the user's `module:function`, which is called with a device; ValueError names flag."""
     module, _, function = name.partition(":")
     if not function:
-        raise ValueError(f"--tokenizer is {name!r}, expected mimi, kmeans or module:function")
+        raise ValueError(f"{flag} is {name!r}, expected {known} or module:function")
     try:
-        return cast(
-            Callable[[str], AudioTokenizer], getattr(importlib.import_module(module), function)
-        )
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"--tokenizer {name}: {error}") from None
+        raise ValueError(f"{flag} {name}: {error}") from None

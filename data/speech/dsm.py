@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import xxhash
 
 from tresse.data.documents import Tokenizer
 from tresse.data.speech.speak_settings import DsmSettings
 from tresse.data.speech.texts import Text
+from tresse.data.tensor_file import checksum_file
 
 if TYPE_CHECKING:
     from moshi.models.loaders import CheckpointInfo
@@ -28,7 +28,6 @@ INSTALL = 'pip install "tresse[mimi]" && pip install --no-deps "moshi==0.2.13"'
 FILES = ("moshi_name", "mimi_name", "tokenizer_name")
 # moshi ends a text's sound so many steps after the one that asked for a word beyond the last.
 LAST_STEPS = 2
-READ_BYTES = 1 << 24
 
 
 class Spoken(NamedTuple):
@@ -155,7 +154,8 @@ def load_speaker(settings: DsmSettings, device: str, *, keep_audio: bool = False
         n_q=settings.codebooks,
         temp=settings.temperature,
     )
-    weights_hash, mimi_hash = _hash(checkpoint.moshi_weights), _hash(checkpoint.mimi_weights)
+    weights_hash = checksum_file(checkpoint.moshi_weights)
+    mimi_hash = checksum_file(checkpoint.mimi_weights)
     return DsmSpeaker(model, weights_hash, mimi_hash, settings.guidance, keep_audio=keep_audio)
 
 
@@ -178,12 +178,3 @@ def _find(folder: Path) -> "CheckpointInfo":
         raise ValueError(f"{config}: no tts_config; expected the configuration of a moshi TTS")
     moshi, mimi, tokenizer = paths
     return CheckpointInfo.from_hf_repo("", moshi, mimi, tokenizer, config)
-
-
-def _hash(path: Path) -> str:
-    """xxh3_64 of a file, 16 hex digits, as of Mimi's weights where audio is tokenised."""
-    hasher = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            hasher.update(block)
-    return hasher.hexdigest()

@@ -5,15 +5,16 @@ A model of your own is a function in a module that Python can import, named as
 of `SpeakerEmbedder`.
 """
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from tresse.data.audio.tokenizers import import_own
 
 
 class SpeakerEmbedder(Protocol):
@@ -115,11 +116,4 @@ def load_embedder(name: str, device: str) -> SpeakerEmbedder:
         if package is None or not package.submodule_search_locations:
             raise ValueError("the package is missing: pip install --no-deps resemblyzer")
         return Resemblyzer(Path(package.submodule_search_locations[0]) / "pretrained.pt", device)
-    module, _, function = name.partition(":")
-    if not function:
-        raise ValueError(f"--embedder is {name!r}, expected resemblyzer or module:function")
-    try:
-        build = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--embedder {name}: {error}") from None
-    return cast(Callable[[str], SpeakerEmbedder], build)(device)
+    return import_own("--embedder", name, "resemblyzer")(device)
