@@ -213,7 +213,7 @@ def measure_opening(name: str, folder: Path, num_documents: int) -> dict[str, An
             if state == "first" and part == "any_step_s":
                 continue  # any step is asked where others have been
             if state == "first":
-                shutil.rmtree(folder / "cache", ignore_errors=True)  # Megatron's; others have none
+                shutil.rmtree(folder / "cache", ignore_errors=True)  # Megatron's and ours
             if state != "warm":
                 evict(folder)
             run = Process(name, folder, "mono", 1)

@@ -32,7 +32,10 @@ BLOCK_ROWS = 8192  # rows of a chunk, 34 MB; litdata's and Mosaic's own default 
 
 
 class Tresse:
-    """Ours. uint16, in memory that is used again, as pinned memory is."""
+    """Ours. uint16, in memory that is used again, as pinned memory is.
+
+    Its tables are cached in the folder.
+    """
 
     PACKAGE: ClassVar[str] = "tresse"
     MODULES: ClassVar[tuple[str, ...]] = ()
@@ -45,6 +48,7 @@ class Tresse:
         (folder / "corpus").symlink_to(corpus.path.resolve())
 
     def __init__(self, folder: Path, mode: str, epochs: int) -> None:
+        os.environ["TRESSE_CACHE"] = str(folder / "cache")  # this process is its own
         corpus = Corpus.open(folder / "corpus")
         if mode == "mono":
             stream = Stream(languages=(corpus.languages[0],))

@@ -163,49 +163,81 @@ std::int64_t BestFitRows::valid_prefix(std::span<const Piece> row,
   return column;
 }
 
+BestFitRows::Size BestFitRows::size(std::int64_t window) const {
+  const auto layout = pack(window);
+  Size size{layout.num_rows(), 0};
+  for (std::int64_t r = 0; r < size.rows; ++r) size.targets += num_targets(layout.row(r));
+  return size;
+}
+
 void BestFitRows::lay_out_more(std::int64_t windows) {
-  const auto begin = static_cast<std::int64_t>(first_row_.size()) - 1;
-  first_row_.resize(begin + windows + 1);
-  first_target_.resize(begin + windows + 1);
+  const auto begin = static_cast<std::int64_t>(before_.size()) - 1;
+  before_.resize(begin + windows + 1);
   const auto measure = [&](int, std::int64_t from, std::int64_t to) {
-    for (auto i = begin + from; i < begin + to; ++i) {
-      const auto layout = pack(i);
-      first_row_[i + 1] = layout.num_rows();
-      first_target_[i + 1] = 0;
-      for (std::int64_t r = 0; r < layout.num_rows(); ++r)
-        first_target_[i + 1] += num_targets(layout.row(r));
-    }
+    for (auto i = begin + from; i < begin + to; ++i) before_[i + 1] = size(i);
   };
   const auto threads = std::min<std::int64_t>(windows, default_threads());
   parallel_parts(windows, static_cast<int>(threads), spawn, measure);
   for (auto i = begin; i < begin + windows; ++i) {
-    first_row_[i + 1] += first_row_[i];
-    first_target_[i + 1] += first_target_[i];
+    before_[i + 1].rows += before_[i].rows;
+    before_[i + 1].targets += before_[i].targets;
   }
 }
 
-BestFitRows::End BestFitRows::extend(std::int64_t targets) {
-  for (std::int64_t windows = 1; first_target_.back() < targets;
+void BestFitRows::lay_out(std::int64_t targets) {
+  for (std::int64_t windows = 1; before_.back().targets < targets;
        windows = std::min<std::int64_t>(2 * windows, 64)) {
     lay_out_more(windows);
-    if (first_target_.back() == 0 && window(first_row_.size()).epoch > 64)
+    if (before_.back().targets == 0 && window(before_.size()).epoch > 64)
       throw std::invalid_argument(
           "the stream has no targets: every document is one token; add separators or pack with "
           "concat");
   }
-  const auto last = std::lower_bound(first_target_.begin(), first_target_.end(), targets) - 1;
-  const auto number = last - first_target_.begin();
+}
+
+// Whether there are kept sizes that reach the targets and fit, by a sample: the first window and the
+// last.
+bool BestFitRows::restore(const std::string& name, std::int64_t targets) {
+  const auto table = kept_->load(name);
+  const auto windows = static_cast<std::int64_t>(table.size() / 2) - 1;
+  if (windows < 1 || table.back() < targets) return false;
+  std::vector<Size> before(windows + 1);
+  for (std::int64_t i = 0; i <= windows; ++i) before[i] = {table[2 * i], table[2 * i + 1]};
+  for (const auto i : {std::int64_t{0}, windows - 1}) {
+    const auto [rows, counted] = size(i);
+    if (before[i + 1].rows - before[i].rows != rows) return false;
+    if (before[i + 1].targets - before[i].targets != counted) return false;
+  }
+  before_ = std::move(before);
+  return true;
+}
+
+void BestFitRows::keep(const std::string& name) const {
+  std::vector<std::int64_t> table;
+  for (const auto& [rows, targets] : before_) table.insert(table.end(), {rows, targets});
+  kept_->store(name, table);
+}
+
+BestFitRows::End BestFitRows::extend(std::int64_t targets) {
+  const auto name = "best-fit-" + std::to_string(capacity_) +
+                    (mask_documents_ ? "-masked-" : "-") + std::to_string(targets);
+  if (!restore(name, targets)) {
+    lay_out(targets);
+    keep(name);
+  }
+  const auto end = std::ranges::lower_bound(before_, targets, {}, &Size::targets);
+  const auto number = end - before_.begin() - 1;
   const auto laid_out = layout(number);
-  targets -= *last;
+  targets -= before_[number].targets;
   std::int64_t r = 0;
   while (targets > num_targets(laid_out->row(r))) targets -= num_targets(laid_out->row(r++));
-  return {first_row_[number] + r + 1, valid_prefix(laid_out->row(r), targets)};
+  return {before_[number].rows + r + 1, valid_prefix(laid_out->row(r), targets)};
 }
 
 BestFitRows::Row BestFitRows::row(std::int64_t row) {
-  const auto next = std::upper_bound(first_row_.begin(), first_row_.end(), row);
-  const auto number = next - first_row_.begin() - 1;
-  return {layout(number), window(number).epoch, row - first_row_[number]};
+  const auto next = std::ranges::upper_bound(before_, row, {}, &Size::rows);
+  const auto number = next - before_.begin() - 1;
+  return {layout(number), window(number).epoch, row - before_[number].rows};
 }
 
 std::shared_ptr<const Layout> BestFitRows::layout(std::int64_t number) {

@@ -6,8 +6,10 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "kept_tables.hpp"
 #include "stream.hpp"
 
 namespace tresse {
@@ -49,10 +51,12 @@ class BestFitRows {
     std::int64_t num_rows, last_num_valid;
   };
 
-  BestFitRows(const Stream& stream, std::int64_t capacity, bool mask_documents)
-      : stream_(&stream), capacity_(capacity), mask_documents_(mask_documents) {}
+  BestFitRows(const Stream& stream, const KeptTables& kept, std::int64_t capacity,
+              bool mask_documents)
+      : stream_(&stream), kept_(&kept), capacity_(capacity), mask_documents_(mask_documents) {}
 
-  // Lays out windows until their rows hold `targets`; returns where exactly they are reached.
+  // Lays out windows until their rows hold `targets`; returns where exactly they are reached. To be
+  // called once. What the windows hold is taken from what is kept, if it is of this stream.
   End extend(std::int64_t targets);
   Row row(std::int64_t row);
 
@@ -60,18 +64,26 @@ class BestFitRows {
   struct Window {
     std::int64_t epoch, first_position, num_documents;
   };
+  struct Size {
+    std::int64_t rows, targets;
+  };
 
   Window window(std::int64_t number) const noexcept;
   Layout pack(std::int64_t number) const;
   std::shared_ptr<const Layout> layout(std::int64_t number);
   std::int64_t num_targets(std::span<const Piece> row) const noexcept;
   std::int64_t valid_prefix(std::span<const Piece> row, std::int64_t targets) const noexcept;
+  Size size(std::int64_t window) const;
+  void lay_out(std::int64_t targets);
   void lay_out_more(std::int64_t windows);
+  bool restore(const std::string& name, std::int64_t targets);
+  void keep(const std::string& name) const;
 
   const Stream* stream_;
+  const KeptTables* kept_;
   std::int64_t capacity_;
   bool mask_documents_;
-  std::vector<std::int64_t> first_row_{0}, first_target_{0};  // of each window, and after the last
+  std::vector<Size> before_{{0, 0}};  // each window, and after the last
   std::mutex mutex_;
   std::list<std::pair<std::int64_t, std::shared_ptr<const Layout>>> recent_;  // newest first
 };

@@ -99,7 +99,7 @@ class Packer {
   std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,
                           bool random_order, std::vector<std::uint64_t> thresholds,
                           Matrix<std::int64_t> documents, std::uint64_t seed, std::uint64_t stage,
-                          std::uint64_t index, std::int64_t targets) {
+                          std::uint64_t index, std::int64_t targets, std::string kept_tables) {
     alive_.push_back(nb::cast(documents));
     tresse::StreamSpec spec{std::move(languages),
                             parse_mode(mode),
@@ -110,7 +110,8 @@ class Packer {
                             stage,
                             index};
     nb::gil_scoped_release release;
-    return packer_.add_stream(std::move(spec), targets);
+    return packer_.add_stream(std::move(spec), targets,
+                              tresse::KeptTables(std::move(kept_tables)));
   }
 
   std::int64_t num_rows() const { return packer_.num_rows(); }
@@ -184,7 +185,7 @@ NB_MODULE(_packer, m) {
              "language_switch"_a, "mask_documents"_a);
   packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
              "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a,
-             "targets"_a);
+             "targets"_a, "kept_tables"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);

@@ -4,29 +4,57 @@
 #include <array>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 
 namespace tresse {
 namespace {
 
-constexpr std::size_t kKeptTables = 4;
+constexpr std::size_t kTablesInMemory = 4;
 constexpr std::size_t kKeptLocations = 16;  // as many threads or loaders may go on where they were
+constexpr std::int64_t kChecked = 4;       // strides of a kept table that are summed again
 constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, hardly this many
 
 }  // namespace
 
-EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, int threads)
+EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, const KeptTables& kept,
+                       int threads)
     : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)) {
-  const auto strides = (stream.num_documents() + kStride - 1) / kStride;
+  const auto name = "epoch-" + std::to_string(epoch);
+  cumulative_ = kept.load(name);
+  if (is_of_stream()) return;
+  build(threads);
+  kept.store(name, cumulative_);
+}
+
+void EpochTable::build(int threads) {
+  const auto strides = num_strides();
   cumulative_.assign(strides + 1, 0);
-  const auto measure_strides = [&](int, std::int64_t begin, std::int64_t end) {
-    std::array<std::int64_t, kStride> buffer;
-    for (auto i = begin; i < end; ++i) {
-      const auto lengths = measure(i * kStride, buffer);
-      cumulative_[i + 1] = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
-    }
+  const auto sum_strides = [&](int, std::int64_t begin, std::int64_t end) {
+    for (auto i = begin; i < end; ++i) cumulative_[i + 1] = sum(i);
   };
-  parallel_parts(strides, strides < 64 ? 1 : threads, spawn, measure_strides);
+  parallel_parts(strides, strides < 64 ? 1 : threads, spawn, sum_strides);
   std::partial_sum(cumulative_.begin(), cumulative_.end(), cumulative_.begin());
+}
+
+// Whether a kept table fits, by a sample: one of another order or other lengths differs anywhere.
+bool EpochTable::is_of_stream() const {
+  const auto strides = num_strides();
+  if (static_cast<std::int64_t>(cumulative_.size()) != strides + 1) return false;
+  for (std::int64_t k = 0; k < kChecked; ++k) {
+    const auto i = (strides - 1) * k / (kChecked - 1);
+    if (cumulative_[i + 1] - cumulative_[i] != sum(i)) return false;
+  }
+  return true;
+}
+
+std::int64_t EpochTable::num_strides() const noexcept {
+  return (stream_->num_documents() + kStride - 1) / kStride;
+}
+
+std::int64_t EpochTable::sum(std::int64_t stride) const {
+  std::array<std::int64_t, kStride> buffer;
+  const auto lengths = measure(stride * kStride, buffer);
+  return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
 }
 
 std::span<const std::int64_t> EpochTable::measure(std::int64_t first,
@@ -78,12 +106,12 @@ Timeline::Table Timeline::table(std::int64_t epoch) {
     lock.unlock();
     return future.get();
   }
-  if (tables_.size() >= kKeptTables)
+  if (tables_.size() >= kTablesInMemory)
     tables_.erase(epoch > tables_.begin()->first ? tables_.begin() : std::prev(tables_.end()));
   auto future = tables_.emplace(epoch, promise.get_future().share()).first->second;
   lock.unlock();
   try {
-    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, default_threads()));
+    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, *kept_, default_threads()));
   } catch (...) {
     promise.set_exception(std::current_exception());
   }

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "kept_tables.hpp"
 #include "parallel.hpp"
 #include "stream.hpp"
 
@@ -29,7 +30,8 @@ class EpochTable {
  public:
   static constexpr std::int64_t kStride = 64;
 
-  EpochTable(const Stream& stream, std::int64_t epoch, int threads);
+  // Taken from what is kept, if it is of this stream; else built, and kept.
+  EpochTable(const Stream& stream, std::int64_t epoch, const KeptTables& kept, int threads);
 
   std::int64_t num_tokens() const noexcept { return cumulative_.back(); }
   // The document that holds the epoch's token, and the token's offset in it.
@@ -38,6 +40,11 @@ class EpochTable {
   std::int64_t inner_token(std::int64_t n) const;
 
  private:
+  void build(int threads);
+  bool is_of_stream() const;
+  std::int64_t num_strides() const noexcept;
+  // Tokens of a stride's documents.
+  std::int64_t sum(std::int64_t stride) const;
   // Lengths of the documents from a position on, as many as there are and fit.
   std::span<const std::int64_t> measure(std::int64_t first, std::span<std::int64_t> lengths) const;
 
@@ -50,7 +57,7 @@ class EpochTable {
 // All epochs, one after the other. Safe to use from several threads.
 class Timeline {
  public:
-  explicit Timeline(const Stream& stream) : stream_(&stream) {}
+  Timeline(const Stream& stream, const KeptTables& kept) : stream_(&stream), kept_(&kept) {}
 
   Location locate(std::int64_t token);
   // Saves the next call of locate the walk, if it is about this token.
@@ -71,6 +78,7 @@ class Timeline {
   Span find_epoch(std::int64_t amount, const Measure& measure);
 
   const Stream* stream_;
+  const KeptTables* kept_;
   std::mutex mutex_;
   std::map<std::int64_t, std::shared_future<Table>> tables_;
   std::map<std::int64_t, std::int64_t> num_tokens_;

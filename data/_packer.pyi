@@ -43,6 +43,7 @@ class Packer:
         stage: int,
         index: int,
         targets: int,
+        kept_tables: str,
     ) -> int: ...
     @property
     def num_rows(self) -> int: ...

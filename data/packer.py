@@ -13,6 +13,7 @@ import numpy as np
 
 from tresse.data import _packer
 from tresse.data.corpus import Corpus
+from tresse.data.kept_tables import kept_tables
 from tresse.data.shards import Shard
 from tresse.data.streams import Packing, Stream, Vocabulary, split_targets, thresholds
 
@@ -191,7 +192,11 @@ def plan_rows(
             stage=stage,
             index=index,
             targets=targets,
-        )
+            kept_tables=kept_tables(
+                corpus, stream, packing, _num_documents(corpus, stream, documents),
+                seed=seed, stage=stage, index=index,
+            ),
+        )  # fmt: skip
         planned.append(_describe(corpus, stream, packing, documents, targets, num_rows))
     return Plan(packer, tuple(corpus.languages), vocabulary, packing, tuple(planned))
 
@@ -264,6 +269,10 @@ def _check_sentences(corpus: Corpus, stream: Stream, documents: np.ndarray) -> N
         )
 
 
+def _num_documents(corpus: Corpus, stream: Stream, documents: np.ndarray) -> int:
+    return len(documents) if stream.mode != "mono" else corpus.num_documents(stream.languages[0])
+
+
 def _per_document(
     corpus: Corpus, language: str, value: Callable[[Shard], np.ndarray]
 ) -> np.ndarray:
@@ -288,7 +297,7 @@ def _describe(
 ) -> StreamPlan:
     """Sum up a stream; separators and switches are left out of the split by language."""
     totals = {name: corpus.num_documents(name) for name in stream.languages}
-    num_documents = len(documents) if stream.mode != "mono" else totals[stream.languages[0]]
+    num_documents = _num_documents(corpus, stream, documents)
     L = len(stream.languages)
     share = stream.probabilities or (1 / L if stream.mode == "sample" else 1.0,) * L
     tokens = np.array(share) * [

@@ -20,7 +20,7 @@ def test_all_modes_run_clean_under_the_sanitizers(sanitizers, tmp_path):
     program = tmp_path / "packer_test"
     options = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{ROOT / 'csrc'}"]
     subprocess.run([compiler, *FLAGS, *options, *sources, "-o", str(program)], check=True)
-    found = subprocess.run([program], capture_output=True, text=True, check=False)
+    found = subprocess.run([program, tmp_path], capture_output=True, text=True, check=False)
     if "unexpected memory mapping" in found.stderr:
         pytest.skip("this compiler's ThreadSanitizer cannot run on this kernel's address layout")
     assert found.returncode == 0, found.stderr

@@ -74,7 +74,8 @@ Corpus make_corpus() {
   return corpus;
 }
 
-void add_streams(Packer& packer, const Corpus& corpus) {
+// Tables are kept under names that begin with `tables`.
+void add_streams(Packer& packer, const Corpus& corpus, const std::string& tables) {
   StreamSpec mono{.languages = {1}, .seed = 1, .index = 0};
   StreamSpec alternate{.languages = {2, 0, 1},
                        .mode = Mode::alternate,
@@ -90,7 +91,8 @@ void add_streams(Packer& packer, const Corpus& corpus) {
   auto skewed = uniform;
   skewed.thresholds = {std::uint64_t{1} << 62, std::uint64_t{3} << 62};
   skewed.index = 3;
-  for (const auto& spec : {mono, alternate, uniform, skewed}) packer.add_stream(spec, 5'000);
+  for (const auto& spec : {mono, alternate, uniform, skewed})
+    packer.add_stream(spec, 5'000, KeptTables(tables + std::to_string(spec.index) + "-"));
 }
 
 // Tokens of rows first .. first + num_rows, in memory of exactly that size.
@@ -131,10 +133,10 @@ std::vector<Out> gather(Packer& packer, const Corpus& corpus, std::int64_t T, st
 }
 
 template <class Token, class Out>
-void check(PackingSpec packing) {
+void check(PackingSpec packing, const std::string& tables) {
   const auto corpus = make_corpus<Token>();
   Packer packer(corpus.view, packing);
-  add_streams(packer, corpus);
+  add_streams(packer, corpus, tables);
   const auto T = packing.row_length;
   const auto num_rows = packer.num_rows() + 3;  // and some past the end
   const auto whole = fill<Out>(packer, T, 0, num_rows, 1);
@@ -162,7 +164,8 @@ void check(PackingSpec packing) {
 
 }  // namespace
 
-int main() {
+// Takes a folder for tables.
+int main(int, char** arguments) {
   try {
     int checks = 0;
     for (const auto mode : {PackingMode::concat, PackingMode::best_fit})
@@ -170,9 +173,10 @@ int main() {
         for (const bool mask : {false, true})
           for (const std::int64_t T : {3, 64, 500}) {
             const PackingSpec packing{T, mode, specials, mask};
-            check<std::uint16_t, std::uint16_t>(packing);
-            if (T == 64) check<std::uint16_t, std::uint32_t>(packing);
-            if (T == 64) check<std::uint32_t, std::uint32_t>(packing);
+            const auto tables = std::string(arguments[1]) + "/" + std::to_string(checks) + "-";
+            check<std::uint16_t, std::uint16_t>(packing, tables);
+            if (T == 64) check<std::uint16_t, std::uint32_t>(packing, tables);
+            if (T == 64) check<std::uint32_t, std::uint32_t>(packing, tables);
             ++checks;
           }
     std::printf("%d packings hold\n", checks);
