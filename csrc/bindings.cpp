@@ -20,8 +20,6 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 std::span<const T> view(const Array<T>& array) {
@@ -98,17 +96,15 @@ class Packer {
 
   std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,
                           bool random_order, std::vector<std::uint64_t> thresholds,
-                          Matrix<std::int64_t> documents, std::uint64_t seed, std::uint64_t stage,
-                          std::uint64_t index, std::int64_t targets, std::string kept_tables) {
-    alive_.push_back(nb::cast(documents));
-    tresse::StreamSpec spec{std::move(languages),
-                            parse_mode(mode),
-                            random_order,
-                            std::move(thresholds),
-                            {documents.data(), documents.size()},
-                            seed,
-                            stage,
-                            index};
+                          std::vector<Array<std::int64_t>> documents, std::uint64_t seed,
+                          std::uint64_t stage, std::uint64_t index, std::int64_t targets, std::string kept_tables) {
+    tresse::StreamSpec spec{std::move(languages),  parse_mode(mode), random_order,
+                            std::move(thresholds), {},               seed,
+                            stage,                 index};
+    for (const auto& column : documents) {
+      spec.documents.push_back(view(column));
+      alive_.push_back(nb::cast(column));
+    }
     nb::gil_scoped_release release;
     return packer_.add_stream(std::move(spec), targets,
                               tresse::KeptTables(std::move(kept_tables)));
@@ -184,7 +180,7 @@ NB_MODULE(_packer, m) {
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
   packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
-             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a,
+             "thresholds"_a, "documents"_a, "seed"_a, "stage"_a, "index"_a,
              "targets"_a, "kept_tables"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);

@@ -28,6 +28,18 @@ const std::uint16_t* sentence_lengths(const Place& place) noexcept {
   return place.shard->sentence_lengths.data() + place.shard->document_sentences[place.document];
 }
 
+void check_documents(std::span<const std::int64_t> column, std::int64_t rows,
+                     std::int64_t num_documents) {
+  if (static_cast<std::int64_t>(column.size()) != rows)
+    throw std::invalid_argument("the columns of the alignment differ in length");
+  if (rows == 0) return;
+  const auto [least, most] = std::ranges::minmax(column);
+  if (least < 0 || most >= num_documents)
+    throw std::invalid_argument("the alignment has documents " + std::to_string(least) + " to " +
+                                std::to_string(most) + ", the corpus " +
+                                std::to_string(num_documents));
+}
+
 void throw_inconsistent(std::int64_t index) {
   throw std::invalid_argument("document " + std::to_string(index) +
                               " of the stream: its sentence lengths do not add up to its tokens; "
@@ -44,16 +56,15 @@ Stream::Stream(const CorpusView& corpus, StreamSpec spec, Specials specials)
   for (auto language : spec_.languages)
     if (language >= corpus.languages.size())
       throw std::invalid_argument("language index " + std::to_string(language) + " is unknown");
+  if (spec_.documents.size() != (spec_.mode == Mode::mono ? 0 : width))
+    throw std::invalid_argument("a stream of several languages takes a column of documents each");
   num_documents_ = spec_.mode == Mode::mono
                        ? corpus.languages[spec_.languages[0]].num_documents()
-                       : static_cast<std::int64_t>(spec_.documents.size() / width);
+                       : static_cast<std::int64_t>(spec_.documents[0].size());
   if (num_documents_ == 0) throw std::invalid_argument("the stream has no documents");
-  for (std::size_t i = 0; i < spec_.documents.size(); ++i) {
-    const auto& language = corpus.languages[spec_.languages[i % width]];
-    if (spec_.documents[i] < 0 || spec_.documents[i] >= language.num_documents())
-      throw std::invalid_argument("document " + std::to_string(spec_.documents[i]) +
-                                  " of the alignment is not in the corpus");
-  }
+  for (std::size_t j = 0; j < spec_.documents.size(); ++j)
+    check_documents(spec_.documents[j], num_documents_,
+                    corpus.languages[spec_.languages[j]].num_documents());
   num_separators_ = (specials_.bos >= 0) + (specials_.eos >= 0);
 }
 
@@ -84,8 +95,7 @@ EpochKeys Stream::keys(std::int64_t epoch) const noexcept {
 
 void Stream::find_places(std::int64_t index, std::span<Place> places) const {
   for (std::size_t j = 0; j < places.size(); ++j) {
-    const auto document =
-        spec_.documents.empty() ? index : spec_.documents[index * places.size() + j];
+    const auto document = spec_.documents.empty() ? index : spec_.documents[j][index];
     places[j] = corpus_->languages[spec_.languages[j]].locate(document);
   }
 }
@@ -98,8 +108,8 @@ void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> docume
   for (std::size_t first = 0; first < documents.size(); first += kBatch) {
     const auto batch = documents.subspan(first, std::min(kBatch, documents.size() - first));
     const auto used = std::span(places).first(batch.size() * width);
-    if (width > 1)
-      for (auto index : batch) prefetch(&spec_.documents[index * width]);
+    for (const auto& column : spec_.documents)
+      for (auto index : batch) prefetch(&column[index]);
     for (std::size_t i = 0; i < batch.size(); ++i)
       find_places(batch[i], used.subspan(i * width, width));
     for (const auto& [shard, document] : used) {
@@ -108,9 +118,22 @@ void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> docume
     }
     if (spec_.mode == Mode::sample)
       for (const auto& place : used) prefetch(sentence_lengths(place));
-    for (std::size_t i = 0; i < batch.size(); ++i)
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      check_sentences(batch[i], used.subspan(i * width, width));
       out[first + i] = length(keys, used.subspan(i * width, width));
+    }
   }
+}
+
+void Stream::check_sentences(std::int64_t index, std::span<const Place> places) const {
+  if (places.size() == 1) return;
+  for (const auto& place : places)
+    if (const auto found = num_sentences(place), expected = num_sentences(places[0]);
+        found != expected)
+      throw std::invalid_argument("document " + std::to_string(index) + " of the stream has " +
+                                  std::to_string(expected) + " sentences in one language and " +
+                                  std::to_string(found) +
+                                  " in another; verify the corpus, which lists all such keys");
 }
 
 std::int64_t Stream::length(const EpochKeys& keys, std::span<const Place> places) const {
@@ -157,7 +180,7 @@ std::size_t Stream::draw(const EpochKeys& keys, std::uint64_t document_hash,
 }
 
 void Stream::find(const Document& document) const {
-  if (spec_.mode != Mode::mono) prefetch(&spec_.documents[document.index * spec_.languages.size()]);
+  for (const auto& column : spec_.documents) prefetch(&column[document.index]);
 }
 
 void Stream::locate(Document& document) const {
@@ -172,6 +195,7 @@ void Stream::locate(Document& document) const {
 }
 
 void Stream::open(Document& document) const {
+  check_sentences(document.index, document.places);
   document.parts.resize(document.places.size());
   for (std::size_t j = 0; j < document.parts.size(); ++j) {
     const auto& [shard, i] = document.places[j];

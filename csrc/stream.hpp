@@ -26,8 +26,8 @@ struct StreamSpec {
   bool random_order = false;  // alternate: the languages' order is drawn per document
   // sample: cumulative probabilities times 2^64, less the last; empty is uniform.
   std::vector<std::uint64_t> thresholds{};
-  // [n, languages] row-major; empty: all documents of the one language.
-  std::span<const std::int64_t> documents{};
+  // [languages] of [n]: document i in each language. Empty: all documents of the one language.
+  std::vector<std::span<const std::int64_t>> documents{};
   std::uint64_t seed = 0, stage = 0, index = 0;
 };
 
@@ -92,6 +92,7 @@ class Stream {
  private:
   std::int64_t draw_period() const noexcept;
   void find_places(std::int64_t index, std::span<Place> places) const;
+  void check_sentences(std::int64_t index, std::span<const Place> places) const;
   std::int64_t length(const EpochKeys& keys, std::span<const Place> places) const;
   std::int64_t sampled_length(const EpochKeys& keys, std::span<const Place> places) const;
   std::size_t draw(const EpochKeys& keys, std::uint64_t document_hash, std::int64_t sentence) const;

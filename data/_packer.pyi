@@ -38,7 +38,7 @@ class Packer:
         mode: str,
         random_order: bool,
         thresholds: Sequence[int],
-        documents: np.ndarray,
+        documents: Sequence[np.ndarray],
         seed: int,
         stage: int,
         index: int,

@@ -95,15 +95,22 @@ class Corpus:
 
         Rows are in the order of the first language's documents.
         """
+        return np.stack(self.aligned_columns(languages), axis=1)
+
+    def aligned_columns(self, languages: Sequence[str]) -> list[np.ndarray]:
+        """The columns of `aligned`; views of the file where they are as it has them."""
         sizes = [self.num_documents(language) for language in languages]
         if not languages or len(set(languages)) < len(languages):
             raise ValueError(f"languages {tuple(languages)}: expected one or more, each once")
         if len(languages) == 1:
-            return np.arange(sizes[0])[:, None]
+            return [np.arange(sizes[0])]
         columns = [self.alignment[language] for language in languages]
-        rows = np.flatnonzero(np.logical_and.reduce([column != MISSING for column in columns]))
+        shared = np.logical_and.reduce([column != MISSING for column in columns])
+        if shared.all() and (columns[0][1:] > columns[0][:-1]).all():
+            return columns
+        rows = np.flatnonzero(shared)
         rows = rows[np.argsort(columns[0][rows], kind="stable")]
-        return np.stack([column[rows] for column in columns], axis=1)
+        return [column[rows] for column in columns]
 
     def key(self, language: str, document: int) -> str:
         """Key of a document."""

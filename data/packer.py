@@ -14,7 +14,6 @@ import numpy as np
 from tresse.data import _packer
 from tresse.data.corpus import Corpus
 from tresse.data.kept_tables import kept_tables
-from tresse.data.shards import Shard
 from tresse.data.streams import Packing, Stream, Vocabulary, split_targets, thresholds
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
@@ -230,10 +229,10 @@ def _open_packer(corpus: Corpus, packing: Packing, vocabulary: Vocabulary) -> _p
     )
 
 
-def _documents(corpus: Corpus, stream: Stream) -> np.ndarray:
-    """Keys of an interleaved stream: int64 [n, languages], documents numbered through the shards.
+def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray]:
+    """Keys of an interleaved stream: int64 [n] per language, documents numbered through the shards.
 
-    A mono stream takes all documents and needs no table: [0, 1].
+    A mono stream takes all documents and needs no columns.
     """
     for language in stream.languages:
         if language not in corpus.languages:
@@ -241,57 +240,33 @@ def _documents(corpus: Corpus, stream: Stream) -> np.ndarray:
                 f"{corpus.path}: no language {language!r}; it has {', '.join(corpus.languages)}"
             )
     if stream.mode == "mono":
-        return np.empty((0, 1), np.int64)
-    documents = np.ascontiguousarray(corpus.aligned(stream.languages), dtype=np.int64)
-    if not len(documents):
+        return []
+    documents = corpus.aligned_columns(stream.languages)
+    if not documents[0].size:
         raise ValueError(
             f"{corpus.path}: no key is in all of {', '.join(stream.languages)}; "
             "interleaving needs translations"
         )
-    _check_sentences(corpus, stream, documents)
     return documents
 
 
-def _check_sentences(corpus: Corpus, stream: Stream, documents: np.ndarray) -> None:
-    counts = np.stack(
-        [
-            _per_document(corpus, language, _num_sentences)[documents[:, j]]
-            for j, language in enumerate(stream.languages)
-        ],
-        axis=1,
-    )
-    wrong = np.flatnonzero((counts != counts[:, :1]).any(axis=1))
-    if wrong.size:
-        keys = [corpus.key(stream.languages[0], int(documents[i, 0])) for i in wrong[:5]]
-        raise ValueError(
-            f"{corpus.path}: {wrong.size} keys differ in their number of sentences between "
-            f"{', '.join(stream.languages)}: {', '.join(keys)}{', ...' * (wrong.size > 5)}"
-        )
+def _num_documents(corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray]) -> int:
+    return len(documents[0]) if documents else corpus.num_documents(stream.languages[0])
 
 
-def _num_documents(corpus: Corpus, stream: Stream, documents: np.ndarray) -> int:
-    return len(documents) if stream.mode != "mono" else corpus.num_documents(stream.languages[0])
-
-
-def _per_document(
-    corpus: Corpus, language: str, value: Callable[[Shard], np.ndarray]
-) -> np.ndarray:
-    return np.concatenate([value(shard) for shard in corpus.shards[language]])
-
-
-def _num_sentences(shard: Shard) -> np.ndarray:
-    return np.diff(shard.document_sentences)
-
-
-def _num_tokens(shard: Shard) -> np.ndarray:
-    return shard.document_lengths
+def _num_tokens(corpus: Corpus, language: str, documents: np.ndarray | None) -> int:
+    """Tokens of all documents of a language, or of some, each named once."""
+    if documents is None or documents.size == corpus.num_documents(language):
+        return corpus.num_tokens(language)
+    lengths = np.concatenate([shard.document_lengths for shard in corpus.shards[language]])
+    return int(lengths[documents].sum(dtype=np.int64))
 
 
 def _describe(
     corpus: Corpus,
     stream: Stream,
     packing: Packing,
-    documents: np.ndarray,
+    documents: Sequence[np.ndarray],
     targets: int,
     num_rows: int,
 ) -> StreamPlan:
@@ -301,8 +276,8 @@ def _describe(
     L = len(stream.languages)
     share = stream.probabilities or (1 / L if stream.mode == "sample" else 1.0,) * L
     tokens = np.array(share) * [
-        _per_document(corpus, language, _num_tokens)[index].sum(dtype=np.int64)
-        for language, index in zip(stream.languages, _columns(stream, documents), strict=True)
+        _num_tokens(corpus, language, column)
+        for language, column in zip(stream.languages, documents or [None], strict=True)
     ]
     inserted = num_documents * ("none", "eos", "bos_eos").index(packing.separators)
     per_epoch = tokens.sum() + inserted
@@ -320,7 +295,3 @@ def _describe(
         num_documents=num_documents,
         num_left_out={name: total - num_documents for name, total in totals.items()},
     )
-
-
-def _columns(stream: Stream, documents: np.ndarray) -> list[Any]:
-    return [slice(None)] if stream.mode == "mono" else list(documents.T)

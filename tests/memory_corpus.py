@@ -57,6 +57,9 @@ class MemoryCorpus:
             for name, documents in self.texts.items()
         }
 
+    def num_tokens(self, language: str) -> int:
+        return sum(shard.tokens.size for shard in self.shards[language])
+
     def num_documents(self, language: str) -> int:
         return len(self.texts[language])
 
@@ -65,6 +68,9 @@ class MemoryCorpus:
         keys = [key for key in places[0] if all(key in place for place in places)]
         rows = [[place[key] for place in places] for key in keys]
         return np.array(rows, np.int64).reshape(-1, len(languages))
+
+    def aligned_columns(self, languages: Sequence[str]) -> list[np.ndarray]:
+        return [np.ascontiguousarray(column) for column in self.aligned(languages).T]
 
     def key(self, language: str, index: int) -> str:
         return list(self.texts[language])[index]

@@ -69,23 +69,23 @@ Corpus make_corpus() {
                                       a.document_lengths, a.document_tokens, a.document_sentences,
                                       a.key_hash});
   }
-  for (std::int64_t d = 0; d < kDocuments; ++d)
-    for (int language = 0; language < kLanguages; ++language) corpus.documents.push_back(d);
+  for (std::int64_t d = 0; d < kDocuments; ++d) corpus.documents.push_back(d);
   return corpus;
 }
 
 // Tables are kept under names that begin with `tables`.
 void add_streams(Packer& packer, const Corpus& corpus, const std::string& tables) {
+  const std::vector<std::span<const std::int64_t>> documents(kLanguages, corpus.documents);
   StreamSpec mono{.languages = {1}, .seed = 1, .index = 0};
   StreamSpec alternate{.languages = {2, 0, 1},
                        .mode = Mode::alternate,
                        .random_order = true,
-                       .documents = corpus.documents,
+                       .documents = documents,
                        .seed = 1,
                        .index = 1};
   StreamSpec uniform{.languages = {0, 1, 2},
                      .mode = Mode::sample,
-                     .documents = corpus.documents,
+                     .documents = documents,
                      .seed = 1,
                      .index = 2};
   auto skewed = uniform;
