@@ -51,13 +51,13 @@ def prepare_manifest(
     return write_corpus(out, documents, tokenizer, skip_misaligned=skip_misaligned)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> int:
+    """Run the command line, of the program that help calls `prog`; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS, **SPEECH}
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="prepare.py", description=__doc__, args=arguments
+            commands, prog=prog, description=__doc__, args=arguments
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -27,7 +27,7 @@ def main() -> None:
     if verb == ["prepare"]:
         from tresse.data.prepare import main as prepare
 
-        sys.exit(prepare(arguments))
+        sys.exit(prepare(arguments, prog="tresse prepare"))
     try:
         app.cli(prog="tresse", description="Train speech language models on braided languages.")
     except ValueError as error:
@@ -76,6 +76,8 @@ def inspect(
     from tresse.data.inspect_corpus import describe, show_document
     from tresse.data.unit_usage import count_units, describe_usage
 
+    if document is not None and plot is not None:
+        raise ValueError("--document shows one document and --plot draws all; give one of them")
     opened = Corpus.open(corpus)
     if document is not None:
         print(show_document(opened, document, shutil.get_terminal_size().columns))

@@ -141,7 +141,11 @@ def test_the_same_command_again_changes_nothing_and_another_is_refused(
     first = tokenise(recordings, Loudness(), out, SMALL)
     again = tokenise(recordings, Loudness(), out, SMALL)
     assert again.times.audio == 0
-    assert first.report == again.report
+    assert (first.found, again.found) == (False, True)
+    assert again.report == f"{out} was finished before, of the same recordings\n\n{first.report}"
+    assert again.corpus is not None
+    assert first.corpus is not None
+    assert again.corpus.id == first.corpus.id
     with pytest.raises(ValueError, match="c exists and is not an empty folder"):
         tokenise(recordings[:2], Loudness(), out, SMALL)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors.numpy import load_file, save_file
 
 from tests.synthetic_audio import buzz, write_buzz
@@ -82,6 +83,19 @@ def test_recordings_that_cannot_be_read_are_left_out_of_the_sample(
     assert "left out en/x" in caplog.text
     with pytest.raises(ValueError, match="0 frames of 80 ms"):
         fit([missing], 16, tmp_path / "v.safetensors")
+
+
+def test_silence_is_left_out_of_the_sample(
+    recordings: list[Recording], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(16_000 * 100, np.float32), 16_000)
+    silent = Recording("quiet", "en", (Span(File(str(path))),))
+    fit([*recordings, silent], 16, tmp_path / "u.safetensors")
+    assert "left out en/quiet" in caplog.text
+    assert "a silent sentence (all zero" in caplog.text
+    with pytest.raises(ValueError, match="0 frames of 80 ms"):
+        fit([silent], 16, tmp_path / "v.safetensors")
 
 
 def test_the_command_fits_and_the_next_one_uses_the_units(

@@ -88,6 +88,17 @@ def test_the_plot_is_a_png_and_is_never_written_over(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["p.png"]
 
 
+def test_a_document_has_no_plot(tmp_path):
+    corpus = small(tmp_path / "c")
+    plot = tmp_path / "p.png"
+    done = run(
+        *CLI, "inspect", str(corpus.path), "--document", "a", "--plot", str(plot), check=False
+    )
+    assert done.returncode == 1
+    assert "give one of them" in done.stderr
+    assert not plot.exists()
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"pip install 'tresse\[plot\]'"):

@@ -48,7 +48,7 @@ def prepare_audio(
     recordings = read_audio(manifests, format, naming, root)
     prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job, tokenizer.variant)
     print(prepared.report)
-    return prepared.corpus
+    return None if prepared.found else prepared.corpus
 
 
 def fit_kmeans(

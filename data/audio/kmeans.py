@@ -19,14 +19,16 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
-from tresse.data.audio.waveforms import read_spans
+from tresse.data.audio.waveforms import check_sound, read_spans
 from tresse.data.documents import Tokenizer
 from tresse.data.durable import commit, sync
 
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "tresse-kmeans", 1
+SOUND = JobSettings()
 BATCH_FRAMES = 4096
 MIN_FRAMES_PER_UNIT = 10
 
@@ -141,8 +143,9 @@ def fit(
 ) -> KMeansUnits:
     """Fit units on `hours` of the recordings, drawn by the seed, and write them to `out`.
 
-    The same recordings and seed give the same file. Recordings that cannot be read are left out,
-    with a warning. ValueError when what is left is too short for so many units.
+    The same recordings and seed give the same file. What cannot be read, is silent or very short
+    is left out from there on, with a warning, by the defaults of `JobSettings`. ValueError when
+    what is left is too short for so many units.
     """
     from sklearn.cluster import MiniBatchKMeans  # tokenising does without
 
@@ -171,15 +174,16 @@ def _sample(
     recordings: Sequence[Recording], features: Features, hours: float, seed: int
 ) -> Iterator[np.ndarray]:
     """Vectors of recordings in an order drawn by the seed, until there are `hours`."""
-    left = round(hours * 3_600_000 / features.frame_ms)
+    left, rate = round(hours * 3_600_000 / features.frame_ms), features.sample_rate
     order = np.random.default_rng(seed).permutation(len(recordings))
     for index in order:
         try:
-            for waveform in read_spans(recordings[index].sentences, features.sample_rate):
-                if waveform.size:
-                    vectors = features.compute(waveform)[:left]
-                    left -= len(vectors)
-                    yield vectors
+            spans = recordings[index].sentences
+            for span, waveform in zip(spans, read_spans(spans, rate), strict=True):
+                check_sound(waveform, rate, span.source, SOUND.min_seconds, SOUND.silence_db)
+                vectors = features.compute(waveform)[:left]
+                left -= len(vectors)
+                yield vectors
                 if not left:
                     return
         except ValueError as error:

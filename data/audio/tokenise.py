@@ -27,7 +27,7 @@ from tresse.data.audio.journal import Journal
 from tresse.data.audio.plan import Group, Plan, make_plan, share
 from tresse.data.audio.recordings import Recording, check_recordings
 from tresse.data.audio.tokenizers import AudioTokenizer
-from tresse.data.audio.waveforms import read_joint, read_spans
+from tresse.data.audio.waveforms import check_sound, read_joint, read_spans
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import MAX_SENTENCE_TOKENS, Document
 from tresse.data.durable import check_vacant, commit
@@ -68,6 +68,8 @@ class Prepared:
     report: str
     """A line or a table for the user."""
     times: Times
+    found: bool = False
+    """The same job wrote the corpus before, and nothing was done."""
 
 
 @dataclass
@@ -113,7 +115,8 @@ def tokenise(
     job = _describe_job(plan, tokenizer, settings, variant)
     out = out.resolve()
     if (former := _read_prepared(out)) is not None and former["job"] == job:
-        return Prepared(Corpus.open(out), _format(former), Times())
+        report = f"{out} was finished before, of the same recordings\n\n{_format(former)}"
+        return Prepared(Corpus.open(out), report, Times(), found=True)
     check_vacant(out)
     own = share(plan.groups, rank, world_size)
     if not own:
@@ -254,7 +257,7 @@ class _Encoder:
         if self._num_shown <= NUM_SHOWN:
             logger.warning("left out %s: %s", self.recordings[i], reason)
         if self._num_shown == NUM_SHOWN:
-            logger.warning("further ones are listed in %s beside the corpus", SKIPPED)
+            logger.warning("further ones are not shown; %s of the corpus has all", SKIPPED)
 
 
 def cut_units(
@@ -278,34 +281,26 @@ def _decode(
 ) -> Iterator[tuple[Clip | str, int]]:
     """Clips of a recording and their bytes; a reason in place of the one that cannot be used."""
     spans = recordings[i].sentences
+    check = partial(
+        check_sound,
+        sample_rate=sample_rate,
+        min_seconds=settings.min_seconds,
+        silence_db=settings.silence_db,
+    )
     try:
         if settings.joint:
             waveform, bounds = read_joint(spans, sample_rate, settings.max_seconds)
             for span, (start, end) in zip(spans, bounds, strict=True):
                 piece = waveform[round(start * sample_rate) : round(end * sample_rate)]
-                _check_sound(piece, sample_rate, settings, str(span.source))
+                check(piece, source=span.source)
             yield Clip(i, waveform, bounds), waveform.nbytes
             return
         read = read_spans(spans, sample_rate, settings.max_seconds)
         for span, waveform in zip(spans, read, strict=True):
-            _check_sound(waveform, sample_rate, settings, str(span.source))
+            check(waveform, source=span.source)
             yield Clip(i, waveform, []), waveform.nbytes
     except ValueError as error:
         yield str(error), 0
-
-
-def _check_sound(
-    waveform: np.ndarray, sample_rate: int, settings: JobSettings, source: str
-) -> None:
-    if waveform.size < settings.min_seconds * sample_rate:
-        raise ValueError(
-            f"{source}: a sentence of {waveform.size / sample_rate:.3f} s, at least "
-            f"{settings.min_seconds:g} s (--min-seconds)"
-        )
-    peak = float(np.abs(waveform).max())
-    if peak <= 10 ** (settings.silence_db / 20):
-        loudness = f"{20 * np.log10(peak):.0f} dB at most" if peak else "all zero"
-        raise ValueError(f"{source}: a silent sentence ({loudness}; --silence-db)")
 
 
 def _describe_job(
@@ -403,10 +398,10 @@ class _Assembly:
 
 
 def _format(report: dict[str, Any]) -> str:
-    lines = ["language  documents       hours         tokens  left out"]
+    lines = ["language  documents  audio hours         tokens  left out"]
     for language, row in report["languages"].items():
         lines.append(
-            f"{language:8}  {row['documents']:>9,}  {row['hours']:>10,.2f}  {row['tokens']:>13,}  "
+            f"{language:8}  {row['documents']:>9,}  {row['hours']:>11,.2f}  {row['tokens']:>13,}  "
             f"{row['skipped']:>8,}"
         )
     return "\n".join(lines)

@@ -161,6 +161,21 @@ def read_spans(
                 yield reader.read(span.start, span.end, sample_rate, max_seconds)
 
 
+def check_sound(
+    waveform: np.ndarray, sample_rate: int, source: Source, min_seconds: float, silence_db: float
+) -> None:
+    """Raise ValueError for a waveform that is shorter or never louder; 0 dB is full scale."""
+    if waveform.size < min_seconds * sample_rate:
+        raise ValueError(
+            f"{source}: a sentence of {waveform.size / sample_rate:.3f} s, at least "
+            f"{min_seconds:g} s (--min-seconds)"
+        )
+    peak = float(np.abs(waveform).max())
+    if peak <= 10 ** (silence_db / 20):
+        loudness = f"{20 * np.log10(peak):.0f} dB at most" if peak else "all zero"
+        raise ValueError(f"{source}: a silent sentence ({loudness}; --silence-db)")
+
+
 def read_joint(spans: Sequence[Span], sample_rate: int, max_seconds: float = inf) -> Joint:
     """One waveform from the start of the first span to the end of the last, gaps included.
 

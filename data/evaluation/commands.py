@@ -87,7 +87,7 @@ def prepare_eval(
     print(prepared.report)
     if prepared.corpus is not None:
         _write(prepared.corpus, items)
-    return prepared.corpus
+    return None if prepared.found else prepared.corpus
 
 
 def prepare_eval_items(
