@@ -220,13 +220,13 @@ def tell(
     filler = rng.integers(first_filler, first_filler + world.num_fillers, concepts.shape)
     with_filler = rng.random(concepts.shape) < world.fillers
     slots = np.stack([np.where(with_filler, filler, PAD), words], axis=-1)
-    num_stories, num_sentences = concepts.shape[:2]
+    num_stories, num_sentences, num_words = concepts.shape
     # row -1 of the lexicon, where PAD points to, holds no unit
-    units = lexicon(world, language)[slots.reshape(num_stories * num_sentences, -1)]
+    units = lexicon(world, language)[slots.reshape(num_stories * num_sentences, 2 * num_words)]
     lengths = (units != PAD).sum((1, 2))
     tokens = units[units != PAD].astype(np.uint16)
     sentences = np.split(tokens, np.cumsum(lengths)[:-1])
-    for first in range(0, len(sentences), num_sentences):
+    for first in range(0, num_stories * num_sentences, num_sentences):
         yield sentences[first : first + num_sentences]
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import tyro
 
 from tresse.engine.config import RunConfig
+from tresse.engine.recipe_file import SUFFIX, overlay, read_recipe
 from tresse.engine.recipes import RECIPES
 from tresse.engine.run_folder import read_config
 
 DEFAULT_RECIPE = "demo"
 USAGE = """usage: engine/train.py [RECIPE] [--run-dir DIR] [--field value ...]
 
-Trains the stages of a recipe. Without RECIPE: the demo, or the run that --run-dir names.
+Trains the stages of a recipe, one of these or a FILE.json of what it changes in one (README.md).
+Without RECIPE: the demo, or the run that --run-dir names.
 
 recipes:
 {recipes}
@@ -33,18 +35,11 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
         print(usage())
         sys.exit(0)
     named = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    if named is not None and named not in RECIPES:
-        raise SystemExit(f"no recipe {named!r}; there are: {', '.join(RECIPES)}")
-    default = RECIPES[named or DEFAULT_RECIPE]()
     run_dir = _run_dir(arguments)
-    folder = Path(run_dir or f"runs/{default.recipe}")
-    if run_dir and not named and not (folder / "config.json").exists():
-        raise SystemExit(f"{folder}: no run to go on with; name a recipe to start one there")
-    if (folder / "config.json").exists():
-        started = read_config(folder)
-        if named not in (None, started.recipe):
-            raise SystemExit(f"{folder}: a run of the recipe {started.recipe}, not of {named}")
-        default = started
+    try:
+        default, folder = _default(named, run_dir)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     parsed = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands)(RunConfig),
         prog=f"engine/train.py {default.recipe}",
@@ -52,6 +47,25 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
         args=arguments,
     )
     return _with_absolute_paths(replace(parsed, run_dir=str(folder)))
+
+
+def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
+    """What the flags are laid over: a recipe, or the run in its folder; and that folder."""
+    file = Path(named) if named is not None and named.endswith(SUFFIX) else None
+    if named is not None and not file and named not in RECIPES:
+        raise ValueError(
+            f"no recipe {named!r}; there are: {', '.join(RECIPES)}, and files that end in {SUFFIX}"
+        )
+    name = file.stem if file else named or DEFAULT_RECIPE
+    values = read_recipe(file) if file else {}
+    folder = Path(run_dir or f"runs/{name}")
+    is_run = (folder / "config.json").exists()
+    if run_dir and not named and not is_run:
+        raise ValueError(f"{folder}: no run to go on with; name a recipe to start one there")
+    default = read_config(folder) if is_run else RECIPES[values.get("recipe", name)]()
+    if is_run and named and default.recipe != name:
+        raise ValueError(f"{folder}: a run of the recipe {default.recipe}, not of {name}")
+    return overlay(default, values, file) if file else default, folder
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

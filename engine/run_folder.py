@@ -62,8 +62,16 @@ def to_json(config: RunConfig) -> Row:
 
 
 def from_json(values: Row) -> RunConfig:
-    """Return the configuration that `to_json` wrote."""
-    return _ADAPTER.validate_python(values)
+    """Return the configuration that `to_json` wrote; ValueError names the field that is wrong."""
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise ValueError(_fault(error)) from None
+
+
+def _fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -75,10 +83,8 @@ def read_config(folder: Path) -> RunConfig:
     try:
         config = _ADAPTER.validate_json(path.read_bytes(), strict=False)
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
         raise ValueError(
-            f"{path}: {field}: {fault['msg']}; restore the file or start a run in another folder"
+            f"{path}: {_fault(error)}; restore the file or start a run in another folder"
         ) from None
     return replace(config, run_dir=str(folder))
 
@@ -95,7 +101,7 @@ def check_same_run(config: RunConfig) -> None:
     if differences:
         raise ValueError(
             f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
-            "Leave these flags out to go on with it, or name another folder with --run-dir"
+            "Leave these settings out to go on with it, or name another folder with --run-dir"
         )
 
 
