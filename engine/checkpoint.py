@@ -79,6 +79,11 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a stage's folder has any checkpoint; none is verified."""
+    return bool(_all(folder))
+
+
 def find_fault(path: Path) -> str | None:
     """Check a checkpoint's files against the sizes and hashes it was written with."""
     try:

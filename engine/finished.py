@@ -13,17 +13,11 @@ from tresse.kernels.attention import Attend, attention
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def final_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint at the end of a stage's folder, or None while it is not finished."""
-    path = newest(folder)
-    checkpoint = Checkpoint(path) if path else None
-    return checkpoint if checkpoint and checkpoint.state["finished"] else None
-
-
 def open_finished(folder: Path) -> Checkpoint:
     """Return the checkpoint at the end of a stage's folder; ValueError if there is none."""
-    checkpoint = final_checkpoint(folder)
-    if checkpoint is None:
+    path = newest(folder)
+    checkpoint = Checkpoint(path) if path else None
+    if checkpoint is None or not checkpoint.state["finished"]:
         raise ValueError(f"{folder}: no finished stage; expected the folder RUN/STAGE of one")
     return checkpoint
 

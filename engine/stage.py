@@ -8,10 +8,10 @@ from torch import Tensor
 
 from tresse.data.corpus import Corpus
 from tresse.data.packer import Plan, plan_rows
-from tresse.engine.checkpoint import Checkpoint, newest, save
+from tresse.engine.checkpoint import Checkpoint, has_checkpoints, newest, save
 from tresse.engine.config import RunConfig, StageConfig
 from tresse.engine.corpora import Corpora
-from tresse.engine.finished import final_checkpoint, open_finished
+from tresse.engine.finished import open_finished
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.model import Transformer
 from tresse.engine.ranks import Ranks
@@ -111,7 +111,7 @@ def plan_stages(run: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, Pla
 
 def check_sources(run: RunConfig) -> None:
     """Raise ValueError if the weights that a new run starts from cannot be had."""
-    if newest(Path(run.run_dir) / run.stages[0].name):
+    if has_checkpoints(Path(run.run_dir) / run.stages[0].name):
         return
     if run.init:
         open_finished(Path(run.init))
@@ -119,9 +119,9 @@ def check_sources(run: RunConfig) -> None:
         check_config(Path(run.model.pretrained), run.model)
 
 
-def is_finished(run: RunConfig, stage: str, ranks: Ranks) -> bool:
-    """Whether a stage needs no more steps: the same answer on every rank."""
-    return ranks.from_first(ranks.is_first and bool(final_checkpoint(Path(run.run_dir) / stage)))
+def find_checkpoint(run: RunConfig, stage: str, ranks: Ranks) -> Checkpoint | None:
+    """Return what a stage goes on from, if it has been begun: the same on every rank."""
+    return _open_on_all(newest(Path(run.run_dir) / stage) if ranks.is_first else None, ranks)
 
 
 def build_stage(
@@ -131,9 +131,12 @@ def build_stage(
     corpora: Corpora,
     ranks: Ranks,
     attend: Attend,
+    own: Checkpoint | None,
 ) -> Stage:
-    """Build the engine with the weights, moments and counters that the stage goes on from."""
-    own = _open_on_all(newest(Path(run.run_dir) / stage.name) if ranks.is_first else None, ranks)
+    """Build the engine with the weights, moments and counters of the stage's own checkpoint.
+
+    Without one the stage begins with the weights that it starts from.
+    """
     source = own or _open_on_all(_initial(run, stage) if ranks.is_first else None, ranks)
     model = Transformer(run.model, plan.vocabulary.width, plan.vocabulary.num_used, attend)
     if source:

@@ -34,7 +34,7 @@ from tresse.engine.stage import (
     build_stage,
     check_rows,
     check_sources,
-    is_finished,
+    find_checkpoint,
     plan_stages,
 )
 from tresse.engine.step import learning_rate, train_step
@@ -123,9 +123,10 @@ def _upload(config: RunConfig, corpora: Corpora, ranks: Ranks) -> Tensor | None:
 def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     """Train and score the stages that are not finished; return False if a signal stopped it."""
     for stage in job.config.stages:
-        if not is_finished(job.config, stage.name, ranks):
+        own = find_checkpoint(job.config, stage.name, ranks)
+        if own is None or not own.state["finished"]:
             plan = job.plans[stage.name]
-            under_way = build_stage(job.config, stage, plan, job.corpora, ranks, job.attend)
+            under_way = build_stage(job.config, stage, plan, job.corpora, ranks, job.attend, own)
             stopped = not train(under_way, job.heldout, job.pool, interrupt)
             under_way.close()
             if stopped:
