@@ -1,5 +1,6 @@
 """Audio files of all kinds become the same waveform, whole or in stretches."""
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -163,6 +164,10 @@ def test_a_wav_from_a_pipe_is_whole_although_its_header_does_not_know(tmp_path: 
 
 
 def test_a_missing_file_and_a_sample_that_is_no_number_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", tmp_path):
+        with pytest.raises(ValueError, match=r"cannot be read \(not a regular file"):
+            AudioReader(file(path))
     with pytest.raises(ValueError, match=r"none\.wav: cannot be read \(No such file"):
         read(tmp_path / "none.wav")
     with pytest.raises(ValueError, match=r"none\.tar:a: cannot be read \(No such file"):

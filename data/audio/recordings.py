@@ -12,7 +12,9 @@ are translations of each other, sentence by sentence.
 """
 
 import csv
+import errno
 import math
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,7 +56,9 @@ class File:
 
     def open(self) -> str | BinaryIO:
         """Path: libsndfile reads it without Python in between."""
-        Path(self.path).stat()  # an OSError says more than libsndfile's "System error"
+        # An OSError says more than libsndfile's "System error", and a pipe would never end.
+        if not stat.S_ISREG(Path(self.path).stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         return self.path
 
 
