@@ -195,8 +195,8 @@ void BestFitRows::lay_out(std::int64_t targets) {
   }
 }
 
-// Whether there are kept sizes that reach the targets and fit, by a sample: the first window and the
-// last.
+// Whether there are kept sizes that reach the targets and fit, by a sample: the first window and
+// the last.
 bool BestFitRows::restore(const std::string& name, std::int64_t targets) {
   const auto table = kept_->load(name);
   const auto windows = static_cast<std::int64_t>(table.size() / 2) - 1;
@@ -219,8 +219,8 @@ void BestFitRows::keep(const std::string& name) const {
 }
 
 BestFitRows::End BestFitRows::extend(std::int64_t targets) {
-  const auto name = "best-fit-" + std::to_string(capacity_) +
-                    (mask_documents_ ? "-masked-" : "-") + std::to_string(targets);
+  const auto name = "best-fit-" + std::to_string(capacity_) + (mask_documents_ ? "-masked-" : "-") +
+                    std::to_string(targets);
   if (!restore(name, targets)) {
     lay_out(targets);
     keep(name);

@@ -85,7 +85,8 @@ class Packer {
  public:
   Packer(const Corpus& corpus, std::int64_t row_length, const std::string& mode, std::int64_t eos,
          std::int64_t bos, std::int64_t language_switch, bool mask_documents)
-      : token_bytes_(corpus.view.token_bytes),
+      : view_(&corpus.view),
+        token_bytes_(corpus.view.token_bytes),
         row_length_(row_length),
         packer_(corpus.view,
                 {row_length, parse_packing(mode), {eos, bos, language_switch}, mask_documents}) {
@@ -94,20 +95,40 @@ class Packer {
                                   std::to_string(row_length));
   }
 
+  std::int64_t find_uneven(std::vector<std::uint8_t> languages,
+                           const std::vector<Array<std::int64_t>>& documents,
+                           std::string kept_tables) const {
+    tresse::StreamSpec spec{.languages = std::move(languages), .mode = tresse::Mode::alternate};
+    for (const auto& column : documents) spec.documents.push_back(view(column));
+    nb::gil_scoped_release release;
+    const tresse::Stream stream(*view_, std::move(spec), {});
+    const std::vector<std::int64_t> even{stream.num_documents()};
+    const tresse::KeptTables kept(std::move(kept_tables));
+    if (kept.load("even") == even) return -1;
+    const auto uneven = stream.find_uneven(tresse::default_threads());
+    if (uneven < 0) kept.store("even", even);
+    return uneven;
+  }
+
   std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,
                           bool random_order, std::vector<std::uint64_t> thresholds,
                           std::vector<Array<std::int64_t>> documents, std::uint64_t seed,
-                          std::uint64_t stage, std::uint64_t index, std::int64_t targets, std::string kept_tables) {
-    tresse::StreamSpec spec{std::move(languages),  parse_mode(mode), random_order,
-                            std::move(thresholds), {},               seed,
-                            stage,                 index};
+                          std::uint64_t stage, std::uint64_t index, std::int64_t targets,
+                          std::string kept_tables) {
+    tresse::StreamSpec spec{std::move(languages),
+                            parse_mode(mode),
+                            random_order,
+                            std::move(thresholds),
+                            {},
+                            seed,
+                            stage,
+                            index};
     for (const auto& column : documents) {
       spec.documents.push_back(view(column));
       alive_.push_back(nb::cast(column));
     }
     nb::gil_scoped_release release;
-    return packer_.add_stream(std::move(spec), targets,
-                              tresse::KeptTables(std::move(kept_tables)));
+    return packer_.add_stream(std::move(spec), targets, tresse::KeptTables(std::move(kept_tables)));
   }
 
   std::int64_t num_rows() const { return packer_.num_rows(); }
@@ -144,6 +165,7 @@ class Packer {
   }
 
  private:
+  const tresse::CorpusView* view_;
   int token_bytes_;
   std::int64_t row_length_;
   std::vector<nb::object> alive_;
@@ -179,9 +201,11 @@ NB_MODULE(_packer, m) {
                       std::int64_t, bool>(),
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
+  packer.def("find_uneven", &Packer::find_uneven, "languages"_a, "documents"_a.noconvert(),
+             "kept_tables"_a);
   packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
-             "thresholds"_a, "documents"_a, "seed"_a, "stage"_a, "index"_a,
-             "targets"_a, "kept_tables"_a);
+             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a,
+             "kept_tables"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);

@@ -35,9 +35,11 @@ std::vector<std::int64_t> KeptTables::load(std::string_view name) const {
   const auto bytes = prefix_.empty() ? 0 : std::filesystem::file_size(path(name), error);
   if (error || bytes < sizeof(Header)) return {};
   Header header;
-  std::vector<std::int64_t> values((bytes - sizeof header) / sizeof(std::int64_t));
   std::ifstream file(path(name), std::ios::binary);
   file.read(reinterpret_cast<char*>(&header), sizeof header);
+  const auto size = (bytes - sizeof header) / sizeof(std::int64_t);
+  if (!file || header.format != kFormat || header.size != size) return {};
+  std::vector<std::int64_t> values(size);
   file.read(reinterpret_cast<char*>(values.data()),
             static_cast<std::streamsize>(values.size() * sizeof(std::int64_t)));
   if (!file || header != header_of(values)) return {};

@@ -1,6 +1,6 @@
 #pragma once
-// Tables of numbers kept in files for the next run. They are disposable: a file that is missing, cut short,
-// damaged or of another byte order gives nothing, and is written anew.
+// Tables of numbers kept in files for the next run. They are disposable: a file that is missing,
+// cut short, damaged or of another byte order gives nothing, and is written anew.
 
 #include <cstdint>
 #include <span>

@@ -35,9 +35,8 @@ Boundaries Packer::fill(std::int64_t first, std::int64_t num_rows, Destination d
                         int threads) {
   const auto pack_as = [&]<class In, class Out>(In, Out) {
     const Copier<In, Out> sink(destination.tokens, packing_.row_length + 1, packing_.specials);
-    return join(pack(first, num_rows, destination.num_valid, threads, [&](Notes&) {
-                  return sink;
-                }).rows);
+    return join(
+        pack(first, num_rows, destination.num_valid, threads, [&](Notes&) { return sink; }).rows);
   };
   if (corpus_->token_bytes == 4) return pack_as(std::uint32_t{}, std::uint32_t{});
   if (destination.token_bytes == 4) return pack_as(std::uint16_t{}, std::uint32_t{});

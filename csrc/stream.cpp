@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "parallel.hpp"
 
 namespace tresse {
 namespace {
@@ -40,6 +43,11 @@ void check_documents(std::span<const std::int64_t> column, std::int64_t rows,
                                 std::to_string(num_documents));
 }
 
+void lower(std::atomic<std::int64_t>& least, std::int64_t value) noexcept {
+  for (auto seen = least.load(); value < seen && !least.compare_exchange_weak(seen, value);) {
+  }
+}
+
 void throw_inconsistent(std::int64_t index) {
   throw std::invalid_argument("document " + std::to_string(index) +
                               " of the stream: its sentence lengths do not add up to its tokens; "
@@ -58,9 +66,8 @@ Stream::Stream(const CorpusView& corpus, StreamSpec spec, Specials specials)
       throw std::invalid_argument("language index " + std::to_string(language) + " is unknown");
   if (spec_.documents.size() != (spec_.mode == Mode::mono ? 0 : width))
     throw std::invalid_argument("a stream of several languages takes a column of documents each");
-  num_documents_ = spec_.mode == Mode::mono
-                       ? corpus.languages[spec_.languages[0]].num_documents()
-                       : static_cast<std::int64_t>(spec_.documents[0].size());
+  num_documents_ = spec_.mode == Mode::mono ? corpus.languages[spec_.languages[0]].num_documents()
+                                            : static_cast<std::int64_t>(spec_.documents[0].size());
   if (num_documents_ == 0) throw std::invalid_argument("the stream has no documents");
   for (std::size_t j = 0; j < spec_.documents.size(); ++j)
     check_documents(spec_.documents[j], num_documents_,
@@ -118,22 +125,33 @@ void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> docume
     }
     if (spec_.mode == Mode::sample)
       for (const auto& place : used) prefetch(sentence_lengths(place));
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-      check_sentences(batch[i], used.subspan(i * width, width));
+    for (std::size_t i = 0; i < batch.size(); ++i)
       out[first + i] = length(keys, used.subspan(i * width, width));
-    }
   }
 }
 
-void Stream::check_sentences(std::int64_t index, std::span<const Place> places) const {
-  if (places.size() == 1) return;
-  for (const auto& place : places)
-    if (const auto found = num_sentences(place), expected = num_sentences(places[0]);
-        found != expected)
-      throw std::invalid_argument("document " + std::to_string(index) + " of the stream has " +
-                                  std::to_string(expected) + " sentences in one language and " +
-                                  std::to_string(found) +
-                                  " in another; verify the corpus, which lists all such keys");
+std::int64_t Stream::find_uneven(int threads) const {
+  std::atomic<std::int64_t> found = num_documents_;
+  const auto search = [&](int, std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t kBatch = 16;
+    const auto width = spec_.languages.size();
+    std::vector<Place> places(kBatch * width);
+    for (auto first = begin; first < end && first < found; first += kBatch) {
+      const auto size = std::min(kBatch, end - first);
+      for (std::int64_t i = 0; i < size; ++i) {
+        const auto own = std::span(places).subspan(i * width, width);
+        find_places(first + i, own);
+        for (const auto& [shard, document] : own) prefetch(&shard->document_sentences[document]);
+      }
+      for (std::int64_t i = 0; i < size; ++i)
+        for (std::size_t j = 1; j < width; ++j)
+          if (num_sentences(places[i * width + j]) != num_sentences(places[i * width]))
+            lower(found, first + i);
+    }
+  };
+  if (spec_.mode == Mode::mono) return -1;
+  parallel_parts(num_documents_, num_documents_ < 4096 ? 1 : threads, spawn, search);
+  return found == num_documents_ ? -1 : found.load();
 }
 
 std::int64_t Stream::length(const EpochKeys& keys, std::span<const Place> places) const {
@@ -195,7 +213,6 @@ void Stream::locate(Document& document) const {
 }
 
 void Stream::open(Document& document) const {
-  check_sentences(document.index, document.places);
   document.parts.resize(document.places.size());
   for (std::size_t j = 0; j < document.parts.size(); ++j) {
     const auto& [shard, i] = document.places[j];

@@ -72,6 +72,10 @@ class Stream {
   // where L languages take turns, 0 where there is no such number.
   std::int64_t length_period() const noexcept;
 
+  // The first document whose languages differ in their number of sentences, or -1. A stream with
+  // one must not be packed: it would read beyond sentences.
+  std::int64_t find_uneven(int threads) const;
+
   // The order of the documents in an epoch.
   Permutation order(std::int64_t epoch) const noexcept;
   EpochKeys keys(std::int64_t epoch) const noexcept;
@@ -92,7 +96,6 @@ class Stream {
  private:
   std::int64_t draw_period() const noexcept;
   void find_places(std::int64_t index, std::span<Place> places) const;
-  void check_sentences(std::int64_t index, std::span<const Place> places) const;
   std::int64_t length(const EpochKeys& keys, std::span<const Place> places) const;
   std::int64_t sampled_length(const EpochKeys& keys, std::span<const Place> places) const;
   std::size_t draw(const EpochKeys& keys, std::uint64_t document_hash, std::int64_t sentence) const;

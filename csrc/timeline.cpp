@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kTablesInMemory = 4;
 constexpr std::size_t kKeptLocations = 16;  // as many threads or loaders may go on where they were
-constexpr std::int64_t kChecked = 4;       // strides of a kept table that are summed again
+constexpr std::int64_t kChecked = 4;        // strides of a kept table that are summed again
 constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, hardly this many
 
 }  // namespace

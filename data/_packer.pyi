@@ -32,6 +32,9 @@ class Packer:
         language_switch: int,
         mask_documents: bool,
     ) -> None: ...
+    def find_uneven(
+        self, languages: Sequence[int], documents: Sequence[np.ndarray], kept_tables: str
+    ) -> int: ...
     def add_stream(
         self,
         languages: Sequence[int],

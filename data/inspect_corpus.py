@@ -39,7 +39,7 @@ def show_document(corpus: Corpus, key: str, width: int) -> str:
     if not found:
         first = ", ".join(sorted({repr(corpus.key(name, 0)) for name in corpus.languages}))
         raise ValueError(
-            f"{corpus.path}: no document has the key {key!r}; the first keys are {first}"
+            f"{corpus.path}: no document has the key {key!r}; its languages begin with {first}"
         )
     column = max((width - 2 * (len(found) - 1)) // len(found), MIN_COLUMN)
     cells = [_show(corpus, name, document, column) for name, document in found.items()]
@@ -104,7 +104,7 @@ def _length_rows(corpus: Corpus) -> list[list[str]]:
 def _pair_rows(corpus: Corpus) -> list[list[str]]:
     rows = []
     for pair in combinations(corpus.languages, 2):
-        shared = len(corpus.aligned(pair))
+        shared = corpus.aligned_columns(pair)[0].size
         left = (f"{name} {corpus.num_documents(name) - shared:,}" for name in pair)
         rows.append([" + ".join(pair), f"{shared:,}", ", ".join(left)])
     return rows

@@ -7,6 +7,7 @@ at every start and for every rank. They are kept in `$TRESSE_CACHE/{corpus id}/`
 time; with TRESSE_CACHE empty nothing is kept.
 """
 
+import errno
 import logging
 import os
 from dataclasses import replace
@@ -34,17 +35,16 @@ def kept_tables(
     index: int,
 ) -> str:
     """What the names of the files begin with that are for this stream alone; empty: keep none."""
-    cache = os.environ.get("TRESSE_CACHE", _default_folder())
-    if num_documents < MIN_DOCUMENTS or not cache:
+    cache = os.environ.get("TRESSE_CACHE")
+    if num_documents < MIN_DOCUMENTS or cache == "":
         return ""
-    folder = Path(cache, corpus.id).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        folder = _folder(cache, corpus)
+    except (OSError, RuntimeError) as error:  # the latter for a user without a home
         logger.warning(
-            "%s: cannot be made (%s), so every start measures all documents of %s anew; set "
-            "TRESSE_CACHE to a folder that can be written, or to nothing to keep no tables",
-            folder, error.strerror, corpus.path,
+            "no tables are kept (%s), so every start measures all documents of %s anew; set "
+            "TRESSE_CACHE to a folder that can be written, or to nothing to keep none",
+            error, corpus.path,
         )  # fmt: skip
         return ""
     lengths = (replace(stream, weight=1.0), packing.separators, packing.language_switch)
@@ -52,6 +52,11 @@ def kept_tables(
     return str(folder / f"{xxhash.xxh3_64_hexdigest(content)}-")
 
 
-def _default_folder() -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return str(Path(base, "tresse").expanduser())
+def _folder(cache: str | None, corpus: Corpus) -> Path:
+    """Make the folder of a corpus' tables; OSError if it cannot be written."""
+    base = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tresse")
+    folder = Path(base, corpus.id).expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder

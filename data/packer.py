@@ -181,8 +181,15 @@ def plan_rows(
     planned = []
     for index, (stream, targets) in enumerate(zip(streams, shares, strict=True)):
         documents = _documents(corpus, stream)
+        languages = [corpus.languages.index(language) for language in stream.languages]
+        kept = kept_tables(
+            corpus, stream, packing, _num_documents(corpus, stream, documents),
+            seed=seed, stage=stage, index=index,
+        )  # fmt: skip
+        if documents and (uneven := packer.find_uneven(languages, documents, kept)) >= 0:
+            raise ValueError(_describe_uneven(corpus, stream, documents, uneven))
         num_rows = packer.add_stream(
-            languages=[corpus.languages.index(language) for language in stream.languages],
+            languages=languages,
             mode=stream.mode,
             random_order=stream.language_order == "random",
             thresholds=thresholds(stream),
@@ -191,11 +198,8 @@ def plan_rows(
             stage=stage,
             index=index,
             targets=targets,
-            kept_tables=kept_tables(
-                corpus, stream, packing, _num_documents(corpus, stream, documents),
-                seed=seed, stage=stage, index=index,
-            ),
-        )  # fmt: skip
+            kept_tables=kept,
+        )
         planned.append(_describe(corpus, stream, packing, documents, targets, num_rows))
     return Plan(packer, tuple(corpus.languages), vocabulary, packing, tuple(planned))
 
@@ -248,6 +252,17 @@ def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray]:
             "interleaving needs translations"
         )
     return documents
+
+
+def _describe_uneven(
+    corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray], row: int
+) -> str:
+    named = list(zip(stream.languages, (int(column[row]) for column in documents), strict=True))
+    counts = [f"{len(corpus.document(*place))} sentences in {place[0]}" for place in named]
+    return (
+        f"{corpus.path}: key {corpus.key(*named[0])!r} has {', '.join(counts)}; translations have "
+        "equally many (tresse verify lists all such keys)"
+    )
 
 
 def _num_documents(corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray]) -> int:

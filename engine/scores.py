@@ -106,6 +106,6 @@ def _alignments(model: Transformer, corpus: Corpus, ranks: Ranks) -> Row:
     measured = {
         f"{a}-{b}": measure_alignment(model, corpus, (a, b), batch_tokens=BATCH_TOKENS, ranks=ranks)
         for a, b in pairs
-        if len(corpus.aligned((a, b))) > 1
+        if corpus.aligned_columns((a, b))[0].size > 1
     }
     return {name: asdict(alignment) for name, alignment in measured.items()}

@@ -72,7 +72,7 @@ def test_a_document_of_one_language_and_one_that_is_not_there(tmp_path):
     corpus = small(tmp_path / "c")
     assert "not in fr" in show_document(corpus, "a", 80)
     with pytest.raises(
-        ValueError, match="no document has the key 'z'; the first keys are 'a', 'd'"
+        ValueError, match="no document has the key 'z'; its languages begin with 'a', 'd'"
     ):
         show_document(corpus, "z", 80)
 

@@ -13,7 +13,9 @@ from tresse.data import kept_tables
 from tresse.data.corpus import Corpus
 from tresse.data.packer import Plan, plan_rows
 from tresse.data.streams import Packing, Stream
+from tresse.data.tensor_file import checksum_file
 
+TABLES = ["475708c8ab319af2", "f3432346e248dc0a"]
 STREAMS = [
     Stream(languages=("en",)),
     Stream(languages=("en", "fr"), mode="alternate"),
@@ -125,7 +127,7 @@ def test_other_streams_have_tables_of_their_own(change: dict[str, int], cache: P
     plan(corpus, STREAMS[2], packing)
     plan(make_corpus(0, "another"), STREAMS[0], packing)
     after = {path: path.read_bytes() for path in cache.rglob("*.table")}
-    assert len(after) == len(before) + 3
+    assert len(after) == len(before) + 4  # of two languages there is one more: they are even
     assert before.items() <= after.items()
     assert_same(rows(plan(corpus, STREAMS[0], packing)), first)
 
@@ -148,8 +150,46 @@ def test_a_folder_that_cannot_be_made_is_named_and_nothing_kept(
     (cache / "corpus").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         assert_same(rows(plan(make_corpus(), STREAMS[0], PACKINGS[0])), expected)
-    assert f"{cache / 'corpus'}: cannot be made (File exists)" in caplog.text
-    assert "TRESSE_CACHE" in caplog.text
+    assert f"File exists: '{cache / 'corpus'}'" in caplog.text
+    assert "set TRESSE_CACHE to a folder" in caplog.text
+
+
+@pytest.mark.parametrize("cache_variable", [None, ""])
+def test_a_user_without_a_home_has_no_tables(
+    cache_variable: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_home(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("TRESSE_CACHE")
+    if cache_variable is not None:
+        monkeypatch.setenv("TRESSE_CACHE", cache_variable)
+    rows(plan(make_corpus(), STREAMS[0], PACKINGS[0]))
+    assert ("Could not determine home" in caplog.text) == (cache_variable is None)
+
+
+def test_the_default_is_the_user_s_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRESSE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    rows(plan(make_corpus(), STREAMS[0], PACKINGS[0]))
+    assert list((tmp_path / ".cache" / "tresse" / "corpus").glob("*-epoch-0.table"))
+    monkeypatch.setenv("TRESSE_CACHE", "~/elsewhere")
+    rows(plan(make_corpus(), STREAMS[0], PACKINGS[0]))
+    assert list((tmp_path / "elsewhere" / "corpus").glob("*-epoch-0.table"))
+
+
+def test_tables_never_change_without_a_new_version(cache: Path) -> None:
+    """Other bytes here need another VERSION in kept_tables.py, or old tables are taken for new."""
+    assert kept_tables.VERSION == 1
+    for packing in (PACKINGS[0], PACKINGS[2]):
+        rows(plan(make_corpus(), STREAMS[3], packing))
+    tables = sorted(cache.rglob("*.table"), key=lambda path: path.name.split("-", 1)[1])
+    names = [path.name.split("-", 1)[1] for path in tables]
+    assert names[:2] == ["best-fit-51-60000.table", "epoch-0.table"]
+    assert [checksum_file(path) for path in tables[:2]] == TABLES
 
 
 def test_a_full_or_vanished_folder_stops_nothing(cache: Path) -> None:

@@ -16,7 +16,7 @@ from unique_corpus import batches, unique_corpus
 from tresse.data import reference
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import Document, Tokenizer
-from tresse.data.packer import Batch, Plan, plan_rows
+from tresse.data.packer import Batch, Plan, _open_packer, plan_rows
 from tresse.data.streams import Packing, Stream, Vocabulary, split_targets
 
 EN, FR, DE = (Stream(languages=(name,)) for name in ("en", "fr", "de"))
@@ -320,14 +320,27 @@ def test_what_a_corpus_cannot_give_is_refused(corpus):
         plan(apart, SAMPLE, packing=packing, tokens=10)
     uneven = memory_corpus({"en": {"a": [[1], [2]]}, "fr": {"a": [[1]]}})
     for stream in (SAMPLE, ALTERNATE):
-        with pytest.raises(ValueError, match="document 0 of the stream has 2 sentences in one"):
-            plan(uneven, stream, packing=packing, tokens=2).fill(0, 1)
+        with pytest.raises(ValueError, match="key 'a' has 2 sentences in en, 1 sentences in fr"):
+            plan(uneven, stream, packing=packing, tokens=2)
     with pytest.raises(ValueError, match="0 targets"):
         plan(corpus, EN, packing=packing, tokens=0)
     with pytest.raises(ValueError, match="leaves it 0 targets"):
         plan(corpus, Stream(languages=("en",), weight=1e-9), FR, packing=packing, tokens=1000)
     with pytest.raises(ValueError, match="at least one stream"):
         plan(corpus, packing=packing, tokens=10)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [np.zeros(2, np.int32), np.zeros(2), np.zeros(4, np.int64)[::2]],
+    ids=["int32", "float64", "strided"],
+)
+def test_columns_are_never_copied_into_another_type(corpus, column):
+    vocabulary = Vocabulary(corpus.tokenizer.vocab_size, False)
+    packer = _open_packer(corpus, Packing(row_length=8), vocabulary)
+    assert packer.find_uneven([1, 1], [np.zeros(2, np.int64)] * 2, "") == -1
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        packer.find_uneven([1, 1], [column, column], "")
 
 
 @pytest.mark.parametrize("mode", ["concat", "best_fit"])
