@@ -36,9 +36,14 @@ def main() -> None:
 
 def exec_torchrun(arguments: list[str]) -> None:
     """Become torchrun on engine/train.py; what stands before RECIPE or `--` is torchrun's."""
+    from tresse.engine.recipe_file import SUFFIX
     from tresse.engine.recipes import RECIPES
 
-    ends = [i for i, word in enumerate(arguments) if word == "--" or word in RECIPES]
+    ends = [
+        i
+        for i, word in enumerate(arguments)
+        if word == "--" or word in RECIPES or word.endswith(SUFFIX)
+    ]
     split = ends[0] if ends else 0
     launcher, job = arguments[:split], arguments[split:]
     script = str(Path(__file__).with_name("train.py"))
@@ -49,7 +54,7 @@ def exec_torchrun(arguments: list[str]) -> None:
 
 @app.command(name="train")
 def _train() -> None:
-    """Train a recipe's stages: `tresse train [TORCHRUN OPTIONS] RECIPE [--field value ...]`."""
+    """Train a recipe's stages: `tresse train [TORCHRUN OPTIONS] RECIPE|FILE.json [--field ...]`."""
 
 
 @app.command(name="prepare")

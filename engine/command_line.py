@@ -8,9 +8,9 @@ from pathlib import Path
 import tyro
 
 from tresse.engine.config import RunConfig
-from tresse.engine.recipe_file import SUFFIX, overlay, read_recipe
+from tresse.engine.recipe_file import SUFFIX, read_recipe
 from tresse.engine.recipes import RECIPES
-from tresse.engine.run_folder import read_config
+from tresse.engine.run_folder import find_differences, read_config
 
 DEFAULT_RECIPE = "demo"
 USAGE = """usage: engine/train.py [RECIPE] [--run-dir DIR] [--field value ...]
@@ -50,22 +50,28 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
 
 
 def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
-    """What the flags are laid over: a recipe, or the run in its folder; and that folder."""
+    """What the flags are laid over, a recipe or the run in its folder; and that folder."""
     file = Path(named) if named is not None and named.endswith(SUFFIX) else None
     if named is not None and not file and named not in RECIPES:
         raise ValueError(
             f"no recipe {named!r}; there are: {', '.join(RECIPES)}, and files that end in {SUFFIX}"
         )
-    name = file.stem if file else named or DEFAULT_RECIPE
-    values = read_recipe(file) if file else {}
-    folder = Path(run_dir or f"runs/{name}")
-    is_run = (folder / "config.json").exists()
-    if run_dir and not named and not is_run:
-        raise ValueError(f"{folder}: no run to go on with; name a recipe to start one there")
-    default = read_config(folder) if is_run else RECIPES[values.get("recipe", name)]()
-    if is_run and named and default.recipe != name:
-        raise ValueError(f"{folder}: a run of the recipe {default.recipe}, not of {name}")
-    return overlay(default, values, file) if file else default, folder
+    name = named or DEFAULT_RECIPE
+    recipe = read_recipe(file) if file else RECIPES[name]()
+    folder = Path(run_dir or f"runs/{file.stem if file else name}")
+    if not (folder / "config.json").exists():
+        if run_dir and not named:
+            raise ValueError(f"{folder}: no run to go on with; name a recipe to start one there")
+        return recipe, folder
+    started = read_config(folder)
+    if named and started.recipe != recipe.recipe:
+        raise ValueError(f"{folder}: a run of the recipe {started.recipe}, not of {recipe.recipe}")
+    if file and (differences := find_differences(started, recipe)):
+        raise ValueError(
+            f"{folder}: a run of other settings than {file} has: {'; '.join(differences)}. Go on "
+            f"with it by --run-dir {folder} without the file, or start another by --run-dir"
+        )
+    return started, folder
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from tresse.data.story_world import StoryWorld
@@ -88,8 +89,13 @@ class OptimConfig:
             raise ValueError(f"optim.warmup={self.warmup} is not a share of the steps in [0, 1)")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={self.betas}; expected two numbers in [0, 1)")
-        if self.lr <= 0 or self.clip <= 0:
-            raise ValueError(f"optim.lr={self.lr} and optim.clip={self.clip} must be positive")
+        if not (0 < self.lr < inf and self.clip > 0):
+            raise ValueError(f"optim.lr={self.lr} and optim.clip={self.clip} must be above 0")
+        if not (0 < self.eps < inf and 0 <= self.weight_decay < inf):
+            raise ValueError(
+                f"optim.eps={self.eps} must be above 0, "
+                f"optim.weight_decay={self.weight_decay} not below"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +161,11 @@ class StageConfig:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(
                 f"stage name {self.name!r}; expected letters, digits and . _ + -, as it is a folder"
+            )
+        if self.tokens < 1 or not self.streams:
+            raise ValueError(
+                f"stage {self.name}: {self.tokens} tokens of {len(self.streams)} streams; expected "
+                "one or more of both"
             )
 
 
@@ -224,6 +235,8 @@ class RunConfig:
         for name in ("rows_per_step", "micro_rows", "valid_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed={self.seed}; expected 0 to 2**63 - 1")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"stages need names of their own, one at least; found {names}")

@@ -12,8 +12,9 @@
       ]
     }
 
-Objects are laid over the recipe's field by field, lists and values replace its own. The config.json
-of a run is such a file too; the folder that it names is left out.
+Objects are laid over the recipe's field by field, lists and values replace its own. Paths are
+relative to the current folder. The config.json of a run is such a file too; the folder that it
+names is left out.
 """
 
 from pathlib import Path
@@ -27,35 +28,36 @@ from tresse.engine.run_folder import Row, from_json, to_json
 SUFFIX = ".json"
 
 
-def read_recipe(path: Path) -> Row:
-    """The fields of a recipe file; ValueError names the file and what is wrong with it."""
+def read_recipe(path: Path) -> RunConfig:
+    """The recipe in a file; ValueError names the file, and the field that is wrong.
+
+    That is one that there is not, or whose value has another type or is out of its range.
+    """
+    values = _read(path)
+    merged = _merge(to_json(RECIPES[values["recipe"]]()), values)
+    try:
+        found = from_json(merged, strict=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if unknown := _unknown(merged, to_json(found)):
+        raise ValueError(f"{path}: there is no field {', '.join(unknown)}")
+    return found
+
+
+def _read(path: Path) -> Row:
     try:
         values = decode_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(values, dict) or values.get("recipe") not in RECIPES:
+    found = values.get("recipe") if isinstance(values, dict) else values
+    if not isinstance(values, dict) or found not in tuple(RECIPES):
         raise ValueError(
             f"{path}: expected an object whose field 'recipe' names the recipe that the other "
-            f"fields change: {', '.join(RECIPES)}"
+            f"fields change: {', '.join(RECIPES)}; found {found!r}"
         )
     return {name: value for name, value in values.items() if name != "run_dir"}
-
-
-def overlay(config: RunConfig, values: Row, path: Path) -> RunConfig:
-    """The configuration with the values of a recipe file, called as the file is.
-
-    ValueError names the file and a field that is unknown, of another type or out of its range.
-    """
-    merged = _merge(to_json(config), values | {"recipe": path.stem})
-    try:
-        found = from_json(merged)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if unknown := _unknown(merged, to_json(found)):
-        raise ValueError(f"{path}: there is no field {', '.join(unknown)}")
-    return found
 
 
 def _merge(old: Any, new: Any) -> Any:

@@ -61,17 +61,22 @@ def to_json(config: RunConfig) -> Row:
     return _ADAPTER.dump_python(config, mode="json")
 
 
-def from_json(values: Row) -> RunConfig:
-    """Return the configuration that `to_json` wrote; ValueError names the field that is wrong."""
+def from_json(values: Row, *, strict: bool = False) -> RunConfig:
+    """Return the configuration that `to_json` wrote; ValueError names the field that is wrong.
+
+    strict: no value of another type is converted, as the text "1" would be to the number.
+    """
     try:
-        return _ADAPTER.validate_python(values)
+        return _ADAPTER.validate_json(json.dumps(values), strict=strict)
     except ValidationError as error:
         raise ValueError(_fault(error)) from None
 
 
 def _fault(error: ValidationError) -> str:
     fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
+    field = "".join(f"{part}." for part in fault["loc"])[:-1]
+    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return f"{field}: {message}" if field else message
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -97,12 +102,16 @@ def check_same_run(config: RunConfig) -> None:
     folder = Path(config.run_dir)
     if not (folder / "config.json").exists():
         return
-    differences = list(_differences(to_json(read_config(folder)), to_json(config)))
-    if differences:
+    if differences := find_differences(read_config(folder), config):
         raise ValueError(
             f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
             "Leave these settings out to go on with it, or name another folder with --run-dir"
         )
+
+
+def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """The fields, EXECUTION aside, in which configurations differ, with both values."""
+    return list(_differences(to_json(old), to_json(new)))
 
 
 def lock_run(config: RunConfig) -> None:
@@ -136,6 +145,8 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for position, pair in enumerate(zip(old, new, strict=True)):
             yield from _differences(*pair, f"{field}.{position}")
+    elif isinstance(old, list) and isinstance(new, list) and old != new:
+        yield f"{field} had {len(old)} entries, now {len(new)}"
     elif old != new and not field.startswith(EXECUTION):
         yield f"{field} was {json.dumps(old)}, now {json.dumps(new)}"
 

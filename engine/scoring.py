@@ -235,7 +235,7 @@ def _check_lengths(
         item, pair = questions[index // 2]
         name = f"{item.task} {item.id} {_name(pair)}, {('correct', 'incorrect')[index % 2]}"
         if num_inputs > row_length:
-            faults.append(f"{name}: {num_inputs} tokens, expected at most {row_length}")
+            faults.append(f"{name}: {num_inputs} tokens, the model knows rows of {row_length}")
         if num_scored < 1:
             faults.append(f"{name}: one token and nothing before it; score with a prefix token")
     _raise_if_any(faults, "sequences cannot be scored")

@@ -75,9 +75,7 @@ def main() -> None:
     if ranks.is_first and finished:
         print_table(config)
     elif ranks.is_first:
-        print(
-            f"Stopped and saved. To go on: {launcher()} engine/train.py --run-dir {config.run_dir}"
-        )
+        print(f"Stopped and saved. To go on: {launcher()} {sys.argv[0]} --run-dir {config.run_dir}")
     leave()
 
 

@@ -1,6 +1,7 @@
 """Recipes in files: what they change, what they refuse, and a run of one in three languages."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from tests.processes import run, torchrun
 from tests.small_run import TRAIN
+from tresse.engine.cli import exec_torchrun
 from tresse.engine.command_line import parse_run
 from tresse.engine.recipes import RECIPES
 from tresse.engine.run_folder import read_config, read_metrics, to_json, write_config
@@ -38,7 +40,7 @@ def test_a_file_changes_the_recipe_that_it_names(tmp_path: Path) -> None:
     config = parse_run([file, "--stages.0.streams.1.weight", "2"])
     base = to_json(RECIPES["1b-interleave"]())
     found = to_json(config)
-    assert (config.recipe, config.run_dir) == ("mine", str(tmp_path / "runs" / "mine"))
+    assert (config.recipe, config.run_dir) == ("1b-interleave", str(tmp_path / "runs" / "mine"))
     assert found["optim"] == base["optim"] | optim
     assert found["model"] == base["model"]
     assert [stage.name for stage in config.stages] == ["braid", "de"]
@@ -54,7 +56,7 @@ def test_the_settings_of_a_run_are_a_recipe_of_another(tmp_path: Path) -> None:
     copied.write_bytes((tmp_path / "first" / "config.json").read_bytes())
     again = parse_run([str(copied)])
     assert again.run_dir == str(tmp_path / "runs" / "copy")
-    same = to_json(started) | {"recipe": "copy", "run_dir": again.run_dir}
+    same = to_json(started) | {"run_dir": again.run_dir}
     assert to_json(again) == same
 
 
@@ -83,6 +85,12 @@ def test_an_optional_part_can_be_added_and_taken_away(tmp_path: Path) -> None:
         ({"recipe": "tiny", "optim": {"lr": -1}}, "optim.lr=-1"),
         ({"recipe": "tiny", "optim": {"lr": "fast"}}, "optim.lr: Input should be a valid number"),
         ({"recipe": "tiny", "model": 5}, "model: Input should be"),
+        ({"recipe": ["tiny"]}, "field 'recipe' names the recipe"),
+        ({"recipe": "tiny", "rows_per_step": True}, "rows_per_step: Input should be a valid int"),
+        ({"recipe": "tiny", "rows_per_step": "64"}, "rows_per_step: Input should be a valid int"),
+        ({"recipe": "tiny", "optim": {"lr": float("nan")}}, "optim.lr=nan"),
+        ({"recipe": "tiny", "optim": {"weight_decay": float("inf")}}, "optim.weight_decay=inf"),
+        ({"recipe": "tiny", "seed": -1}, "seed=-1; expected 0"),
     ],
 )
 def test_a_file_that_means_nothing_is_refused_by_name(
@@ -116,6 +124,38 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     assert config.stages[0].streams[0].languages == ("de", "en", "fr")
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optim": {"lr": 0.5}}, "optim.lr was 0.25, now 0.5"),
+        ({}, "optim.lr was 0.25, now 0.002"),
+        ({"recipe": "demo", "optim": {"lr": 0.25}}, "a run of the recipe tiny, not of demo"),
+    ],
+    ids=["another value", "a value taken away", "another recipe"],
+)
+def test_a_file_that_has_changed_does_not_go_on_with_its_run(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "mine.json", recipe="tiny", optim={"lr": 0.25})
+    started = parse_run([file, "--data.corpus", "c", "--micro-rows", "2"])
+    write_config(started)
+    assert parse_run([file]) == started
+    write(tmp_path / "mine.json", **{"recipe": "tiny"} | changed)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        parse_run([file])
+    assert parse_run(["--run-dir", "runs/mine"]) == started
+
+
+def test_the_launcher_knows_a_file_from_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: found.append(command))
+    exec_torchrun(["--nproc-per-node", "2", "three.json", "--seed", "1"])
+    (command,) = found
+    script = next(i for i, word in enumerate(command) if word.endswith("train.py"))
+    assert command[3:script] == ["--nproc-per-node", "2"]
+    assert command[script + 1 :] == ["three.json", "--seed", "1"]
+
+
 @pytest.mark.slow
 def test_three_languages_train_from_a_file_and_a_changed_file_is_refused(tmp_path: Path) -> None:
     stages = [
@@ -137,7 +177,9 @@ def test_three_languages_train_from_a_file_and_a_changed_file_is_refused(tmp_pat
     done = torchrun(2, TRAIN, file, cwd=tmp_path)
     assert "de+en+fr sample" in done.stdout
     folder = tmp_path / "runs" / "three"
-    assert read_config(folder).recipe == "three"
+    copied = tmp_path / "copied.json"
+    copied.write_bytes((folder / "config.json").read_bytes())
+    assert parse_run([str(copied)]).stages == read_config(folder).stages
     last = [row for row in read_metrics(folder) if "loss" in row][-1]
     assert last["tokens"].keys() == {"de", "en", "fr"}
     assert sum(last["tokens"].values()) == 3000

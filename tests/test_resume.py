@@ -132,7 +132,7 @@ def test_a_signal_saves_and_exits_0_and_a_second_run_goes_on(
     process.send_signal(number)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert f"To go on: python engine/train.py --run-dir {run_dir}" in printed
+    assert f"To go on: python {ROOT / TRAIN} --run-dir {run_dir}" in printed
     stopped_at = step_rows(run_dir)[-1]["step"]
     saved = run_dir / "en" / (run_dir / "en" / "latest").read_text().strip()
     assert json.loads((saved / "state.json").read_text())["step"] == stopped_at
