@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> i
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=__doc__, args=arguments
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # str of an OSError names its file
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:

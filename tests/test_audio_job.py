@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tresse.data.audio.recordings import File, Recording, Span, read_recordings
 from tresse.data.audio.tokenise import Prepared, cut_units, tokenise
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.corpus import Corpus, verify_corpus
+from tresse.data.prepare import main
 
 PREPARE = str(ROOT / "data" / "prepare.py")
 SLOW = "tests.workers.slow_tokenizer:build"
@@ -315,7 +317,8 @@ def test_a_recording_that_cannot_be_used_is_left_out_whole_and_listed(
     assert [row["where"] for row in rows] == ["m:1", *(f"m:{i}" for i in range(3, 10))]
     for row in rows:
         assert re.search(REASONS[row["key"]], row["reason"]), row
-    table = [line.split() for line in prepared.report.splitlines()]
+    *table, last = [line.split() for line in prepared.report.splitlines()]
+    assert " ".join(last) == f"why they were left out: {tmp_path / 'c' / 'skipped.jsonl'}"
     assert table[1:] == [["en", "1", "0.00", "26", "4"], ["fr", "0", "0.00", "0", "4"]]
 
 
@@ -328,9 +331,20 @@ def test_strict_stops_at_the_first(key: str, troubled: list[Recording], tmp_path
     assert not (tmp_path / "c").exists()
 
 
-def test_nothing_but_bad_recordings_is_an_error(troubled: list[Recording], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"all 2 recordings were left out, the first for: .*none"):
+def test_nothing_but_bad_recordings_is_an_error_with_the_first_reasons(
+    troubled: list[Recording], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="all 2 recordings were left out:\n") as few:
         tokenise([troubled[5], troubled[2]], Loudness(), tmp_path / "c", SMALL)
+    lines = str(few.value).splitlines()[1:]
+    for key, line in zip(("none", "text"), lines, strict=True):
+        assert re.fullmatch(rf"  \w\w/{key}: .*{REASONS[key]}.*", line)
+    many = [Recording(str(i), "en", troubled[5].sentences, f"m:{i}") for i in range(13)]
+    with pytest.raises(ValueError, match=r"all 13 .* left out; the first 10:") as error:
+        tokenise(many, Loudness(), tmp_path / "d", SMALL)
+    assert len(str(error.value).splitlines()) == 11
+    assert "further ones are not shown" in caplog.text
+    assert "skipped.jsonl" not in caplog.text, "there is none"
 
 
 def test_translations_that_differ_in_length_are_found_before_the_work(
@@ -378,13 +392,14 @@ def test_no_sentence_is_empty_and_no_unit_is_in_two() -> None:
     ("units", "message"),
     [
         (np.array([0.5]), "gave float64"),
+        ([1, 2], "gave a list, expected NumPy arrays of integers"),
         (np.array([], np.int64), r"gave int64 \[0\]"),
         (np.array([[1]]), r"gave int64 \[1, 1\]"),
         (np.array([3, 512]), "gave units 3 to 512, its vocabulary is 0 to 511"),
     ],
 )
 def test_a_tokenizer_that_breaks_its_promise_is_named(
-    units: np.ndarray,
+    units: np.ndarray | list[int],
     message: str,
     troubled: list[Recording],
     tmp_path: Path,
@@ -416,17 +431,127 @@ def test_what_a_user_got_wrong_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from tresse.data.prepare import main
-
     assert main(["audio", str(manifest), "--out", str(tmp_path / "c"), *flags]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"min_seconds": 9, "max_seconds": 3}, {"workers": 0}, {"batch_seconds": 0}],
+    ("wrong", "message"),
+    [
+        ({"min_seconds": 9, "max_seconds": 3}, "--min-seconds is 9, --max-seconds 3; expected"),
+        ({"min_seconds": nan}, "--min-seconds is nan, .* expected numbers above 0"),
+        ({"max_seconds": nan}, "--max-seconds nan; expected numbers above 0"),
+        ({"silence_db": nan}, "--silence-db is nan, expected a number of at most 0"),
+        ({"silence_db": 60}, "--silence-db is 60, expected a number of at most 0"),
+        ({"workers": 0}, "--workers is 0, expected at least 1"),
+        ({"batch_seconds": 0}, "--batch-seconds is 0, expected a finite number above 0"),
+        ({"batch_seconds": nan}, "--batch-seconds is nan, expected a finite number above 0"),
+        ({"batch_seconds": inf}, "--batch-seconds is inf, expected a finite number above 0"),
+    ],
 )
-def test_settings_that_cannot_be_are_named(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+def test_settings_that_cannot_be_are_named(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         JobSettings(**wrong)
+
+
+OWN = """
+from tests.workers.slow_tokenizer import Loudness
+def make(device): return Loudness()
+def nothing(): return Loudness()
+def partial(device): return type("Partial", (), {"sample_rate": 8000})()
+def faulty(device): return len(device.nothing if device is None else 7)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module in the current folder."""
+    (tmp_path / "own_tokenizer.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("own_tokenizer", None)
+
+
+def prepare_audio(manifest: Path, out: Path, tokenizer: str = SLOW) -> int:
+    return main(["audio", str(manifest), "--out", str(out), "--tokenizer", tokenizer])
+
+
+@pytest.mark.usefixtures("own")
+def test_a_tokenizer_may_lie_in_the_current_folder(manifest: Path, tmp_path: Path) -> None:
+    assert prepare_audio(manifest, tmp_path / "c", "own_tokenizer:make") == 0
+    assert Corpus.open(tmp_path / "c").tokenizer == Loudness.identity
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("json:dumps", "of type str, which has no identity, sample_rate; expected one with"),
+        ("own_tokenizer:partial", "type Partial, which has no identity, encode; expected one"),
+        ("own_tokenizer:nothing", r"takes 0 positional .*; expected a function that is called"),
+        ("own_tokenizer:__doc__", "object is not callable; expected a function"),
+        ("math:sqrt", "must be real number, not str; expected a function"),
+    ],
+)
+def test_what_is_no_tokenizer_is_named(
+    name: str, message: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare_audio(manifest, tmp_path / "c", name) == 1
+    assert re.search(f"error: --tokenizer {name}.*{message}", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("own")
+def test_an_error_within_a_users_function_keeps_its_traceback(
+    manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        prepare_audio(manifest, tmp_path / "c", "own_tokenizer:faulty")
+
+
+@pytest.mark.parametrize("num_results", [0, 2, 3])
+def test_a_tokenizer_that_gives_another_number_of_results_is_named(
+    num_results: int, troubled: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loudness, "encode", lambda *_: [np.array([1])] * num_results)
+    message = f"tokenizer loudness gave {num_results} results for 1 waveforms, expected one each"
+    with pytest.raises(ValueError, match=message):
+        tokenise(troubled[1:2], Loudness(), tmp_path / "c", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"), [("{", "Expecting"), ("{}", "field 'job' is missing")]
+)
+def test_a_damaged_report_in_the_corpus_is_named(
+    content: str, fault: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "prepared.json").write_text(content)
+    assert prepare_audio(manifest, tmp_path / "c") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    message = (
+        rf"error: \S+/c/prepared\.json: damaged \({fault}.*\); .* or remove \S+/c to begin anew"
+    )
+    assert re.fullmatch(message, line)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.parts").touch()
+    (tmp_path / "file").touch()
+    for out, blamed in ((tmp_path / "c", "c.parts"), (tmp_path / "file" / "c", "file/c.parts")):
+        assert prepare_audio(manifest, out) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.fullmatch(rf"error: .*{blamed}'", line)
+
+
+@pytest.mark.parametrize(("name", "text"), [("m.jsonl", "\n"), ("m.csv", "path,key,lang\n")])
+def test_manifests_without_recordings_are_named(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    for command in (["audio", "--tokenizer", SLOW], ["fit-kmeans"]):
+        assert main([*command, str(tmp_path / name), "--out", str(tmp_path / "c")]) == 1
+        assert f"error: no recordings in {tmp_path / name}\n" in capsys.readouterr().err

@@ -83,6 +83,17 @@ def test_another_job_in_the_folder_is_named(tmp_path: Path) -> None:
         Journal.open(tmp_path / "p", JOB | {"settings": {"joint": True}}, 0)
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [("{", "Expecting"), ("[]", "not a JSON object"), ("\0", "Expecting"), ("", "Expecting")],
+)
+def test_a_damaged_job_is_named_and_what_to_do(content: str, fault: str, tmp_path: Path) -> None:
+    fill(tmp_path / "p", 0, range(1))
+    (tmp_path / "p" / "job.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"job\.json: damaged \({fault}.*remove .*p to begin"):
+        Journal.open(tmp_path / "p", JOB, 0)
+
+
 def hold(folder: Path, ready, leave) -> None:
     """Be alone until told otherwise."""
     with Journal.open(folder, JOB, 1).alone() as mine:

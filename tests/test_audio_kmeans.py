@@ -1,6 +1,7 @@
 """k-means units: fitted once from a sample, the same each time, the nearest centroid of 80 ms."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,26 @@ def test_the_sample_is_as_long_as_asked_for(recordings: list[Recording], tmp_pat
     with pytest.raises(ValueError, match="125 frames of 80 ms for 16 units"):
         fit(recordings, 16, out, hours=10 / 3600)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("hours", "nan", "expected a finite number above 0"),
+        ("hours", "-1", "expected a finite number above 0"),
+        ("hours", "inf", "expected a finite number above 0"),
+        ("units", "0", "expected at least 1"),
+        ("units", "-3", "expected at least 1"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(
+    flag: str, value: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"path": "a.wav", "key": "a", "lang": "en"}\n')
+    words = ["fit-kmeans", str(manifest), "--out", str(tmp_path / "u"), f"--{flag}", value]
+    assert main(words) == 1
+    assert re.search(rf"error: --{flag} is {value}(\.0)?, {expected}", capsys.readouterr().err)
 
 
 def test_every_frame_has_the_nearest_centroid(units: Path) -> None:

@@ -121,6 +121,17 @@ def test_times_beyond_the_end_are_refused_but_for_rounding(tmp_path: Path) -> No
         read(path, 8, 9)
 
 
+def test_a_cut_mp3_ends_where_its_decoding_does_whatever_the_header_says(tmp_path: Path) -> None:
+    path = write_buzz(tmp_path / "a.mp3", 6)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with soundfile.SoundFile(path) as opened:
+        assert opened.frames == 6 * RATE
+    for start in (1, 5):  # before and after the cut
+        with pytest.raises(ValueError, match=r"ends at (2\.9|3\.0)\d s, a sentence at 5\.9 s"):
+            read(path, start, 5.9)
+
+
 def test_what_is_too_long_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = write_buzz(tmp_path / "a.flac", 2)
     with pytest.raises(ValueError, match=r"a\.flac: 2\.00 s from 0 s on, at most 1\.5 s"):
@@ -177,3 +188,16 @@ def test_a_missing_file_and_a_sample_that_is_no_number_are_named(tmp_path: Path)
     soundfile.write(tmp_path / "nan.wav", sound, RATE, subtype="FLOAT")
     with pytest.raises(ValueError, match=r"nan\.wav: .*a sample is not a finite number"):
         read(tmp_path / "nan.wav")
+
+
+def test_samples_of_an_absurd_magnitude_are_refused_even_where_channels_cancel(
+    tmp_path: Path,
+) -> None:
+    path, sound = tmp_path / "loud.wav", buzz(1)
+    soundfile.write(path, sound * 32768, RATE, subtype="FLOAT")
+    assert np.abs(read(path)).max() > 1000, "the scale of 16-bit integers passes"
+    loud = np.stack([sound, -sound], axis=1) * np.float32(1e30)
+    soundfile.write(path, loud, RATE, subtype="FLOAT")
+    reason = r"a sample is \S+e\+29 in magnitude, expected below 1e\+06; full scale is 1"
+    with pytest.raises(ValueError, match=rf"loud\.wav: cannot be decoded \({reason}\)"):
+        read(path)

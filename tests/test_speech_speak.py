@@ -200,6 +200,12 @@ def test_strict_stops_at_a_text_that_was_not_spoken(voices: list[Path], tmp_path
         speak(TEXTS, Letters(), voices, tmp_path / "corpus", settings)
 
 
+def test_a_damaged_report_in_the_corpus_is_named(voices: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "prepared.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"prepared\.json: damaged \(field 'job' is missing\); "):
+        speak(TEXTS, Letters(), voices, tmp_path, SETTINGS)
+
+
 def test_a_corpus_of_nothing_is_refused(voices: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no text was spoken to its end, the first: 0 of 1"):
         speak([TEXTS[9]], Letters(), voices, tmp_path / "corpus", SETTINGS)

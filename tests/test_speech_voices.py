@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,8 +110,11 @@ def test_what_cannot_be_chosen_from_is_an_error(
     voices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "voices.json"
-    with pytest.raises(ValueError, match=r"none of 3 voices reaches 0\.999, the best is steady"):
+    with pytest.raises(ValueError, match=r"none of 3 voices reaches 0\.999; lower --min") as error:
         choose_voices(voices, Means(), 0.999, out)
+    names = [line.split()[0] for line in str(error.value).splitlines()[2:]]
+    assert names == ["voice", "steady", "three", "far/changing"]
+    assert "0.622" in str(error.value), "the scores are not lost"
     with pytest.raises(ValueError, match=r"recordings\.jsonl:1: en/k has a silent sentence"):
         choose_voices(voices, Silent(), 0.9, out)
     with pytest.raises(ValueError, match="no voices, expected folders"):
@@ -126,6 +130,21 @@ def test_what_cannot_be_chosen_from_is_an_error(
         command = ["choose-voices", str(voices), "--out", str(out), "--embedder", name]
         assert main(command) == 1
         assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 5), (2, 5, 1)])
+def test_vectors_of_another_shape_are_named(
+    shape: tuple[int, ...], voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Means, "embed", lambda *_: np.ones(shape))
+    message = rf"embedder Means gave vectors {re.escape(str(list(shape)))} for 2 waveforms, exp"
+    with pytest.raises(ValueError, match=rf"{message}ected \[2, D\]"):
+        choose_voices(voices, Means(), 0.9, tmp_path / "voices.json")
+
+
+def test_what_is_no_embedder_is_named() -> None:
+    with pytest.raises(ValueError, match=r"--embedder json:dumps .* has no sample_rate, embed;"):
+        load_embedder("json:dumps", "cpu")
 
 
 def test_mel_filters_have_equal_areas_and_cover_what_lies_between() -> None:

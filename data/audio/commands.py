@@ -1,5 +1,6 @@
 """The commands of `data/prepare.py` that start from audio."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from tresse.data.audio.job_settings import JobSettings
+from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import TokenizerSettings, load_tokenizer
 from tresse.data.corpus import Corpus
 from tresse.data.formats.audio_formats import AudioFormat, read_audio
@@ -45,7 +47,7 @@ def prepare_audio(
     check_packages()
     from tresse.data.audio.tokenise import tokenise
 
-    recordings = read_audio(manifests, format, naming, root)
+    recordings = _read(manifests, format, naming, root)
     prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job, tokenizer.variant)
     print(prepared.report)
     return None if prepared.found else prepared.corpus
@@ -78,8 +80,17 @@ def fit_kmeans(
     check_packages()
     from tresse.data.audio.kmeans import fit
 
-    fitted = fit(read_audio(manifests, format, naming, root), units, out, hours=hours, seed=seed)
+    fitted = fit(_read(manifests, format, naming, root), units, out, hours=hours, seed=seed)
     print(f"wrote {out}: {units} units, {fitted.identity.hash}")
+
+
+def _read(
+    manifests: Sequence[Path], format: AudioFormat, naming: Naming, root: Path | None
+) -> list[Recording]:
+    recordings = read_audio(manifests, format, naming, root)
+    if not recordings:
+        raise ValueError(f"no recordings in {', '.join(map(str, manifests))}")
+    return recordings
 
 
 def check_packages() -> None:

@@ -1,6 +1,7 @@
 """How recordings become units, whatever the tokenizer."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 
@@ -29,13 +30,17 @@ class JobSettings:
     def __post_init__(self) -> None:
         if not 0 < self.min_seconds <= self.max_seconds:
             raise ValueError(
-                f"min_seconds is {self.min_seconds}, max_seconds {self.max_seconds}; expected "
+                f"--min-seconds is {self.min_seconds}, --max-seconds {self.max_seconds}; expected "
                 "numbers above 0, the second not below the first"
             )
-        if not self.batch_seconds > 0:
-            raise ValueError(f"batch_seconds is {self.batch_seconds}, expected a number above 0")
+        if not self.silence_db <= 0:
+            raise ValueError(f"--silence-db is {self.silence_db}, expected a number of at most 0")
+        if not 0 < self.batch_seconds < inf:
+            raise ValueError(
+                f"--batch-seconds is {self.batch_seconds}, expected a finite number above 0"
+            )
         if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}, expected at least 1")
+            raise ValueError(f"--workers is {self.workers}, expected at least 1")
 
     def decisive(self) -> dict[str, Any]:
         """What the units depend on."""

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import xxhash
 
 from tresse.data.durable import commit, sync
+from tresse.data.tensor_file import decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Journal:
     def open(folder: Path, job: Mapping[str, Any], rank: int) -> "Journal":
         """Begin a job, or go on with one that was begun there.
 
-        job: what the results depend on, JSON. ValueError when another job was begun in the folder.
+        job: what the results depend on, JSON. ValueError when another job was begun in the folder,
+        or its file is damaged.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
@@ -59,7 +61,7 @@ class Journal:
             temporary = folder / f"{FILE}.{secrets.token_hex(4)}.tmp"
             temporary.write_text(json.dumps(job, indent=1), encoding="utf-8")
             commit(temporary, path)  # of ranks that are here at once, each writes the same
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = read_own(path)
         for name in sorted({*begun, *job}):
             if begun.get(name) != job.get(name):
                 raise ValueError(
@@ -146,3 +148,18 @@ class Journal:
             return
         number = int(body.split(b",", 1)[0])
         self._places.setdefault(number, _Place(path, start, len(line)))
+
+
+def read_own(path: Path, *fields: str) -> dict[str, Any]:
+    """Read the JSON object that a job wrote; ValueError when it is damaged or lacks a field."""
+    try:
+        found = decode_json(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+        if missing := [field for field in fields if field not in found]:
+            raise ValueError(f"field {missing[0]!r} is missing")
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); restore the file, or remove {path.parent} to begin anew"
+        ) from None
+    return found

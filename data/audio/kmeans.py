@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 
 import kaldi_native_fbank
@@ -149,6 +150,10 @@ def fit(
     """
     from sklearn.cluster import MiniBatchKMeans  # tokenising does without
 
+    if num_units < 1:
+        raise ValueError(f"--units is {num_units}, expected at least 1")
+    if not 0 < hours < inf:
+        raise ValueError(f"--hours is {hours}, expected a finite number above 0")
     if out.exists():
         raise ValueError(f"{out} exists; remove it or choose another name")
     features = Features()

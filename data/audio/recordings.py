@@ -14,6 +14,7 @@ are translations of each other, sentence by sentence.
 import csv
 import errno
 import math
+import os
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -220,11 +221,23 @@ def _check_fields(record: dict[str, Any]) -> None:
     for name in REQUIRED:
         if not isinstance(record[name], str) or not record[name]:
             raise ValueError(f"{name} is {record[name]!r}, expected text")
+    if not _can_be_path(record["path"]):
+        raise ValueError(
+            f"path is {record['path']!r}, expected the name of a file, without NUL characters and "
+            "halves of surrogate pairs"
+        )
     if len(set(OPTIONAL) & set(record)) == 2:
         raise ValueError("both 'sentence' and 'sentences'; the first is for a file per sentence")
     number = record.get("sentence", 0)
     if type(number) is not int or number < 0:
         raise ValueError(f"sentence is {number!r}, expected a number from 0")
+
+
+def _can_be_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _spans(source: Source, times: Any) -> list[Span]:
@@ -252,6 +265,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            _check_columns(path, reader.fieldnames)
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -267,3 +281,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, record
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}") from None
+
+
+def _check_columns(path: Path, names: Sequence[str] | None) -> None:
+    """None are the names of an empty file, which has no rows either."""
+    if names is not None and not set(REQUIRED) <= set(names):
+        raise ValueError(
+            f"{path}: columns are {', '.join(map(repr, names)) or 'none'}; expected "
+            f"{', '.join(REQUIRED)}, and {' or '.join(OPTIONAL)} where needed, separated by commas"
+        )

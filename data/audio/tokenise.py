@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from tresse.data.audio.ahead import run_ahead
 from tresse.data.audio.job_settings import JobSettings
-from tresse.data.audio.journal import Journal
+from tresse.data.audio.journal import Journal, read_own
 from tresse.data.audio.plan import Group, Plan, make_plan, share
 from tresse.data.audio.recordings import Recording, check_recordings
 from tresse.data.audio.tokenizers import AudioTokenizer
@@ -115,7 +115,7 @@ def tokenise(
     job = _describe_job(plan, tokenizer, settings, variant)
     out = out.resolve()
     if (former := _read_prepared(out)) is not None and former["job"] == job:
-        report = f"{out} was finished before, of the same recordings\n\n{_format(former)}"
+        report = f"{out} was finished before, of the same recordings\n\n{_format(former, out)}"
         return Prepared(Corpus.open(out), report, Times(), found=True)
     check_vacant(out)
     own = share(plan.groups, rank, world_size)
@@ -204,14 +204,23 @@ class _Encoder:
         found: dict[int, np.ndarray] = {}
         for batch in self._batches(order, window):
             self._stop_if_asked()
-            before = time.monotonic()
-            units = self.tokenizer.encode([window[i].waveform for i in batch])
-            self.times.encode += time.monotonic() - before
+            units = self._encode([window[i].waveform for i in batch])
             found |= dict(zip(batch, units, strict=True))
         self.times.audio += self._seconds(window)
         for i, clip in enumerate(window):
             units = self._check(found[i])
             self._add(clip, units, result)
+
+    def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
+        before = time.monotonic()
+        units = self.tokenizer.encode(waveforms)
+        self.times.encode += time.monotonic() - before
+        if len(units) != len(waveforms):
+            raise ValueError(
+                f"tokenizer {self.tokenizer.identity.name} gave {len(units)} results for "
+                f"{len(waveforms)} waveforms, expected one each"
+            )
+        return units
 
     def _batches(self, order: list[int], window: list[Clip]) -> Iterator[list[int]]:
         """Clips from long to short, as many as fit when all are as long as the first."""
@@ -223,6 +232,11 @@ class _Encoder:
 
     def _check(self, units: np.ndarray) -> np.ndarray:
         vocab_size = self.tokenizer.identity.vocab_size
+        if not isinstance(units, np.ndarray):
+            raise ValueError(
+                f"tokenizer {self.tokenizer.identity.name} gave a {type(units).__name__}, "
+                "expected NumPy arrays of integers [num_frames]"
+            )
         if units.ndim != 1 or units.dtype.kind not in "iu" or not units.size:
             raise ValueError(
                 f"tokenizer {self.tokenizer.identity.name} gave {units.dtype} {list(units.shape)}, "
@@ -257,7 +271,7 @@ class _Encoder:
         if self._num_shown <= NUM_SHOWN:
             logger.warning("left out %s: %s", self.recordings[i], reason)
         if self._num_shown == NUM_SHOWN:
-            logger.warning("further ones are not shown; %s of the corpus has all", SKIPPED)
+            logger.warning("further ones are not shown")
 
 
 def cut_units(
@@ -345,7 +359,7 @@ def _finish(
         out.parent.mkdir(parents=True, exist_ok=True)
         commit(staged, out)
         journal.remove()
-    return Prepared(Corpus.open(out), _format(report), times)
+    return Prepared(Corpus.open(out), _format(report, out), times)
 
 
 class _Assembly:
@@ -374,10 +388,7 @@ class _Assembly:
                 self._seconds[recording.language] = seconds + row["seconds"]
                 yield Document(recording.key, recording.language, units, where=recording.where)
         if self.skipped and not any(counts["documents"] for counts in self._counts.values()):
-            raise ValueError(
-                f"all {len(self.skipped)} recordings were left out, the first for: "
-                f"{self.skipped[0]['reason']}"
-            )
+            raise ValueError(_all_left_out(self.skipped))
 
     def report(self) -> dict[str, Any]:
         """Counts by language."""
@@ -397,13 +408,21 @@ class _Assembly:
         self.skipped.append({**row, "where": recording.where, "reason": reason})
 
 
-def _format(report: dict[str, Any]) -> str:
+def _all_left_out(skipped: Sequence[dict[str, str]]) -> str:
+    lines = [f"{row['lang']}/{row['key']}: {row['reason']}" for row in skipped[:NUM_SHOWN]]
+    shown = "" if len(lines) == len(skipped) else f"; the first {len(lines)}"
+    return "\n  ".join([f"all {len(skipped)} recordings were left out{shown}:", *lines])
+
+
+def _format(report: dict[str, Any], out: Path) -> str:
     lines = ["language  documents  audio hours         tokens  left out"]
     for language, row in report["languages"].items():
         lines.append(
             f"{language:8}  {row['documents']:>9,}  {row['hours']:>11,.2f}  {row['tokens']:>13,}  "
             f"{row['skipped']:>8,}"
         )
+    if any(row["skipped"] for row in report["languages"].values()):
+        lines.append(f"why they were left out: {out / SKIPPED}")
     return "\n".join(lines)
 
 
@@ -417,4 +436,4 @@ def _write_text(path: Path, text: str) -> None:
 def _read_prepared(out: Path) -> dict[str, Any] | None:
     """What an earlier run wrote there; late ranks find it too, when they have nothing to do."""
     path = out / PREPARED
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_own(path, "job") if path.exists() else None

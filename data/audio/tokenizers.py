@@ -1,12 +1,13 @@
 """What turns waveforms into units, and how one is named on the command line.
 
-A tokenizer of your own is a function in a module that Python can import, named as
-`--tokenizer module:function`. It is called with the device ("cpu", "cuda:0") and returns an object
-with the members of `AudioTokenizer`.
+A tokenizer of your own is a function in a module that Python can import, or that lies in the
+current folder, named as `--tokenizer module:function`. It is called with the device ("cpu",
+"cuda:0") and returns an object with the members of `AudioTokenizer`.
 """
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from tresse.data.documents import Tokenizer
+
+MEMBERS = ("identity", "sample_rate", "encode")
 
 
 class AudioTokenizer(Protocol):
@@ -82,7 +85,7 @@ def load_tokenizer(settings: TokenizerSettings) -> AudioTokenizer:
         return load_mimi(
             settings.mimi_weights, device(), settings.precision, compile_encoder=settings.compile
         )
-    return import_own("--tokenizer", name, "mimi, kmeans")(device())
+    return build_own("--tokenizer", name, "mimi, kmeans", device(), MEMBERS)
 
 
 def device() -> str:
@@ -100,11 +103,35 @@ def device() -> str:
     return f"cuda:{local_rank}"
 
 
-def import_own(flag: str, name: str, known: str) -> Callable[[str], Any]:
-    """Import the user's `module:function`, which is called with a device; ValueError names flag."""
+def build_own(flag: str, name: str, known: str, device: str, members: Sequence[str]) -> Any:
+    """Call the user's `module:function` with a device and return the object that it builds.
+
+    ValueError names flag and value: not found, not a function of a device, or a member is missing.
+    What is raised within the user's function stays as it is.
+    """
+    build = _import_own(flag, name, known)
+    try:
+        own = build(device)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # the call itself succeeded
+        raise ValueError(
+            f"{flag} {name}: {error}; expected a function that is called with the device"
+        ) from None
+    if missing := [member for member in members if not hasattr(own, member)]:
+        raise ValueError(
+            f"{flag} {name} gave an object of type {type(own).__name__}, which has no "
+            f"{', '.join(missing)}; expected one with {', '.join(members)}"
+        )
+    return own
+
+
+def _import_own(flag: str, name: str, known: str) -> Callable[[str], Any]:
     module, _, function = name.partition(":")
-    if not function:
+    if not function or not all(module.split(".")):
         raise ValueError(f"{flag} is {name!r}, expected {known} or module:function")
+    if (folder := str(Path.cwd())) not in sys.path:  # a script has its own folder there instead
+        sys.path.insert(0, folder)
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -7,7 +7,7 @@ by block, so that memory holds the stretch that is asked for and no more of the 
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from math import inf
+from math import inf, isfinite
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -19,6 +19,8 @@ from tresse.data.audio.recordings import Source, Span
 BLOCK_FRAMES = 1 << 16
 # Aligners round the end of the last sentence up.
 TIME_TOLERANCE_S = 0.05
+# Beyond any scale that a float file may have by mistake, such as that of 16-bit integers.
+MAX_SAMPLE = 1e6
 # Without a Xing header the length of an MP3 is an estimate.
 MIN_SHARE_OF_MP3 = 0.9
 # libsndfile shortens a WAV that was cut in silence, but notes it in its log. Writers to a pipe put
@@ -76,8 +78,8 @@ class AudioReader:
     ) -> np.ndarray:
         """float32 [samples], mono at `sample_rate`, from `start` to `end` seconds.
 
-        ValueError names the source: it cannot be decoded, ends early, holds a number that is none,
-        or has more than `max_seconds` there.
+        ValueError names the source: it cannot be decoded, ends early, holds a number that is none
+        or absurd, or has more than `max_seconds` there.
         """
         rate = self._file.samplerate
         first = round(start * rate)
@@ -95,7 +97,7 @@ class AudioReader:
             pieces, taken = self._blocks(last - first, resampler)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise ValueError(f"{self.source}: cannot be decoded ({_reason(error)})") from None
-        self._check_length(start, end, taken, last - first)
+        self._check_length(end, taken, last - first)
         return np.concatenate(pieces)
 
     def _go_to(self, frame: int) -> None:
@@ -126,21 +128,19 @@ class AudioReader:
             taken += len(block)
             ended = not len(block) or taken == frames
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-            if not np.isfinite(mono).all():
-                raise RuntimeError("a sample is not a finite number")
+            _check_samples(block)
             if resampler is not None:
                 mono = resampler.resample_chunk(np.ascontiguousarray(mono), last=ended)
             pieces.append(mono)
         return pieces, taken
 
-    def _check_length(self, start: float, end: float | None, taken: int, frames: int) -> None:
+    def _check_length(self, end: float | None, taken: int, frames: int) -> None:
         rate = self._file.samplerate
         if end is not None:
             if (frames - taken) / rate > TIME_TOLERANCE_S:
-                found = (round(start * rate) + taken) / rate if taken else self._file.frames / rate
                 raise ValueError(
-                    f"{self.source}: ends at {found:.2f} s, a sentence at {end:g} s; correct the "
-                    "times or restore the file"
+                    f"{self.source}: ends at {self._position / rate:.2f} s, a sentence at {end:g} "
+                    "s; correct the times or restore the file"
                 )
         elif taken < frames * (MIN_SHARE_OF_MP3 if self._file.format == "MP3" else 1):
             raise ValueError(
@@ -194,6 +194,17 @@ def read_joint(spans: Sequence[Span], sample_rate: int, max_seconds: float = inf
             end = before / sample_rate if span.end is None else span.end + shift
             bounds.append((span.start + shift, end))
     return Joint(np.concatenate(waveforms), bounds)
+
+
+def _check_samples(block: np.ndarray) -> None:
+    """Raise RuntimeError for float32 [frames, channels] that cannot be sound."""
+    peak = float(np.abs(block).max(initial=0))
+    if not isfinite(peak):
+        raise RuntimeError("a sample is not a finite number")
+    if peak >= MAX_SAMPLE:
+        raise RuntimeError(
+            f"a sample is {peak:g} in magnitude, expected below {MAX_SAMPLE:g}; full scale is 1"
+        )
 
 
 def _reason(error: Exception) -> str:

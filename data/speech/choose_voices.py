@@ -6,7 +6,7 @@ speaker embeddings of a sentence and its translation (Moumen et al. 2025, sectio
 
 import json
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from tresse.data.durable import staged_file
 from tresse.data.speech.embedders import SpeakerEmbedder
 
 RECORDINGS = "recordings.jsonl"
+NUM_SHOWN = 10
 
 
 class Score(NamedTuple):
@@ -45,10 +46,10 @@ def choose_voices(
     scores = dict(sorted(scores.items(), key=lambda each: (-each[1].similarity, each[0])))
     chosen = [voice for voice, score in scores.items() if score.similarity >= min_similarity]
     if not chosen:
-        best, score = next(iter(scores.items()))
+        best = dict(islice(scores.items(), NUM_SHOWN))
         raise ValueError(
-            f"none of {len(scores)} voices reaches {min_similarity:g}, the best is {best} with "
-            f"{score.similarity:.3f}; lower --min-similarity"
+            f"none of {len(scores)} voices reaches {min_similarity:g}; lower --min-similarity. "
+            f"The best:\n\n{format_scores(best, min_similarity)}"
         )
     similarity = {voice: round(score.similarity, 6) for voice, score in scores.items()}
     found = {"voices": chosen, "min_similarity": min_similarity, "similarity": similarity}
@@ -81,14 +82,21 @@ def _pairs(path: Path) -> Iterator[tuple[Recording, Recording]]:
 
 def _cosines(one: Recording, other: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
     """Of each sentence and its translation, float64 [num_sentences]."""
-    vectors = []
-    for recording in (one, other):
-        waveforms = list(read_spans(recording.sentences, embedder.sample_rate))
-        embedded = np.asarray(embedder.embed(waveforms), np.float64)
-        if not np.isfinite(embedded).all() or not embedded.any(axis=1).all():
-            raise ValueError(f"{recording.where}: {recording} has a silent sentence")
-        vectors.append(embedded / np.linalg.norm(embedded, axis=1, keepdims=True))
-    return np.sum(vectors[0] * vectors[1], axis=1)
+    return np.sum(_embed(one, embedder) * _embed(other, embedder), axis=1)
+
+
+def _embed(recording: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
+    """Unit vectors of its sentences, float64 [num_sentences, D]."""
+    waveforms = list(read_spans(recording.sentences, embedder.sample_rate))
+    vectors = np.asarray(embedder.embed(waveforms), np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(waveforms):
+        raise ValueError(
+            f"embedder {type(embedder).__name__} gave vectors {list(vectors.shape)} for "
+            f"{len(waveforms)} waveforms, expected [{len(waveforms)}, D]"
+        )
+    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+        raise ValueError(f"{recording.where}: {recording} has a silent sentence")
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def format_scores(scores: dict[str, Score], min_similarity: float) -> str:

@@ -1,8 +1,8 @@
 """Embeddings of speakers: what is near is one voice.
 
-A model of your own is a function in a module that Python can import, named as
-`--embedder module:function`. It is called with the device and returns an object with the members
-of `SpeakerEmbedder`.
+A model of your own is a function in a module that Python can import, or that lies in the current
+folder, named as `--embedder module:function`. It is called with the device and returns an object
+with the members of `SpeakerEmbedder`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tresse.data.audio.tokenizers import import_own
+from tresse.data.audio.tokenizers import build_own
+
+MEMBERS = ("sample_rate", "embed")
 
 
 class SpeakerEmbedder(Protocol):
@@ -116,4 +118,4 @@ def load_embedder(name: str, device: str) -> SpeakerEmbedder:
         if package is None or not package.submodule_search_locations:
             raise ValueError("the package is missing: pip install --no-deps resemblyzer")
         return Resemblyzer(Path(package.submodule_search_locations[0]) / "pretrained.pt", device)
-    return import_own("--embedder", name, "resemblyzer")(device)
+    return build_own("--embedder", name, "resemblyzer", device, MEMBERS)

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from tresse.data.audio.journal import Journal
+from tresse.data.audio.journal import Journal, read_own
 from tresse.data.corpus import Corpus, write_corpus
 from tresse.data.documents import Document, Tokenizer
 from tresse.data.durable import check_vacant, commit, link_or_copy, sync
@@ -84,7 +84,7 @@ def speak(
     batches = make_batches(texts, settings.batch)
     job = _describe_job(texts, speaker, voices, settings, variant)
     out = out.resolve()
-    if (out / PREPARED).exists() and json.loads((out / PREPARED).read_text())["job"] == job:
+    if (out / PREPARED).exists() and read_own(out / PREPARED, "job")["job"] == job:
         return Corpus.open(out)  # written by another rank, or before
     check_vacant(out)
     with Journal.open(out.with_name(f"{out.name}.parts"), job, rank) as journal:
