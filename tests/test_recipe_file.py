@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import run, torchrun
+from tests.processes import ROOT, run, torchrun
 from tests.small_run import TRAIN
 from tresse.engine.cli import exec_torchrun
 from tresse.engine.command_line import parse_run
@@ -116,7 +117,7 @@ def test_a_file_that_is_no_object_is_refused_by_name(
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     (block,) = re.findall(r"```\n(\{\n.*?\n\})\n```", readme, re.S)
     (tmp_path / "large.json").write_text(block)
     config = parse_run(["large.json"])
@@ -187,6 +188,6 @@ def test_three_languages_train_from_a_file_and_a_changed_file_is_refused(tmp_pat
     again = torchrun(2, TRAIN, file, cwd=tmp_path)  # finished: prints the table
     assert "en->de" in again.stdout
     write(tmp_path / "three.json", **values | {"rows_per_step": 16}, stages=stages)
-    refused = run("python", str(Path(__file__).parents[1] / TRAIN), file, cwd=tmp_path, check=False)
+    refused = run(sys.executable, str(ROOT / TRAIN), file, cwd=tmp_path, check=False)
     assert refused.returncode == 1
     assert "rows_per_step was 8, now 16" in refused.stderr
