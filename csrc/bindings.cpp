@@ -102,12 +102,8 @@ class Packer {
     for (const auto& column : documents) spec.documents.push_back(view(column));
     nb::gil_scoped_release release;
     const tresse::Stream stream(*view_, std::move(spec), {});
-    const std::vector<std::int64_t> even{stream.num_documents()};
-    const tresse::KeptTables kept(std::move(kept_tables));
-    if (kept.load("even") == even) return -1;
-    const auto uneven = stream.find_uneven(tresse::default_threads());
-    if (uneven < 0) kept.store("even", even);
-    return uneven;
+    return stream.find_uneven(tresse::KeptTables(std::move(kept_tables)),
+                              tresse::default_threads());
   }
 
   std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -35,17 +34,11 @@ void check_documents(std::span<const std::int64_t> column, std::int64_t rows,
                      std::int64_t num_documents) {
   if (static_cast<std::int64_t>(column.size()) != rows)
     throw std::invalid_argument("the columns of the alignment differ in length");
-  if (rows == 0) return;
   const auto [least, most] = std::ranges::minmax(column);
   if (least < 0 || most >= num_documents)
     throw std::invalid_argument("the alignment has documents " + std::to_string(least) + " to " +
                                 std::to_string(most) + ", the corpus " +
                                 std::to_string(num_documents));
-}
-
-void lower(std::atomic<std::int64_t>& least, std::int64_t value) noexcept {
-  for (auto seen = least.load(); value < seen && !least.compare_exchange_weak(seen, value);) {
-  }
 }
 
 void throw_inconsistent(std::int64_t index) {
@@ -130,28 +123,36 @@ void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> docume
   }
 }
 
-std::int64_t Stream::find_uneven(int threads) const {
-  std::atomic<std::int64_t> found = num_documents_;
-  const auto search = [&](int, std::int64_t begin, std::int64_t end) {
-    constexpr std::int64_t kBatch = 16;
-    const auto width = spec_.languages.size();
-    std::vector<Place> places(kBatch * width);
-    for (auto first = begin; first < end && first < found; first += kBatch) {
-      const auto size = std::min(kBatch, end - first);
-      for (std::int64_t i = 0; i < size; ++i) {
-        const auto own = std::span(places).subspan(i * width, width);
-        find_places(first + i, own);
-        for (const auto& [shard, document] : own) prefetch(&shard->document_sentences[document]);
-      }
-      for (std::int64_t i = 0; i < size; ++i)
-        for (std::size_t j = 1; j < width; ++j)
-          if (num_sentences(places[i * width + j]) != num_sentences(places[i * width]))
-            lower(found, first + i);
-    }
-  };
-  if (spec_.mode == Mode::mono) return -1;
-  parallel_parts(num_documents_, num_documents_ < 4096 ? 1 : threads, spawn, search);
-  return found == num_documents_ ? -1 : found.load();
+std::int64_t Stream::find_uneven(const KeptTables& kept, int threads) const {
+  const std::vector<std::int64_t> even{num_documents_};
+  if (spec_.mode == Mode::mono || kept.load("even") == even) return -1;
+  const auto parts = num_documents_ < 4096 ? 1 : threads;
+  std::vector<std::int64_t> found(parts, -1);
+  parallel_parts(num_documents_, parts, spawn, [&](int part, std::int64_t begin, std::int64_t end) {
+    found[part] = find_uneven(begin, end);
+  });
+  for (const auto uneven : found)
+    if (uneven >= 0) return uneven;
+  kept.store("even", even);
+  return -1;
+}
+
+std::int64_t Stream::find_uneven(std::int64_t begin, std::int64_t end) const {
+  constexpr std::int64_t kBatch = 16;  // documents whose cache misses overlap
+  const auto width = spec_.languages.size();
+  std::vector<Place> places(kBatch * width);
+  for (auto first = begin; first < end; first += kBatch) {
+    const auto size = std::min(kBatch, end - first);
+    for (std::int64_t i = 0; i < size; ++i)
+      find_places(first + i, std::span(places).subspan(i * width, width));
+    for (const auto& [shard, document] : std::span(places).first(size * width))
+      prefetch(&shard->document_sentences[document]);
+    for (std::int64_t i = 0; i < size; ++i)
+      for (std::size_t j = 1; j < width; ++j)
+        if (num_sentences(places[i * width + j]) != num_sentences(places[i * width]))
+          return first + i;
+  }
+  return -1;
 }
 
 std::int64_t Stream::length(const EpochKeys& keys, std::span<const Place> places) const {

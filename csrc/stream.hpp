@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "corpus_view.hpp"
+#include "kept_tables.hpp"
 #include "random.hpp"
 
 namespace tresse {
@@ -72,9 +73,9 @@ class Stream {
   // where L languages take turns, 0 where there is no such number.
   std::int64_t length_period() const noexcept;
 
-  // The first document whose languages differ in their number of sentences, or -1. A stream with
-  // one must not be packed: it would read beyond sentences.
-  std::int64_t find_uneven(int threads) const;
+  // The first document whose languages differ in their number of sentences, or -1, which is kept. A
+  // stream with one must not be packed: it would read beyond sentences.
+  std::int64_t find_uneven(const KeptTables& kept, int threads) const;
 
   // The order of the documents in an epoch.
   Permutation order(std::int64_t epoch) const noexcept;
@@ -94,6 +95,7 @@ class Stream {
   void expand(Document& document) const;
 
  private:
+  std::int64_t find_uneven(std::int64_t begin, std::int64_t end) const;
   std::int64_t draw_period() const noexcept;
   void find_places(std::int64_t index, std::span<Place> places) const;
   std::int64_t length(const EpochKeys& keys, std::span<const Place> places) const;

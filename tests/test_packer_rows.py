@@ -330,6 +330,17 @@ def test_what_a_corpus_cannot_give_is_refused(corpus):
         plan(corpus, packing=packing, tokens=10)
 
 
+@pytest.mark.parametrize("uneven", [[0], [4999], [2600, 4998], [17, 18, 2500]])
+def test_the_first_key_of_different_numbers_of_sentences_is_named(uneven):
+    """Among so many documents that threads share them out."""
+    texts = {name: {str(i): [[1], [2]] for i in range(5000)} for name in ("en", "fr")}
+    for i in uneven:
+        texts["fr"][str(i)] = [[1]]
+    message = f"key '{uneven[0]}' has 2 sentences in en, 1 sentences in fr"
+    with pytest.raises(ValueError, match=message):
+        plan(memory_corpus(texts), SAMPLE, packing=Packing(row_length=8), tokens=10)
+
+
 @pytest.mark.parametrize(
     "column",
     [np.zeros(2, np.int32), np.zeros(2), np.zeros(4, np.int64)[::2]],

@@ -1,6 +1,6 @@
-// Packs a small corpus in every mode, to be built with the sanitizers: rows
-// must not depend on threads or on how they are asked for, nothing may be read
-// or written outside its array, and the copies of a batch give its tokens.
+// Packs a small corpus in every mode, to be built with the sanitizers: rows must not depend on
+// threads or on how they are asked for, nothing may be read or written outside its array, and the
+// copies of a batch give its tokens.
 
 #include "packer.hpp"
 
@@ -15,8 +15,7 @@ namespace {
 
 using namespace tresse;
 
-// Arrays of exactly their size on the heap, so that a read beyond an end is
-// seen.
+// Arrays of exactly their size on the heap, so that a read beyond an end is seen.
 struct Arrays {
   std::vector<std::byte> tokens;
   std::vector<std::uint16_t> sentence_lengths;
