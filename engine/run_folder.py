@@ -145,9 +145,11 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for position, pair in enumerate(zip(old, new, strict=True)):
             yield from _differences(*pair, f"{field}.{position}")
-    elif isinstance(old, list) and isinstance(new, list) and old != new:
+    elif old == new or field.startswith(EXECUTION):
+        return
+    elif isinstance(old, list) and isinstance(new, list):
         yield f"{field} had {len(old)} entries, now {len(new)}"
-    elif old != new and not field.startswith(EXECUTION):
+    else:
         yield f"{field} was {json.dumps(old)}, now {json.dumps(new)}"
 
 
