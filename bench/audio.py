@@ -17,14 +17,14 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 import tyro
-from rows import write_rows
 
+from tresse.bench.rows import write_rows
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.kmeans import fit
 from tresse.data.audio.recordings import File, Recording, Span
 from tresse.data.audio.tokenise import tokenise
 from tresse.data.audio.tokenizers import AudioTokenizer, device
-from tresse.data.documents import Tokenizer
+from tresse.data.store.documents import Tokenizer
 
 COLUMNS = ("tokenizer", "kind", "hours", "hours_per_s", "times_real_time", "wait_share")
 

@@ -27,16 +27,25 @@ from typing import Any
 
 import numpy as np
 import tyro
-from dataset_peers import CONTENDERS, LANGUAGES, MODES, VOCABULARY, B, T, package_version, write
-from packer import open_corpus
-from rows import quantiles, write_rows
 from tqdm import tqdm
 
-from tresse.data.corpus import Corpus
-from tresse.data.corpus_index import CorpusIndex, write_index
-from tresse.data.documents import Tokenizer
-from tresse.data.shards import ShardEntry, shard_metadata
-from tresse.data.tensor_file import write_tensors
+from tresse.bench.dataset_peers import (
+    CONTENDERS,
+    LANGUAGES,
+    MODES,
+    VOCABULARY,
+    B,
+    T,
+    package_version,
+    write,
+)
+from tresse.bench.packer import open_corpus
+from tresse.bench.rows import quantiles, write_rows
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.documents import Tokenizer
+from tresse.data.store.index import CorpusIndex, write_index
+from tresse.data.store.shards import ShardEntry, shard_metadata
+from tresse.data.store.tensor_file import write_tensors
 
 RUN_EPOCHS = 4
 SHARD_DOCUMENTS = 10_000_000

@@ -20,9 +20,9 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from tresse.data.corpus import Corpus
-from tresse.data.packer import plan_rows
-from tresse.data.streams import Mode, Packing, Stream
+from tresse.data.packing.packer import plan_rows
+from tresse.data.packing.settings import Mode, Packing, Stream
+from tresse.data.store.corpus import Corpus
 
 B, T = 75, 2048
 LANGUAGES = ("en", "fr")

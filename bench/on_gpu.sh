@@ -58,7 +58,7 @@ train() {
         --no-compile
 }
 kernels() {
-    "$PYTHON" bench/kernels.py --csv "$folder/kernels.csv" --minutes "$1"
+    "$PYTHON" bench/kernels/run.py --csv "$folder/kernels.csv" --minutes "$1"
 }
 throughput() {
     "$PYTHON" bench/throughput.py --recipes 360m-interleave 1b-interleave --steps 12 --warmup 4 \

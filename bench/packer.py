@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rows import quantiles, write_rows
 from tqdm import tqdm
 
-from tresse.data.corpus import Corpus, write_corpus
-from tresse.data.documents import Document, Tokenizer
-from tresse.data.packer import Plan, plan_rows
-from tresse.data.streams import Packing, Stream
+from tresse.bench.rows import quantiles, write_rows
+from tresse.data.packing.packer import Plan, plan_rows
+from tresse.data.packing.settings import Packing, Stream
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import Document, Tokenizer
 
 B, T = 75, 2048
 BLOCK = 450

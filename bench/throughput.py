@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from rows import quantiles, write_rows
 
-from tresse.data.corpus import write_corpus
-from tresse.data.documents import Document, Tokenizer
-from tresse.engine.config import RunConfig
-from tresse.engine.recipes import RECIPES
-from tresse.engine.run_folder import Row, read_metrics, write_config
+from tresse.bench.rows import quantiles, write_rows
+from tresse.data.store.corpus import write_corpus
+from tresse.data.store.documents import Document, Tokenizer
+from tresse.engine.run.config import RunConfig
+from tresse.engine.run.recipes import RECIPES
+from tresse.engine.run.run_folder import Row, read_metrics, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("recipe", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kept_tables.hpp"
+#include "table_cache.hpp"
 #include "stream.hpp"
 
 namespace tresse {
@@ -51,7 +51,7 @@ class BestFitRows {
     std::int64_t num_rows, last_num_valid;
   };
 
-  BestFitRows(const Stream& stream, const KeptTables& kept, std::int64_t capacity,
+  BestFitRows(const Stream& stream, const TableCache& kept, std::int64_t capacity,
               bool mask_documents)
       : stream_(&stream), kept_(&kept), capacity_(capacity), mask_documents_(mask_documents) {}
 
@@ -80,7 +80,7 @@ class BestFitRows {
   void keep(const std::string& name) const;
 
   const Stream* stream_;
-  const KeptTables* kept_;
+  const TableCache* kept_;
   std::int64_t capacity_;
   bool mask_documents_;
   std::vector<Size> before_{{0, 0}};  // each window, and after the last

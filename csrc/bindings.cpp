@@ -97,12 +97,12 @@ class Packer {
 
   std::int64_t find_uneven(std::vector<std::uint8_t> languages,
                            const std::vector<Array<std::int64_t>>& documents,
-                           std::string kept_tables) const {
+                           std::string table_cache) const {
     tresse::StreamSpec spec{.languages = std::move(languages), .mode = tresse::Mode::alternate};
     for (const auto& column : documents) spec.documents.push_back(view(column));
     nb::gil_scoped_release release;
     const tresse::Stream stream(*view_, std::move(spec), {});
-    return stream.find_uneven(tresse::KeptTables(std::move(kept_tables)),
+    return stream.find_uneven(tresse::TableCache(std::move(table_cache)),
                               tresse::default_threads());
   }
 
@@ -110,7 +110,7 @@ class Packer {
                           bool random_order, std::vector<std::uint64_t> thresholds,
                           std::vector<Array<std::int64_t>> documents, std::uint64_t seed,
                           std::uint64_t stage, std::uint64_t index, std::int64_t targets,
-                          std::string kept_tables) {
+                          std::string table_cache) {
     tresse::StreamSpec spec{std::move(languages),
                             parse_mode(mode),
                             random_order,
@@ -124,7 +124,7 @@ class Packer {
       alive_.push_back(nb::cast(column));
     }
     nb::gil_scoped_release release;
-    return packer_.add_stream(std::move(spec), targets, tresse::KeptTables(std::move(kept_tables)));
+    return packer_.add_stream(std::move(spec), targets, tresse::TableCache(std::move(table_cache)));
   }
 
   std::int64_t num_rows() const { return packer_.num_rows(); }
@@ -185,7 +185,7 @@ void bind_fill(Class& packer) {
 }  // namespace
 
 NB_MODULE(_packer, m) {
-  m.doc() = "The interleaving packer; see tresse.data.packer.";
+  m.doc() = "The interleaving packer; see tresse.data.packing.packer.";
 
   nb::class_<Corpus> corpus(m, "Corpus");
   corpus.def(nb::init<int, std::size_t>(), "token_bytes"_a, "num_languages"_a);
@@ -198,10 +198,10 @@ NB_MODULE(_packer, m) {
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
   packer.def("find_uneven", &Packer::find_uneven, "languages"_a, "documents"_a.noconvert(),
-             "kept_tables"_a);
+             "table_cache"_a);
   packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
              "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a,
-             "kept_tables"_a);
+             "table_cache"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);

@@ -9,7 +9,7 @@
 #include "parallel.hpp"
 
 namespace tresse {
-std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets, KeptTables kept) {
+std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets, TableCache kept) {
   if (targets < 1) throw std::invalid_argument("a stream needs a budget of at least one target");
   auto& source = sources_.emplace_back(*corpus_, std::move(spec), packing_, std::move(kept));
   const auto T = packing_.row_length;

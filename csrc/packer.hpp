@@ -11,7 +11,7 @@
 
 #include "best_fit.hpp"
 #include "corpus_view.hpp"
-#include "kept_tables.hpp"
+#include "table_cache.hpp"
 #include "mixing.hpp"
 #include "parallel.hpp"
 #include "row_writer.hpp"
@@ -60,7 +60,7 @@ class Packer {
 
   // Adds the rows of a stream that hold `targets` counted labels; returns their number. `kept` is
   // for this stream of this corpus with these specials alone.
-  std::int64_t add_stream(StreamSpec spec, std::int64_t targets, KeptTables kept);
+  std::int64_t add_stream(StreamSpec spec, std::int64_t targets, TableCache kept);
 
   std::int64_t num_rows() const noexcept { return mixture_.num_rows(); }
 
@@ -73,14 +73,14 @@ class Packer {
 
  private:
   struct Source {
-    Source(const CorpusView& corpus, StreamSpec spec, const PackingSpec& packing, KeptTables tables)
+    Source(const CorpusView& corpus, StreamSpec spec, const PackingSpec& packing, TableCache tables)
         : stream(corpus, std::move(spec), packing.specials),
           kept(std::move(tables)),
           timeline(stream, kept),
           best_fit(stream, kept, packing.row_length + 1, packing.mask_documents) {}
 
     Stream stream;
-    KeptTables kept;
+    TableCache kept;
     Timeline timeline;
     BestFitRows best_fit;
     std::int64_t num_rows = 0, last_num_valid = 0;

@@ -123,7 +123,7 @@ void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> docume
   }
 }
 
-std::int64_t Stream::find_uneven(const KeptTables& kept, int threads) const {
+std::int64_t Stream::find_uneven(const TableCache& kept, int threads) const {
   const std::vector<std::int64_t> even{num_documents_};
   if (spec_.mode == Mode::mono || kept.load("even") == even) return -1;
   const auto parts = num_documents_ < 4096 ? 1 : threads;

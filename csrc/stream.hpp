@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "corpus_view.hpp"
-#include "kept_tables.hpp"
+#include "table_cache.hpp"
 #include "random.hpp"
 
 namespace tresse {
@@ -75,7 +75,7 @@ class Stream {
 
   // The first document whose languages differ in their number of sentences, or -1, which is kept. A
   // stream with one must not be packed: it would read beyond sentences.
-  std::int64_t find_uneven(const KeptTables& kept, int threads) const;
+  std::int64_t find_uneven(const TableCache& kept, int threads) const;
 
   // The order of the documents in an epoch.
   Permutation order(std::int64_t epoch) const noexcept;

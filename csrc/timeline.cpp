@@ -16,7 +16,7 @@ constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, 
 
 }  // namespace
 
-EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, const KeptTables& kept,
+EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& kept,
                        int threads)
     : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)) {
   const auto name = "epoch-" + std::to_string(epoch);

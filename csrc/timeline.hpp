@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "kept_tables.hpp"
+#include "table_cache.hpp"
 #include "parallel.hpp"
 #include "stream.hpp"
 
@@ -31,7 +31,7 @@ class EpochTable {
   static constexpr std::int64_t kStride = 64;
 
   // Taken from what is kept, if it is of this stream; else built, and kept.
-  EpochTable(const Stream& stream, std::int64_t epoch, const KeptTables& kept, int threads);
+  EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& kept, int threads);
 
   std::int64_t num_tokens() const noexcept { return cumulative_.back(); }
   // The document that holds the epoch's token, and the token's offset in it.
@@ -57,7 +57,7 @@ class EpochTable {
 // All epochs, one after the other. Safe to use from several threads.
 class Timeline {
  public:
-  Timeline(const Stream& stream, const KeptTables& kept) : stream_(&stream), kept_(&kept) {}
+  Timeline(const Stream& stream, const TableCache& kept) : stream_(&stream), kept_(&kept) {}
 
   Location locate(std::int64_t token);
   // Saves the next call of locate the walk, if it is about this token.
@@ -78,7 +78,7 @@ class Timeline {
   Span find_epoch(std::int64_t amount, const Measure& measure);
 
   const Stream* stream_;
-  const KeptTables* kept_;
+  const TableCache* kept_;
   std::mutex mutex_;
   std::map<std::int64_t, std::shared_future<Table>> tables_;
   std::map<std::int64_t, std::int64_t> num_tokens_;

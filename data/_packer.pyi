@@ -33,7 +33,7 @@ class Packer:
         mask_documents: bool,
     ) -> None: ...
     def find_uneven(
-        self, languages: Sequence[int], documents: Sequence[np.ndarray], kept_tables: str
+        self, languages: Sequence[int], documents: Sequence[np.ndarray], table_cache: str
     ) -> int: ...
     def add_stream(
         self,
@@ -46,7 +46,7 @@ class Packer:
         stage: int,
         index: int,
         targets: int,
-        kept_tables: str,
+        table_cache: str,
     ) -> int: ...
     @property
     def num_rows(self) -> int: ...

@@ -1,6 +1,7 @@
 """Lines and JSON lines of files, one at a time, with their place and a progress bar."""
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -8,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-
-from tresse.data.tensor_file import decode_json
 
 
 def check_files(paths: Sequence[str | Path], what: str) -> list[Path]:
@@ -51,6 +50,14 @@ def read_records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
+def decode_json(text: bytes) -> Any:
+    """Parse UTF-8 JSON; ValueError for anything else, and for a field that occurs twice."""
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_without_repeats)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def check_fields(record: dict[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
     """Raise ValueError for a required field that is missing and for one that is not known."""
     for name in required:
@@ -71,3 +78,11 @@ def _read_file(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
         for number, line in enumerate(lines, 1):
             bar.update(before + file.tell() - bar.n)
             yield f"{path}:{number}", line.rstrip(b"\r\n")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+    return fields

@@ -13,13 +13,13 @@ from typing import Annotated
 import tyro
 
 from tresse.data.audio.commands import COMMANDS as AUDIO
-from tresse.data.corpus import Corpus, write_corpus
-from tresse.data.documents import Tokenizer
 from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import COMMANDS as FORMATS
-from tresse.data.inspect_corpus import describe
-from tresse.data.manifest import read_manifest
 from tresse.data.speech.commands import COMMANDS as SPEECH
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import Tokenizer
+from tresse.data.store.inspection import describe
+from tresse.data.store.manifest import read_manifest
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 

@@ -22,15 +22,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tresse.data.corpus import Corpus
-from tresse.data.documents import Tokenizer
 from tresse.data.durable import commit, share, sync, sync_folder
-from tresse.data.streams import Vocabulary
-from tresse.data.tensor_file import checksum_file
+from tresse.data.packing.settings import Vocabulary
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tensor_file import checksum_file
 from tresse.engine.hugging_face import join_parameter, to_hf
 from tresse.engine.model import Transformer
-from tresse.engine.ranks import Ranks
-from tresse.engine.run_folder import from_json, write_text
+from tresse.engine.run.ranks import Ranks
+from tresse.engine.run.run_folder import from_json, write_text
 from tresse.engine.sharding import MOMENTS, Engine, full_state
 
 FORMAT = "tresse.checkpoint"

@@ -10,7 +10,7 @@ names its own. Recomputation and the document mask change neither.
 
 from typing import Literal, NamedTuple
 
-from tresse.engine.config import ModelConfig
+from tresse.engine.run.config import ModelConfig
 
 # Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (SXM: 989 also for the H200).
 BF16_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}

@@ -2,11 +2,11 @@
 
 import torch
 
-from tresse.data.corpus import Corpus
-from tresse.data.packer import Plan, plan_rows
-from tresse.data.streams import Packing, Stream
+from tresse.data.packing.packer import Plan, plan_rows
+from tresse.data.packing.settings import Packing, Stream
+from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import to_device
-from tresse.engine.ranks import Ranks
+from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding import Engine
 from tresse.engine.step import count_targets, sum_by_language
 

@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tresse.data.durable import share, staged_folder, sync
-from tresse.engine.config import ModelConfig
 from tresse.engine.model import parameter_shapes
+from tresse.engine.run.config import ModelConfig
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 VOCABULARY = {"embedding.weight": "model.embed_tokens.weight", "head.weight": "lm_head.weight"}

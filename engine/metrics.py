@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from tresse.engine.flops import flops_per_token, peak_flops
-from tresse.engine.run_folder import Row
+from tresse.engine.run.run_folder import Row
 from tresse.engine.stage import Stage
 from tresse.engine.step import StepResult
 

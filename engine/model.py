@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tresse.engine.config import ModelConfig
+from tresse.engine.run.config import ModelConfig
 from tresse.kernels.attention import Attend, attention
 from tresse.kernels.linear_cross_entropy import linear_cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm

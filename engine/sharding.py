@@ -20,8 +20,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from tresse.engine.config import OptimConfig, ShardingConfig
-from tresse.engine.ranks import Ranks
+from tresse.engine.run.config import OptimConfig, ShardingConfig
+from tresse.engine.run.ranks import Ranks
 from tresse.kernels.adamw import AdamW
 
 # deepspeed.DeepSpeedEngine, whose own annotations are too loose to be checked against.
@@ -61,7 +61,7 @@ def deepspeed_config(
             # It would replace torch.nn.functional.linear for the whole process.
             "memory_efficient_linear": False,
         },
-        "zero_allow_untested_optimizer": True,  # ours, which tests/test_adamw.py does test
+        "zero_allow_untested_optimizer": True,  # ours, which tests/kernels/test_adamw.py does test
         "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it synchronises the device

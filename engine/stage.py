@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tresse.data.corpus import Corpus
-from tresse.data.packer import Plan, plan_rows
+from tresse.data.packing.packer import Plan, plan_rows
+from tresse.data.store.corpus import Corpus
 from tresse.engine.checkpoint import Checkpoint, has_checkpoints, newest, save
-from tresse.engine.config import RunConfig, StageConfig
-from tresse.engine.corpora import Corpora
 from tresse.engine.finished import open_finished
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.model import Transformer
-from tresse.engine.ranks import Ranks
-from tresse.engine.run_folder import to_json
+from tresse.engine.run.config import RunConfig, StageConfig
+from tresse.engine.run.corpora import Corpora
+from tresse.engine.run.ranks import Ranks
+from tresse.engine.run.run_folder import to_json
 from tresse.engine.sharding import Engine, release, set_full_state, shard
 from tresse.engine.step import StepResult
 from tresse.kernels.attention import Attend

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tresse.engine.batches import DeviceBatch
-from tresse.engine.config import OptimConfig
-from tresse.engine.ranks import Ranks
+from tresse.engine.run.config import OptimConfig
+from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding import Engine, update
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 

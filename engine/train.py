@@ -16,19 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tresse.data.interrupt import Interrupt
-from tresse.data.loader import Loader
-from tresse.data.packer import Plan
-from tresse.engine.batches import pinned, to_device
-from tresse.engine.command_line import parse_run
-from tresse.engine.config import RunConfig
-from tresse.engine.corpora import Corpora, check_same_corpus, open_corpora, write_corpora
+from tresse.data.packing.loader import Loader
+from tresse.data.packing.packer import Plan
+from tresse.engine.attention import choose_attention
+from tresse.engine.batches import pinned, to_device, upload_pool
 from tresse.engine.heldout import Plans, heldout_losses, plan_heldout
-from tresse.engine.kernel_choice import choose_attention
 from tresse.engine.metrics import Meter
-from tresse.engine.ranks import Ranks, join, leave
-from tresse.engine.run_folder import Logbook, check_same_run, lock_run, write_config
-from tresse.engine.scores import read_questions, score_stage
-from tresse.engine.scoring import Questions
+from tresse.engine.run.command_line import parse_run
+from tresse.engine.run.config import RunConfig
+from tresse.engine.run.corpora import Corpora, check_same_corpus, open_corpora, write_corpora
+from tresse.engine.run.ranks import Ranks, join, leave
+from tresse.engine.run.run_folder import Logbook, check_same_run, lock_run, write_config
+from tresse.engine.scoring.questions import Questions
+from tresse.engine.scoring.report import print_table
+from tresse.engine.scoring.score import read_questions, score_stage
 from tresse.engine.stage import (
     Stage,
     build_stage,
@@ -38,8 +39,6 @@ from tresse.engine.stage import (
     plan_stages,
 )
 from tresse.engine.step import learning_rate, train_step
-from tresse.engine.table import print_table
-from tresse.engine.token_pool import upload_pool
 from tresse.kernels.attention import Attend
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C

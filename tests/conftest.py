@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.processes import torchrun
-from tests.small_run import STAGES, TRAIN, arguments, step_rows
-from tresse.data.story_world import StoryWorld, generate
+from tests.support.processes import torchrun
+from tests.support.small_run import STAGES, TRAIN, arguments, step_rows
+from tresse.data.worlds.story_world import StoryWorld, generate
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -1,19 +1,39 @@
-"""The house rules that a machine can check: imports, names, links."""
+"""The house rules that a machine can check: who imports whom, names, sizes of folders, links."""
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-ALLOWED = {
+from tests.support.processes import ROOT
+
+ROOMS = {
     "kernels": {"kernels"},
     "data": {"data"},
     "engine": {"engine", "data", "kernels"},
+    "bench": {"bench", "engine", "data", "kernels"},
 }
-MODULES = [path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py"))]
-PYTHON = [*MODULES, *sorted(ROOT.glob("bench/*.py")), *sorted(ROOT.glob("tests/*.py"))]
+"""What the modules of a top folder may import."""
+
+DATA = {
+    "": set(),
+    "store": {""},
+    "packing": {"", "store"},
+    "formats": {"", "store"},
+    "worlds": {"", "store"},
+    "audio": {"", "store"},
+    "speech": {"", "store", "audio", "worlds"},
+    "evaluation": {"", "store", "audio"},
+}
+"""What the folders of data/ may import besides themselves; data/prepare.py may import all."""
+
+MAX_FILES = 14
+"""Files in a folder: more than about a dozen cannot be taken in at a glance."""
+
+MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+FOLDERS = sorted({path.parent for path in (*MODULES, *(ROOT / "tests").rglob("*.py"))})
 
 
 def imported(path: Path) -> set[str]:
@@ -27,18 +47,42 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def module_name(path: Path) -> str:
+    """The name that a file of ours is imported by."""
+    return ".".join(("tresse", *path.relative_to(ROOT).with_suffix("").parts))
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of ours that a file imports."""
+    return imported(path) & {module_name(other) for other in MODULES}
+
+
 def identify(path: Path) -> str:
     """A path as a test's name."""
     return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identify)
-def test_imports_run_one_way(path: Path) -> None:
-    folders = {name.split(".")[1] for name in imported(path) if name.startswith("tresse.")}
-    assert folders <= ALLOWED[path.relative_to(ROOT).parts[0]]
+def test_imports_run_one_way_between_the_rooms(path: Path) -> None:
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("tresse.")}
+    assert rooms <= ROOMS[path.relative_to(ROOT).parts[0]]
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=identify)
+@pytest.mark.parametrize("path", sorted((ROOT / "data").rglob("*.py")), ids=identify)
+def test_imports_run_one_way_between_the_folders_of_data(path: Path) -> None:
+    if path == ROOT / "data" / "prepare.py":
+        return
+    parts = [name.split(".")[2:-1] for name in own_imports(path)]
+    folder = next(iter(path.relative_to(ROOT / "data").parts[:-1]), "")
+    assert {next(iter(part), "") for part in parts} <= DATA[folder] | {folder}
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    graph = {module_name(path): own_imports(path) for path in MODULES}
+    TopologicalSorter(graph).prepare()  # CycleError names the modules
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=identify)
 def test_nothing_imports_the_main_job(path: Path) -> None:
     assert not any(name.startswith("tresse.engine.train") for name in imported(path))
 
@@ -48,11 +92,16 @@ def test_no_module_hides_one_of_the_standard_library(path: Path) -> None:
     assert path.stem not in sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_the_folders_are_namespace_packages(folder: str) -> None:
-    assert not list((ROOT / folder).rglob("__init__.py"))
+@pytest.mark.parametrize("folder", FOLDERS, ids=identify)
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MAX_FILES
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_static_tools_find_the_folder_under_its_import_name(folder: str) -> None:
-    assert (ROOT / ".typing" / "tresse" / folder).resolve() == ROOT / folder
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_rooms_are_namespace_packages(room: str) -> None:
+    assert not list((ROOT / room).rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_static_tools_find_a_room_under_its_import_name(room: str) -> None:
+    assert (ROOT / ".typing" / "tresse" / room).resolve() == ROOT / room

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation_trees import (
+from tests.support.evaluation_trees import (
     LEXICAL,
     SYNTACTIC,
     TRIPLE,
@@ -21,11 +21,11 @@ from tests.evaluation_trees import (
     write_gold,
     write_tree,
 )
-from tests.processes import ROOT, run
-from tests.synthetic_audio import write_buzz
-from tresse.data.cloze import read_items
-from tresse.data.corpus import Corpus
+from tests.support.processes import ROOT, run
+from tests.support.synthetic_audio import write_buzz
 from tresse.data.prepare import prepare_manifest
+from tresse.data.store.cloze import read_items
+from tresse.data.store.corpus import Corpus
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 
 from tresse.data.audio.job_settings import JobSettings
+from tresse.data.audio.readers.any_format import AudioFormat, read_audio
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import TokenizerSettings, load_tokenizer
-from tresse.data.corpus import Corpus
-from tresse.data.formats.audio_formats import AudioFormat, read_audio
-from tresse.data.formats.utterances import Naming
+from tresse.data.naming import Naming
+from tresse.data.store.corpus import Corpus
 
 PACKAGES = ("soundfile", "soxr", "kaldi_native_fbank", "sklearn")
 DEFAULTS = JobSettings()

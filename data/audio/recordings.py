@@ -23,9 +23,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from tresse.data.documents import check_language
-from tresse.data.lines import check_fields, check_files, read_records
-from tresse.data.tensor_file import decode_json
+from tresse.data.lines import check_fields, check_files, decode_json, read_records
+from tresse.data.naming import check_language
 
 REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences")
 

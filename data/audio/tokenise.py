@@ -22,16 +22,16 @@ import numpy as np
 from tqdm import tqdm
 
 from tresse.data.audio.ahead import run_ahead
+from tresse.data.audio.groups import Group, Plan, make_plan, share
 from tresse.data.audio.job_settings import JobSettings
-from tresse.data.audio.journal import Journal, read_own
-from tresse.data.audio.plan import Group, Plan, make_plan, share
 from tresse.data.audio.recordings import Recording, check_recordings
 from tresse.data.audio.tokenizers import AudioTokenizer
 from tresse.data.audio.waveforms import check_sound, read_joint, read_spans
-from tresse.data.corpus import Corpus, write_corpus
-from tresse.data.documents import MAX_SENTENCE_TOKENS, Document
 from tresse.data.durable import check_vacant, commit
 from tresse.data.interrupt import Interrupt
+from tresse.data.jobs import Journal, read_own
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import MAX_SENTENCE_TOKENS, Document
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tresse.data.documents import Tokenizer
+from tresse.data.store.documents import Tokenizer
 
 MEMBERS = ("identity", "sample_rate", "encode")
 

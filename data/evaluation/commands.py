@@ -12,9 +12,6 @@ from tresse.data.audio.commands import check_packages
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import TokenizerSettings, load_tokenizer
-from tresse.data.cloze import ITEMS, Item, write_items
-from tresse.data.corpus import Corpus
-from tresse.data.documents import check_language
 from tresse.data.evaluation.listing import (
     Reader,
     list_corpus,
@@ -25,6 +22,9 @@ from tresse.data.evaluation.listing import (
 from tresse.data.evaluation.pairs import read_pairs, read_storycloze
 from tresse.data.evaluation.triples import read_triples
 from tresse.data.evaluation.zerospeech import read_gold
+from tresse.data.naming import check_language
+from tresse.data.store.cloze import ITEMS, Item, write_items
+from tresse.data.store.corpus import Corpus
 
 Kind = Literal["zerospeech", "storycloze", "pairs", "triples", "cloze"]
 READERS: Mapping[Kind, Reader] = {

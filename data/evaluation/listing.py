@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 
 from tresse.data.audio.recordings import File, Recording, Span
-from tresse.data.cloze import Item
-from tresse.data.corpus import Corpus
-from tresse.data.documents import check_language
+from tresse.data.naming import check_language
+from tresse.data.store.cloze import Item
+from tresse.data.store.corpus import Corpus
 
 SUFFIXES = (".wav", ".flac")
 

@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from tresse.data.cloze import Item
 from tresse.data.evaluation.listing import Names, key
+from tresse.data.store.cloze import Item
 
 NUMBERED = re.compile(r"([0-9]+)[_+].*")
 STORY = re.compile(r"[0-9]+_(.+)_(correct|incorrect)")

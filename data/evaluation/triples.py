@@ -8,8 +8,8 @@ where that was said in another language.
 
 from collections.abc import Mapping
 
-from tresse.data.cloze import Item
 from tresse.data.evaluation.listing import Names, key
+from tresse.data.store.cloze import Item
 
 PARTS = ("mutual", "correct", "incorrect")
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tresse.data.cloze import Item
 from tresse.data.evaluation.listing import Names, key
+from tresse.data.store.cloze import Item
 
 GOLD = "gold.csv"
 LEXICAL = ("filename", "id", "voice", "frequency", "length", "correct")

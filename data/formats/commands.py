@@ -7,13 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from tresse.data.corpus import Corpus, write_corpus
-from tresse.data.documents import Tokenizer
+from tresse.data.formats.parquet import Columns, read_table
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
-from tresse.data.formats.tables import Columns, read_table
 from tresse.data.formats.textless import read_textless
-from tresse.data.formats.utterances import Naming, Utterance, read_documents
+from tresse.data.formats.utterances import Utterance, read_documents
+from tresse.data.naming import Naming
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import Tokenizer
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Unprefixed = tyro.conf.arg(name="")

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tresse.data.formats.durations import expand
-from tresse.data.formats.utterances import Utterance, stem
+from tresse.data.formats.utterances import Utterance
 from tresse.data.lines import check_files, read_records
+from tresse.data.naming import stem
 
 UNITS = re.compile(r"(?:<Un[0-9]{1,18}>)*")
 INTERLEAVED = re.compile(r"<(?:speech|text)>")

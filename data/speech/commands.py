@@ -6,12 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from tresse.data.corpus import Corpus
 from tresse.data.speech.pico import PicoSettings, speak_all
 from tresse.data.speech.speak_settings import DsmSettings, SpeakSettings
-from tresse.data.speech.stories import StorySizes, write_stories
 from tresse.data.speech.texts import read_texts
 from tresse.data.speech.voices import list_voices
+from tresse.data.store.corpus import Corpus
+from tresse.data.worlds.stories import StorySizes, write_stories
 
 Texts = Annotated[tuple[Path, ...], tyro.conf.Positional]
 SIZES = StorySizes()

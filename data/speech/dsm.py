@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from tresse.data.documents import Tokenizer
 from tresse.data.speech.speak_settings import DsmSettings
 from tresse.data.speech.texts import Text
-from tresse.data.tensor_file import checksum_file
+from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tensor_file import checksum_file
 
 if TYPE_CHECKING:
     from moshi.models.loaders import CheckpointInfo

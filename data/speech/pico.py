@@ -20,9 +20,9 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from tresse.data.audio.journal import Journal
 from tresse.data.durable import check_vacant, commit, sync
 from tresse.data.interrupt import Interrupt
+from tresse.data.jobs import Journal
 from tresse.data.speech.texts import Text
 
 SAMPLE_RATE = 16_000

@@ -20,15 +20,15 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from tresse.data.audio.journal import Journal, read_own
-from tresse.data.corpus import Corpus, write_corpus
-from tresse.data.documents import Document, Tokenizer
 from tresse.data.durable import check_vacant, commit, link_or_copy, sync
 from tresse.data.interrupt import Interrupt
+from tresse.data.jobs import Journal, read_own
 from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak_settings import SpeakSettings
 from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import draw_voice
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import Document, Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tresse.data.documents import check_language
 from tresse.data.lines import check_files, read_records
+from tresse.data.naming import check_language
 
 FIELDS = ("key", "lang", "sentences")
 

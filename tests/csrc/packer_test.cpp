@@ -89,7 +89,7 @@ void add_streams(Packer& packer, const Corpus& corpus, const std::string& tables
   skewed.thresholds = {std::uint64_t{1} << 62, std::uint64_t{3} << 62};
   skewed.index = 3;
   for (const auto& spec : {mono, alternate, uniform, skewed})
-    packer.add_stream(spec, 5'000, KeptTables(tables + std::to_string(spec.index) + "-"));
+    packer.add_stream(spec, 5'000, TableCache(tables + std::to_string(spec.index) + "-"));
 }
 
 // Tokens of rows first .. first + num_rows, in memory of exactly that size.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_kernels import random
+from tests.kernels.test_kernels import random
 from tresse.kernels.adamw import AdamW, clip_coefficient
 
 SIZES = [(1_000_003, 37), (16, 15), (4_194_304, 1)]

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tresse.data.corpus import Corpus
-from tresse.data.packer import plan_rows
-from tresse.data.streams import Packing, Stream
-from tresse.engine.batches import to_device
-from tresse.engine.token_pool import upload_pool
+from tresse.data.packing.packer import plan_rows
+from tresse.data.packing.settings import Packing, Stream
+from tresse.data.store.corpus import Corpus
+from tresse.engine.batches import to_device, upload_pool
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 STREAM = Stream(languages=("en", "fr"), mode="sample")

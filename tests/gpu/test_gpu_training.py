@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tresse.engine.config import ModelConfig
 from tresse.engine.model import Block, Transformer
+from tresse.engine.run.config import ModelConfig
 from tresse.kernels.attention import Attend, attention
 from tresse.kernels.attention_backends import _attend_triton
 from tresse.kernels.rope import rope_tables

@@ -1,0 +1,92 @@
+"""Datasets of moshi-finetune (https://github.com/kyutai-labs/moshi-finetune).
+
+    {"path": "data_stereo/a.wav", "duration": 24.52}          DATA.jsonl, paths beside it
+    {"alignments": [["Hello,", [0.1, 0.4], "SPEAKER_MAIN"]]}  data_stereo/a.json
+
+Stereo: the left channel is Moshi, whose words the alignments have; the right one is the user and is
+not read. Sentences end with a word that ends with a full stop, a question or exclamation mark.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tresse.data.audio.readers.pieces import Channel, Piece, is_time, time_spans
+from tresse.data.audio.recordings import File, Span
+from tresse.data.lines import check_files, decode_json, read_records
+from tresse.data.naming import stem
+
+SPEAKER = "SPEAKER_MAIN"
+LEFT = 0
+ENDS_SENTENCE = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*\s*$")
+
+
+def read_moshi(paths: Sequence[str | Path], root: Path | None) -> Iterator[Piece]:
+    """A document of each line; ValueError names the line or the `.json`."""
+    for path in check_files(paths, "moshi-finetune"):
+        for where, record in read_records([path]):
+            name, duration = record.get("path"), record.get("duration")
+            if not isinstance(name, str) or not name or not is_time(duration):
+                raise ValueError(
+                    f"{where}: path is {name!r}, duration {duration!r}; expected the name of a "
+                    "file and seconds"
+                )
+            audio = (root or path.parent) / name
+            words = _read_words(audio.with_suffix(".json"))
+            try:
+                spans = _sentences(audio, words, float(duration))  # type: ignore[arg-type]
+            except ValueError as error:
+                raise ValueError(f"{audio.with_suffix('.json')}: {error}") from error
+            yield Piece(name, stem(name), spans, where)
+
+
+def _read_words(path: Path) -> list[tuple[str, float, float]]:
+    """Word, start and end of Moshi's words."""
+    try:
+        content = decode_json(path.read_bytes())
+        words = content["alignments"]
+        return [_word(i, entry) for i, entry in enumerate(words) if entry[2] == SPEAKER]
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}); annotate.py of moshi-finetune writes it"
+        ) from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f'{path}: expected {{"alignments": [[word, [start, end], speaker], ...]}}'
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _word(index: int, entry: Any) -> tuple[str, float, float]:
+    word, (start, end), _ = entry
+    if not isinstance(word, str) or not is_time(start) or not is_time(end):
+        raise ValueError(f"alignment {index} is {entry!r}, expected [word, [start, end], speaker]")
+    return word, float(start), float(end)
+
+
+def _sentences(
+    audio: Path, words: list[tuple[str, float, float]], duration: float
+) -> tuple[Span, ...]:
+    """A span from the first to the last word of each sentence.
+
+    Whisper's times overlap now and then: a sentence starts where the last ended, and one of which
+    nothing is left goes to the one before.
+    """
+    if not words:
+        raise ValueError(f"no words of {SPEAKER}, so no sentences")
+    times: list[list[float]] = []
+    begins = True
+    for word, start, end in words:
+        end = min(end, duration)
+        if begins and end > max(start, times[-1][1] if times else 0.0):
+            times.append([max(start, times[-1][1] if times else 0.0), end])
+        elif times:
+            times[-1][1] = max(times[-1][1], end)
+        else:
+            continue
+        begins = bool(ENDS_SENTENCE.search(word))
+    if not times:
+        raise ValueError(f"all words end at 0 s; the file is {duration} s long")
+    return time_spans(Channel(File(str(audio)), LEFT), times)

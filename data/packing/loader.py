@@ -1,0 +1,125 @@
+"""The steps of a stage, packed ahead of the training loop by one background thread."""
+
+import queue
+import threading
+from collections.abc import Generator
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from tresse.data.packing.packer import Allocate
+
+Packed = TypeVar("Packed", covariant=True)
+
+
+class Pack(Protocol[Packed]):
+    """Packs rows: `Plan.fill` or `Plan.copies`."""
+
+    def __call__(
+        self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
+    ) -> Packed: ...
+
+
+class Loader(Generic[Packed]):
+    """Iterates over the steps of a plan from `first_step`; each is a list of micro-batches.
+
+    `pack` is the plan's `fill` or `copies`, `num_rows` its number of rows.
+
+    Step s has rows [s * R, (s + 1) * R) of the plan, R = rows_per_step; rank r of W takes the r-th
+    of W equal parts, in micro-batches of `micro_rows` rows. So rows do not depend on W, `threads`
+    or `depth`, the number of steps packed ahead, and resuming is starting at another step.
+
+    Raises ValueError when R is not divisible by W * micro_rows.
+    """
+
+    def __init__(
+        self,
+        pack: Pack[Packed],
+        num_rows: int,
+        *,
+        rows_per_step: int,
+        micro_rows: int,
+        rank: int = 0,
+        world_size: int = 1,
+        first_step: int = 0,
+        threads: int = 1,
+        depth: int = 2,
+        allocate: Allocate = np.empty,
+    ) -> None:
+        _check_split(rows_per_step, micro_rows, rank, world_size)
+        if min(threads, depth) < 1 or first_step < 0:
+            raise ValueError(
+                f"threads={threads} and depth={depth} must be at least 1, "
+                f"first_step={first_step} at least 0"
+            )
+        self.num_steps = -(-num_rows // rows_per_step)
+        self._pack = pack
+        self._rows_per_step, self._micro_rows = rows_per_step, micro_rows
+        self._rank, self._world_size = rank, world_size
+        self._first_step = first_step
+        self._threads, self._depth, self._allocate = threads, depth, allocate
+
+    def __len__(self) -> int:
+        return max(self.num_steps - self._first_step, 0)
+
+    def __iter__(self) -> Generator[list[Packed], None, None]:
+        """Yield steps in order. Stopping early stops the background thread."""
+        packed: queue.Queue[list[Packed] | BaseException] = queue.Queue(self._depth)
+        stopped = threading.Event()
+        worker = threading.Thread(
+            target=self._pack_ahead, args=(packed, stopped), name="tresse-loader", daemon=True
+        )
+        worker.start()
+        try:
+            for _ in range(len(self)):
+                step = packed.get()
+                if isinstance(step, BaseException):
+                    raise step
+                yield step
+        finally:
+            stopped.set()
+            while worker.is_alive():  # it may be waiting for room
+                _drain(packed)
+                worker.join(0.01)
+
+    def step(self, step: int) -> list[Packed]:
+        """Pack one step here and now."""
+        share = self._rows_per_step // self._world_size
+        first = step * self._rows_per_step + self._rank * share
+        return [
+            self._pack(row, self._micro_rows, threads=self._threads, allocate=self._allocate)
+            for row in range(first, first + share, self._micro_rows)
+        ]
+
+    def _pack_ahead(self, packed: queue.Queue, stopped: threading.Event) -> None:
+        try:
+            for step in range(self._first_step, self.num_steps):
+                if stopped.is_set():
+                    return
+                packed.put(self.step(step))
+        except BaseException as error:
+            packed.put(error)
+
+
+def _check_split(rows_per_step: int, micro_rows: int, rank: int, world_size: int) -> None:
+    if min(rows_per_step, micro_rows, world_size) < 1:
+        raise ValueError(
+            f"rows_per_step={rows_per_step}, micro_rows={micro_rows} and world_size={world_size} "
+            "must be at least 1"
+        )
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} is not one of {world_size} ranks")
+    if rows_per_step % world_size:
+        raise ValueError(
+            f"rows_per_step={rows_per_step} is not divisible by world_size={world_size}"
+        )
+    share = rows_per_step // world_size
+    if share % micro_rows:
+        raise ValueError(
+            f"a rank's {share} rows per step are not divisible by micro_rows={micro_rows}"
+        )
+
+
+def _drain(packed: queue.Queue) -> None:
+    while not packed.empty():
+        packed.get_nowait()

@@ -1,0 +1,237 @@
+"""The rows of a plan in plain Python: slow, short, and the definition of what the packer packs.
+
+Every number here is exact. `tests/data/packing/test_packer.py` holds the C++ to it byte for byte.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import isqrt
+
+from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets, thresholds
+from tresse.data.store.corpus import Corpus
+
+ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER = 1, 2, 3, 4  # what a hash is for
+WINDOW = 4096  # documents that best_fit packs together
+U64 = 2**64 - 1
+
+
+@dataclass
+class Token:
+    """A token of a stream, before it is cut into rows."""
+
+    id: int
+    language: int
+    starts: bool = False
+    """Whether a document begins here, or what best_fit left of one."""
+
+
+@dataclass
+class Row:
+    """T + 1 tokens or fewer; the packer pads with zeros."""
+
+    tokens: list[Token]
+    num_valid: int = 0
+
+
+def fold(hash: int, word: int) -> int:
+    """Mix a word into a hash with the finaliser of SplitMix64."""
+    z = ((hash ^ word) + 0x9E3779B97F4A7C15) & U64
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & U64
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & U64
+    return z ^ z >> 31
+
+
+def hash_words(*words: int) -> int:
+    """Hash a sequence of words."""
+    hash = 0
+    for word in words:
+        hash = fold(hash, word)
+    return hash
+
+
+def bounded(hash: int, n: int) -> int:
+    """Map a hash to [0, n)."""
+    return hash * n >> 64
+
+
+def permute(n: int, key: int, i: int) -> int:
+    """Image of i under a bijection of [0, n): a mixed-radix Feistel network of 6 half rounds."""
+    a = isqrt(n - 1) + 1
+    b = -(-n // a)
+    while True:
+        low, high = i % a, i // a
+        for half in range(0, 6, 2):
+            low = (low + bounded(fold(fold(key, half), high), a)) % a
+            high = (high + bounded(fold(fold(key, half + 1), low), b)) % b
+        i = high * a + low
+        if i < n:
+            return i
+
+
+def document_tokens(
+    corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], epoch: int, index: int
+) -> list[Token]:
+    """Document `index` of a stream as packed; where = (seed, stage, number of the stream)."""
+    L, names = len(stream.languages), stream.languages
+    vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
+    documents = corpus.aligned(names)[index].tolist()
+    key = _key_hash(corpus, names[0], documents[0])
+    texts = [corpus.document(name, i) for name, i in zip(names, documents, strict=True)]
+
+    tokens: list[Token] = []
+    for s in range(len(texts[0])):
+        if stream.mode == "sample":
+            drawn = [_draw(stream, where, epoch, key, s)]
+        elif stream.mode == "alternate" and stream.language_order == "random":
+            drawn = _drawn_order(L, where, epoch, key)
+        else:
+            drawn = list(range(L))
+        for j in drawn:
+            language = corpus.languages.index(names[j])
+            if packing.language_switch and tokens and tokens[-1].language != language:
+                tokens.append(Token(vocabulary.switch, language))
+            tokens += [Token(int(unit), language) for unit in texts[j][s]]
+    if packing.separators == "bos_eos":
+        tokens.insert(0, Token(vocabulary.bos, tokens[0].language))
+    if packing.separators != "none":
+        tokens.append(Token(vocabulary.eos, tokens[-1].language))
+    tokens[0].starts = True
+    return tokens
+
+
+def _draw(stream: Stream, where: tuple[int, ...], epoch: int, key: int, sentence: int) -> int:
+    """Language of a sentence in `sample`. Uniform draws take turns over L epochs."""
+    L, (seed, *rest) = len(stream.languages), where
+    if stream.is_uniform:
+        hash = hash_words(seed, DRAW, *rest, epoch // L, key, sentence)
+        return (bounded(hash, L) + epoch) % L
+    hash = hash_words(seed, DRAW, *rest, epoch, key, sentence)
+    return sum(hash >= threshold for threshold in thresholds(stream))
+
+
+def _drawn_order(L: int, where: tuple[int, ...], epoch: int, key: int) -> list[int]:
+    """Order of the languages in a document of `alternate` (Fisher-Yates)."""
+    seed, *rest = where
+    hash = hash_words(seed, LANGUAGE_ORDER, *rest, epoch, key)
+    order = list(range(L))
+    for j in range(L - 1, 0, -1):
+        k = bounded(fold(hash, j), j + 1)
+        order[j], order[k] = order[k], order[j]
+    return order
+
+
+def _key_hash(corpus: Corpus, language: str, document: int) -> int:
+    for shard in corpus.shards[language]:
+        if document < len(shard.key_hash):
+            return int(shard.key_hash[document])
+        document -= len(shard.key_hash)
+    raise IndexError(document)
+
+
+def epoch_documents(
+    corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], epoch: int
+) -> list[list[Token]]:
+    """All documents of a stream in the order of an epoch."""
+    n, (seed, *rest) = len(corpus.aligned(stream.languages)), where
+    key = hash_words(seed, ORDER, *rest, epoch)
+    order = [permute(n, key, i) for i in range(n)]
+    return [document_tokens(corpus, stream, packing, where, epoch, i) for i in order]
+
+
+def concat_rows(epochs: Iterator[list[list[Token]]], T: int) -> Iterator[list[Token]]:
+    """Windows of T + 1 tokens, of which the last is the first of the next."""
+    row: list[Token] = []
+    for documents in epochs:
+        for token in (token for document in documents for token in document):
+            row.append(token)
+            if len(row) == T + 1:
+                yield row
+                row = row[-1:]
+
+
+def best_fit_rows(
+    epochs: Iterator[list[list[Token]]], T: int, where: tuple[int, ...]
+) -> Iterator[list[Token]]:
+    """Whole documents, longest first, each in the fullest row of its window that has room."""
+    seed, *rest = where
+    for epoch, documents in enumerate(epochs):
+        for window, first in enumerate(range(0, len(documents), WINDOW)):
+            rows = _pack_window(documents[first : first + WINDOW], T + 1)
+            key = hash_words(seed, ROW_ORDER, *rest, epoch, window)
+            for i in range(len(rows)):
+                yield rows[permute(len(rows), key, i)]
+
+
+def _pack_window(documents: list[list[Token]], capacity: int) -> list[list[Token]]:
+    """Rows in the order they are opened; within a row documents keep the order of the epoch."""
+    pieces = [d[i : i + capacity] for d in documents for i in range(0, len(d), capacity)]
+    for piece in pieces:
+        piece[0].starts = True
+    rows: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}
+    for i in sorted(range(len(pieces)), key=lambda i: -len(pieces[i])):
+        length = len(pieces[i])
+        room = min((r for r in by_room if by_room[r] and r >= length), default=None)
+        if room is None:
+            room = capacity
+            rows.append([])
+            row = len(rows) - 1
+        else:
+            row = by_room[room].pop()  # of equal rows, the last to become so
+        rows[row].append(i)
+        if room > length:
+            by_room.setdefault(room - length, []).append(row)
+    return [[token for i in sorted(row) for token in pieces[i]] for row in rows]
+
+
+def stream_rows(
+    corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], targets: int
+) -> list[Row]:
+    """Rows of a stream up to the one in which its last target is counted."""
+    epochs = (epoch_documents(corpus, stream, packing, where, epoch) for epoch in count())
+    T = packing.row_length
+    best_fit = packing.mode == "best_fit"
+    rows: list[Row] = []
+    for tokens in best_fit_rows(epochs, T, where) if best_fit else concat_rows(epochs, T):
+        row = Row(tokens)
+        rows.append(row)
+        counts = [not (packing.mask_documents and token.starts) for token in tokens[1:]]
+        for label, counted in enumerate(counts):
+            targets -= counted
+            if counted or label < T - 1:  # a masked label in the last column is left out
+                row.num_valid = label + 1
+            if targets == 0:
+                return rows
+    raise AssertionError("streams do not end")
+
+
+def reference_rows(
+    corpus: Corpus,
+    streams: Sequence[Stream],
+    packing: Packing,
+    *,
+    tokens: int,
+    seed: int,
+    stage: int,
+) -> list[Row]:
+    """All rows of the plan that `plan_rows` makes of the same arguments."""
+    queues = [
+        stream_rows(corpus, stream, packing, (seed, stage, k), targets)
+        for k, (stream, targets) in enumerate(
+            zip(streams, split_targets(tokens, streams), strict=True)
+        )
+    ]
+    sizes = [len(queue) for queue in queues]
+    return [queues[k][i] for k, i in (slot(row, sizes) for row in range(sum(sizes)))]
+
+
+def slot(row: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """Stream of a row and the row's number in it: of n rows, the first k streams get a floor."""
+    for k in range(len(sizes) - 1, 0, -1):
+        before, all_ = sum(sizes[:k]), sum(sizes[: k + 1])
+        low, high = row * before // all_, (row + 1) * before // all_
+        if low == high:
+            return k, row - low
+        row = low
+    return 0, row

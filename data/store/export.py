@@ -1,0 +1,78 @@
+"""A corpus as the JSON lines of others, and as our own manifest: what is read back is the same."""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tresse.data.durable import staged_file
+from tresse.data.store.corpus import Corpus
+
+
+def export_slamkit(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> None:
+    """Write SlamKit's tokens.jsonl, a line per document, named LANGUAGE/KEY.
+
+    SlamKit ignores `sentence_lengths`; `prepare slamkit` cuts the documents by it.
+    """
+
+    def record(language: str, document: int) -> dict[str, Any]:
+        sentences = corpus.document(language, document)
+        return {
+            "file_name": f"{language}/{corpus.key(language, document)}",
+            "audio_repr": "".join(f"<Un{unit}>" for s in sentences for unit in s.tolist()),
+            "sentence_lengths": [sentence.size for sentence in sentences],
+        }
+
+    _export(corpus, out, languages, record)
+
+
+def export_manifest(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> None:
+    """Write our manifest (docs/format.md), words too where there are any."""
+
+    def record(language: str, document: int) -> dict[str, Any]:
+        words = corpus.words(language, document)
+        return {
+            "key": corpus.key(language, document),
+            "lang": language,
+            "sentences": [sentence.tolist() for sentence in corpus.document(language, document)],
+            **({} if words is None else {"words": words}),
+        }
+
+    _export(corpus, out, languages, record)
+
+
+EXPORTS = {"jsonl": export_manifest, "slamkit": export_slamkit}
+
+
+def read_back(corpus: Corpus, out: Path, format: str) -> str:
+    """The command that makes the same corpus of an exported file."""
+    words = ["tresse", "prepare", "manifest" if format == "jsonl" else format, str(out)]
+    if format == "slamkit":
+        words += ["--key-pattern", "(?s)(?P<lang>[^/]+)/(?P<key>.*)"]
+    tokenizer = corpus.tokenizer
+    words += ["--tokenizer-name", tokenizer.name, "--tokenizer-hash", tokenizer.hash]
+    words += ["--frame-rate", tokenizer.frame_rate, "--vocab-size", str(tokenizer.vocab_size)]
+    return shlex.join([*words, "--out", "CORPUS"])
+
+
+def _export(
+    corpus: Corpus,
+    out: Path,
+    languages: Sequence[str],
+    record: Callable[[str, int], dict[str, Any]],
+) -> None:
+    """Write the records of all documents of some languages, by default all; whole or not at all."""
+    chosen = list(dict.fromkeys(languages)) or list(corpus.languages)
+    total = sum(corpus.num_documents(language) for language in chosen)
+    with (
+        staged_file(out) as file,
+        tqdm(total=total, unit="doc", desc="export", disable=None) as bar,
+    ):
+        for language in chosen:
+            for document in range(corpus.num_documents(language)):
+                line = json.dumps(record(language, document), ensure_ascii=False)
+                file.write(line.encode() + b"\n")
+                bar.update()

@@ -1,0 +1,47 @@
+"""The manifest: JSON lines, one document in one language per line, the format that units come in.
+
+    {"key": "0001/v07", "lang": "fr", "sentences": [[12, 907], [3, 3, 41]], "words": [[0], [0, 2]]}
+
+Lines of different languages with the same key are translations of each other, sentence by sentence.
+`words` is optional: the tokens at which the words of each sentence start. Units and offsets are
+checked where they are packed (`documents.pack`), which names the line by `Document.where`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tresse.data.lines import check_fields, check_files, read_records
+from tresse.data.naming import check_language
+from tresse.data.store.documents import Document
+
+REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
+
+
+def read_manifest(paths: Sequence[str | Path]) -> Iterator[Document]:
+    """Documents of one or more files, a line at a time; empty lines are skipped.
+
+    ValueError names file and line: not UTF-8, not JSON, fields missing, unknown or of another type.
+    """
+    for where, record in read_records(check_files(paths, "manifest")):
+        try:
+            document = _document(record, where)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield document
+
+
+def _document(record: dict[str, Any], where: str) -> Document:
+    check_fields(record, REQUIRED, OPTIONAL)
+    for name in ("key", "lang"):
+        if not isinstance(record[name], str):
+            raise ValueError(f"{name} is {record[name]!r}, expected text")
+    for name in ("sentences", "words"):
+        if name in record and not _is_lists(record[name]):
+            raise ValueError(f"{name} is not a list of lists")
+    language = check_language(record["lang"])
+    return Document(record["key"], language, record["sentences"], record.get("words"), where)
+
+
+def _is_lists(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(inner, list) for inner in value)

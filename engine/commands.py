@@ -1,0 +1,211 @@
+"""The console script `tresse`: each verb a thin face of a function.
+
+A verb imports what it needs when it is called, so that `tresse --help` answers at once.
+"""
+
+import logging
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Argument = tyro.conf.Positional
+
+app = tyro.extras.SubcommandApp()
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    verb, arguments = sys.argv[1:2], sys.argv[2:]
+    if verb == ["train"]:
+        exec_torchrun(arguments)
+    if verb == ["prepare"]:
+        from tresse.data.prepare import main as prepare
+
+        sys.exit(prepare(arguments, prog="tresse prepare"))
+    try:
+        app.cli(prog="tresse", description="Train speech language models on braided languages.")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def exec_torchrun(arguments: list[str]) -> None:
+    """Become torchrun on engine/train.py; what stands before RECIPE or `--` is torchrun's."""
+    from tresse.engine.run.recipe_file import SUFFIX
+    from tresse.engine.run.recipes import RECIPES
+
+    ends = [
+        i
+        for i, word in enumerate(arguments)
+        if word == "--" or word in RECIPES or word.endswith(SUFFIX)
+    ]
+    split = ends[0] if ends else 0
+    launcher, job = arguments[:split], arguments[split:]
+    script = str(Path(__file__).with_name("train.py"))
+    launcher = launcher or ["--standalone", "--nproc-per-node", "1"]
+    command = ["-m", "torch.distributed.run", *launcher, script, *(w for w in job if w != "--")]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+@app.command(name="train")
+def _train() -> None:
+    """Train a recipe's stages: `tresse train [TORCHRUN OPTIONS] RECIPE|FILE.json [--field ...]`."""
+
+
+@app.command(name="prepare")
+def _prepare() -> None:
+    """Make a corpus: `tresse prepare manifest FILES --out CORPUS`."""
+
+
+@app.command
+def inspect(
+    corpus: Annotated[Path, Argument],
+    /,
+    *,
+    document: str | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Describe a corpus: sizes, lengths, translations, how its units are used.
+
+    Args:
+        corpus: Folder of the corpus.
+        document: Show the sentences of the documents with this key instead, side by side.
+        plot: PNG to draw lengths and the use of units in; must not exist. Needs matplotlib.
+    """
+    from tresse.data.store.corpus import Corpus
+    from tresse.data.store.inspection import describe, show_document
+    from tresse.data.store.unit_usage import count_units, describe_usage
+
+    if document is not None and plot is not None:
+        raise ValueError("--document shows one document and --plot draws all; give one of them")
+    opened = Corpus.open(corpus)
+    if document is not None:
+        print(show_document(opened, document, shutil.get_terminal_size().columns))
+        return
+    print(describe(opened))
+    counts = count_units(opened)
+    print("\n" + describe_usage(counts, opened.tokenizer.vocab_size))
+    if plot is not None:
+        from tresse.data.store.plot_corpus import plot_corpus
+
+        plot_corpus(opened, counts, plot)
+        print(f"\nwrote {plot}")
+
+
+@app.command
+def verify(corpus: Annotated[Path, Argument]) -> None:
+    """Check every hash and every token of a corpus.
+
+    Args:
+        corpus: Folder of the corpus.
+    """
+    from tresse.data.store.corpus import verify_corpus
+
+    print(f"{corpus}: all as written, {verify_corpus(corpus).id}")
+
+
+@app.command
+def merge(
+    corpora: Annotated[tuple[Path, ...], Argument],
+    /,
+    *,
+    out: Path,
+    skip_misaligned: bool = False,
+) -> None:
+    """Join corpora into one that shares their shards' bytes.
+
+    Args:
+        corpora: Folders of the corpora.
+        out: Folder of the new corpus; must not exist, or be empty.
+        skip_misaligned: Leave out keys whose documents differ in their number of sentences; the
+            shards that had them are written anew.
+    """
+    from tresse.data.store.corpus import merge_corpora
+    from tresse.data.store.inspection import describe
+
+    print(describe(merge_corpora(corpora, out, skip_misaligned=skip_misaligned)))
+
+
+@app.command(name="export-units")
+def export_units(
+    corpus: Annotated[Path, Argument],
+    /,
+    *,
+    out: Path,
+    format: Literal["jsonl", "slamkit"] = "jsonl",
+    lang: tuple[str, ...] = (),
+) -> None:
+    """Write the units of a corpus as JSON lines, ours or SlamKit's.
+
+    Args:
+        corpus: Folder of the corpus.
+        out: File to write; must not exist.
+        format: Our manifest, which `tresse prepare manifest` reads, or SlamKit's tokens.jsonl.
+        lang: Languages; all by default.
+    """
+    from tresse.data.store.corpus import Corpus
+    from tresse.data.store.export import EXPORTS, read_back
+
+    opened = Corpus.open(corpus)
+    EXPORTS[format](opened, out, lang)
+    print(f"wrote {out}; to read it back:\n{read_back(opened, out, format)}")
+
+
+@app.command
+def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> None:
+    """Score the final weights of a stage on a cloze corpus; under torchrun, on several GPUs.
+
+    Args:
+        stage: RUN/STAGE.
+        cloze: Folder of the corpus, items.jsonl in it.
+        out: Folder for scores.json and answers.jsonl; must not exist, or be empty.
+    """
+    from tresse.data.durable import check_vacant
+    from tresse.data.store.corpus import Corpus
+    from tresse.engine.attention import choose_attention
+    from tresse.engine.finished import open_finished
+    from tresse.engine.run.config import KernelsConfig
+    from tresse.engine.run.ranks import join, leave
+    from tresse.engine.scoring.report import format_table, format_tables, read_row
+    from tresse.engine.scoring.score import read_questions
+    from tresse.engine.scoring.score import score as score_checkpoint
+
+    check_vacant(out)
+    ranks, checkpoint, corpus = join(), open_finished(stage), Corpus.open(cloze)
+    checkpoint.check_tokenizer(corpus)
+    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
+    questions = read_questions(corpus, packing, vocabulary)
+    attend = choose_attention(replace(checkpoint.config, kernels=KernelsConfig()), ranks)
+    score_checkpoint(checkpoint, questions, None, out, ranks, attend)
+    if ranks.is_first:
+        print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
+        if tables := format_tables(out, checkpoint.config.score_by):
+            print(f"\n{tables}\n")
+        print(f"wrote {out}: scores.json, answers.jsonl")
+    leave()
+
+
+@app.command
+def export(
+    stage: Annotated[Path, Argument], /, *, out: Path, dtype: Literal["bf16", "fp32"] = "bf16"
+) -> None:
+    """Write the final weights of a stage as a folder that transformers loads.
+
+    Args:
+        stage: RUN/STAGE.
+        out: Folder to write; must not exist, or be empty.
+        dtype: Precision of the weights in the file.
+    """
+    from tresse.engine.finished import export_stage
+
+    export_stage(stage, out, dtype)
+    print(f"wrote {out}: model.safetensors, config.json")
+
+
+if __name__ == "__main__":
+    main()

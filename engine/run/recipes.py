@@ -1,0 +1,175 @@
+"""Recipes: named functions that return the whole configuration of a run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tresse.data.packing.settings import Packing, Stream
+from tresse.data.worlds.story_world import StoryWorld
+from tresse.engine.run.config import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RopeScaling,
+    RunConfig,
+    ShardingConfig,
+    StageConfig,
+)
+
+LLAMA_1B = ModelConfig(
+    hidden_size=2048,
+    num_layers=16,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=64,
+    intermediate_size=8192,
+    rope_theta=500_000.0,
+    rope_scaling=RopeScaling(),
+    norm_eps=1e-5,
+)
+QWEN_360M = ModelConfig(
+    hidden_size=896,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    intermediate_size=4864,
+    qkv_bias=True,
+    rope_theta=1_000_000.0,
+)
+TINY = ModelConfig(
+    hidden_size=128,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=352,
+)
+
+EN, FR = Stream(languages=("en",)), Stream(languages=("fr",))
+BRAID = Stream(languages=("en", "fr"), mode="sample")
+
+TOKENS_PER_STEP = 614_400
+# Steps of EN, of interleaving, and of EN+FR: Table 3's token budgets, and section 5.1's text.
+SCHEDULES = {"table3": (75_000, 20_000, 30_000), "text": (50_000, 20_000, 15_000)}
+BASELINE_STEPS = (100_000, 25_000)  # of EN and of FR in Table 3's EN+FR baseline
+
+
+def demo() -> RunConfig:
+    """The paper's experiment in a story world: minutes on a CPU, nothing to download."""
+    baseline = StageConfig(name="baseline-en-fr", streams=(EN, FR), tokens=1_200_000, init="en")
+    return RunConfig(
+        recipe="demo",
+        model=ModelConfig(
+            hidden_size=96,
+            num_layers=3,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=24,
+            intermediate_size=256,
+            init_std=0.05,
+        ),
+        data=DataConfig(
+            story_world=StoryWorld(), packing=Packing(row_length=128, separators="eos")
+        ),
+        stages=(*three_stages(en=1_000_000, interleave=700_000, en_fr=500_000), baseline),
+        rows_per_step=16,
+        micro_rows=8,
+        optim=OptimConfig(lr=5e-3),
+        sharding=ShardingConfig(precision="fp32"),
+        checkpoint=CheckpointConfig(every=250),
+        valid_every=250,
+        score_by="mean_continuation",
+    )
+
+
+def tiny() -> RunConfig:
+    """The three stages with a 1 M-parameter model, for a small corpus (--data.corpus) on CPUs."""
+    return RunConfig(
+        recipe="tiny",
+        model=TINY,
+        data=DataConfig(packing=Packing(row_length=256, separators="eos")),
+        stages=three_stages(en=800_000, interleave=400_000, en_fr=400_000),
+        rows_per_step=24,
+        micro_rows=4,
+        optim=OptimConfig(lr=2e-3),
+        sharding=ShardingConfig(precision="fp32"),
+        checkpoint=CheckpointConfig(every=50),
+        valid_every=50,
+    )
+
+
+def paper(recipe: str, model: ModelConfig, schedule: str) -> RunConfig:
+    """The paper's three stages at 614,400 tokens a step: 300 rows of 2,048."""
+    en, interleave, en_fr = (steps * TOKENS_PER_STEP for steps in SCHEDULES[schedule])
+    return RunConfig(
+        recipe=recipe,
+        model=model,
+        data=DataConfig(threads=2),
+        stages=three_stages(en=en, interleave=interleave, en_fr=en_fr),
+        rows_per_step=300,
+        micro_rows=25,  # 3 x 25 rows on each of 4 GPUs; 75 at once need more than 80 GB at 1B
+        compile=True,
+    )
+
+
+def baselines(recipe: str, model: ModelConfig) -> RunConfig:
+    """Table 3's FR and EN+FR baselines; EN alone is the first stage of the interleaving recipe."""
+    en, fr = (steps * TOKENS_PER_STEP for steps in BASELINE_STEPS)
+    both = (Stream(languages=("en",), weight=en), Stream(languages=("fr",), weight=fr))
+    stages = (
+        StageConfig(name="fr", streams=(FR,), tokens=fr, init="scratch"),
+        StageConfig(name="en-fr", streams=both, tokens=en + fr, init="scratch"),
+    )
+    return replace(paper(recipe, model, "table3"), stages=stages)
+
+
+def three_stages(en: int, interleave: int, en_fr: int) -> tuple[StageConfig, ...]:
+    """EN, then EN and FR interleaved by sentence, then EN and FR in turn; targets of each."""
+    return (
+        StageConfig(name="en", streams=(EN,), tokens=en),
+        StageConfig(name="interleave", streams=(BRAID,), tokens=interleave),
+        StageConfig(name="en-fr", streams=(EN, FR), tokens=en_fr),
+    )
+
+
+def qwen_360m_interleave() -> RunConfig:
+    """The paper's 360M model (Qwen2-0.5B), Table 3's budgets."""
+    return paper("360m-interleave", QWEN_360M, "table3")
+
+
+def qwen_360m_interleave_text() -> RunConfig:
+    """The paper's 360M model, the steps given in its text."""
+    return paper("360m-interleave-text", QWEN_360M, "text")
+
+
+def llama_1b_interleave() -> RunConfig:
+    """The paper's 1B model (Llama-3.2-1B), Table 3's budgets."""
+    return paper("1b-interleave", LLAMA_1B, "table3")
+
+
+def llama_1b_interleave_text() -> RunConfig:
+    """The paper's 1B model, the steps given in its text."""
+    return paper("1b-interleave-text", LLAMA_1B, "text")
+
+
+def qwen_360m_baselines() -> RunConfig:
+    """FR and EN+FR without interleaving at 360M, Table 3's budgets."""
+    return baselines("360m-baselines", QWEN_360M)
+
+
+def llama_1b_baselines() -> RunConfig:
+    """FR and EN+FR without interleaving at 1B, Table 3's budgets."""
+    return baselines("1b-baselines", LLAMA_1B)
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "tiny": tiny,
+    "360m-interleave": qwen_360m_interleave,
+    "360m-interleave-text": qwen_360m_interleave_text,
+    "360m-baselines": qwen_360m_baselines,
+    "1b-interleave": llama_1b_interleave,
+    "1b-interleave-text": llama_1b_interleave_text,
+    "1b-baselines": llama_1b_baselines,
+}

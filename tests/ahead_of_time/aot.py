@@ -1,0 +1,133 @@
+"""Compiling Triton kernels for GPUs that the machine does not have, and reading the machine code.
+
+A file `aot_*.py` beside this one lists what its kernels are launched with. `python -m
+tests.ahead_of_time.aot` compiles all of it for TARGETS and prints a table; `test_ahead_of_time.py`
+holds it to the rules. Needs a process without TRITON_INTERPRET. The disassembler is the one that
+Triton brings.
+"""
+
+import importlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends import nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TARGETS = (90, 80)  # Hopper, and Ampere as the oldest we support
+TOOLS = Path(next(iter(nvidia.__path__))) / "bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One specialisation of a kernel, as its launcher compiles it."""
+
+    name: str
+    kernel: Any
+    """The `triton.jit` function; of an autotuned kernel its `fn`."""
+    signature: Mapping[str, str]
+    """Type of every run-time argument, in order: `*bf16`, `*fp32`, `*i64`, `i32`, ..."""
+    constexprs: Mapping[str, object]
+    unaligned: frozenset[str] = frozenset()
+    """Arguments that are not multiples of 16 (bytes of a pointer, value of an integer)."""
+    num_warps: int = 4
+    num_stages: int = 3
+    narrow_loads: int = 0
+    """Loads in the code that may be narrower than 128 bits: of scalars per row, say."""
+    narrow_stores: int = 0
+    tensor_cores: bool = False
+    """Whether the work is matrix products of 16-bit numbers: by wgmma on Hopper."""
+    capabilities: tuple[int, ...] = TARGETS
+    """What it is compiled for."""
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What the GPU gets: per thread registers and bytes of stack, per program bytes of shared."""
+
+    registers: int
+    stack: int
+    shared: int
+    sass: str = field(repr=False)
+    ttir: str = field(repr=False)
+    """The kernel as Triton read it, before any optimisation for a GPU."""
+
+    @property
+    def spills(self) -> int:
+        """Instructions that read or write local memory."""
+        return self.count(r"LDL|STL")
+
+    def count(self, opcode: str) -> int:
+        """Instructions in the code whose opcode matches the pattern from its start."""
+        return len(re.findall(rf"^\s+/\*\w+\*/\s+(?:@!?\w+\s+)?(?:{opcode})\b", self.sass, re.M))
+
+
+def registered() -> list[Configuration]:
+    """The CONFIGURATIONS of every file `aot_*.py`, in the order of their names."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("aot_*.py"))
+    modules = [importlib.import_module(f"tests.ahead_of_time.{name}") for name in names]
+    return [configuration for module in modules for configuration in module.CONFIGURATIONS]
+
+
+def compile_for(capability: int, configuration: Configuration) -> MachineCode:
+    """Compile for a compute capability: 90 is sm_90 and so on."""
+    kernel, signature = configuration.kernel, dict(configuration.signature)
+    constants = dict(configuration.constexprs)
+    aligned = [
+        (kernel.arg_names.index(name),)
+        for name, kind in signature.items()
+        if (kind[0] == "*" or kind[0] == "i") and name not in configuration.unaligned
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature | dict.fromkeys(constants, "constexpr"),
+        constexprs=constants,
+        attrs={key: [["tt.divisibility", 16]] for key in aligned},
+    )
+    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    registers, stack, sass = _read(compiled.asm["cubin"])
+    return MachineCode(registers, stack, compiled.metadata.shared, sass, compiled.asm["ttir"])
+
+
+def _read(cubin: bytes) -> tuple[int, int, str]:
+    """Registers, bytes of stack and disassembly."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _cuobjdump("--dump-resource-usage", file.name)
+        sass = _cuobjdump("--dump-sass", file.name)
+    sizes = re.search(r"\bREG:(\d+) STACK:(\d+)", usage)
+    assert sizes, f"cuobjdump says nothing of registers:\n{usage}"
+    return int(sizes[1]), int(sizes[2]), sass
+
+
+def _cuobjdump(*arguments: str) -> str:
+    command = [str(TOOLS / "cuobjdump"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    """Print a table of all that is registered."""
+    print(f"{'kernel':<48} sm  reg stack shared spills  LDG LDG.128  STG STG.128 HGMMA HMMA")
+    for configuration in registered():
+        for capability in configuration.capabilities:
+            code = compile_for(capability, configuration)
+            loads, stores = code.count(r"LDG(?:STS)?\.\S*"), code.count(r"STG\S*")
+            wide = code.count(r"LDG\S*\.128\S*"), code.count(r"STG\S*\.128\S*")
+            products = code.count(r"HGMMA\S*"), code.count(r"HMMA\S*")
+            print(
+                f"{configuration.name:<48} {capability} {code.registers:4} {code.stack:5} "
+                f"{code.shared:6} {code.spills:6} {loads:4} {wide[0]:7} {stores:4} {wide[1]:7} "
+                f"{products[0]:5} {products[1]:4}"
+            )
+
+
+if __name__ == "__main__":
+    main()

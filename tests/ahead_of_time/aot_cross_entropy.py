@@ -1,0 +1,55 @@
+"""What the cross-entropy launches at our vocabularies: units, with specials, and text."""
+
+from tests.ahead_of_time.aot import Configuration
+from tresse.kernels.cross_entropy import _long_kernel, kernel_for
+from tresse.kernels.linear_cross_entropy import SCALE_OPTIONS, _scale_kernel
+
+
+def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Configuration:
+    """With the gradient (scale is a pointer) or without (a constant None).
+
+    Narrow are the loads of the label, of the long row's target and of the scale, the store of the
+    loss, and both of a tail, of few bytes a thread.
+    """
+    kernel, constants = kernel_for(num_classes, V)
+    num_warps = constants.pop("num_warps")
+    narrow = constants["TAIL"] > 0
+    return Configuration(
+        name=f"cross_entropy {'in place' if scale else 'losses'} {dtype} V={V}",
+        kernel=kernel,
+        signature={
+            "logits_ptr": f"*{dtype}",
+            "labels_ptr": "*i64",
+            "losses_ptr": "*fp32",
+            **({"scale_ptr": scale} if scale else {}),
+        },
+        constexprs=constants if scale else {"scale_ptr": None, **constants},
+        unaligned=frozenset(["labels_ptr", "losses_ptr"]),
+        num_warps=num_warps,
+        narrow_loads=1 + (kernel is _long_kernel) + bool(scale) + narrow,
+        narrow_stores=1 + (narrow and bool(scale)),
+    )
+
+
+def scale(dtype: str) -> Configuration:
+    """The gradient of the loss, multiplied in place."""
+    constants = dict(SCALE_OPTIONS)
+    return Configuration(
+        name=f"scale {dtype}",
+        kernel=_scale_kernel,
+        signature={"x_ptr": f"*{dtype}", "factor_ptr": "*fp32", "numel": "i32"},
+        num_warps=constants.pop("num_warps"),
+        constexprs=constants,
+        narrow_loads=1,
+    )
+
+
+SIZES = [(2048, 2048), (2051, 2176), (128_256, 128_256), (151_936, 151_936)]
+CONFIGURATIONS = [
+    configuration
+    for dtype in ("bf16", "fp32")
+    for configuration in (
+        *(cross_entropy(dtype, *size, scale) for size in SIZES for scale in ("*fp32", "")),
+        scale(dtype),
+    )
+]

@@ -1,0 +1,33 @@
+"""What `kernels.gather` launches on rows of 2048 tokens out of a pool of units."""
+
+from tests.ahead_of_time.aot import Configuration
+from tresse.kernels.gather import _gather_kernel, launch_options
+
+POINTERS = {
+    "copies_ptr": "*i64",
+    "num_valid_ptr": "*i32",
+    "tokens_ptr": "*i64",
+    "labels_ptr": "*i64",
+    "languages_ptr": "*u8",
+}
+
+
+def configuration(dtype: str, mask_documents: bool) -> Configuration:
+    """Copies are searched and tokens gathered, each by itself; the rows are 16 bytes wide."""
+    options = launch_options(2048, mask_documents)
+    num_warps = options.pop("num_warps")
+    return Configuration(
+        name=f"gather {dtype}{' masked' * mask_documents}",
+        kernel=_gather_kernel,
+        signature={"pool_ptr": f"*{dtype}", **POINTERS, "num_copies": "i32", "top": "i32"},
+        constexprs=options,
+        unaligned=frozenset({"num_copies", "top"}),
+        num_warps=num_warps,
+        # For two inputs and two labels a thread: a step of the search, the copy's two words, the
+        # next copy's start, the token; and num_valid.
+        narrow_loads=2 + 8 + 2 + 4 + 1,
+        narrow_stores=1,  # languages, a byte each
+    )
+
+
+CONFIGURATIONS = [configuration(dtype, mask) for dtype in ("u16", "u32") for mask in (False, True)]

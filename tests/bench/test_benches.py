@@ -1,0 +1,117 @@
+"""The benchmarks run, at a small size, and write rows that say where they were measured."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.processes import ROOT, run
+from tresse.bench.dataset_peers import CONTENDERS, write
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import Document, Tokenizer
+
+pytestmark = pytest.mark.slow
+
+OURS = ("tresse", "tresse, int64", "plain Python")  # what needs no other package
+MODES = ["mono", "alternate", "sample"]
+
+
+def bench(name: str, size: str, out: Path) -> None:
+    """Run a benchmark with flags that make it small."""
+    script = str(ROOT / "bench" / f"{name}.py")
+    run(sys.executable, script, *shlex.split(size), "--json", str(out))
+
+
+def rows_of(path: Path) -> list[dict]:
+    """Rows of a result file, each with its machine, commit and versions."""
+    rows = json.loads(path.read_text())
+    for row in rows:
+        assert row["machine"]["cores"] >= 1
+        assert row["versions"]["tresse"]
+        assert row["date"]
+    return rows
+
+
+def test_throughput_measures_a_recipe_through_the_main_job(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    size = "--recipes tiny --rows 4 --micro-rows 2 --steps 4 --warmup 1 --no-compile"
+    bench("throughput", size, out)
+    (row,) = rows_of(out)
+    assert row["recipe"] == "tiny"
+    assert row["tokens_per_s"] == pytest.approx(1000 * 4 * 256 / row["step_ms"])
+    assert row["mfu_causal"] is None, "no peak is known of a CPU"
+
+
+def test_the_packer_is_measured_in_every_mode(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    bench("packer", "--tokens 1000000 --passes 2 --batches 2", out)
+    rates = [value for row in rows_of(out) for name, value in row.items() if "tokens_per_s" in name]
+    assert rates
+    assert all(rate > 0 for rate in rates)
+
+
+def test_audio_is_measured_with_the_share_of_decoding(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    bench("audio", "--tokenizers decode kmeans --kinds flac --hours 0.12 --units 50", out)
+    for row in rows_of(out):
+        assert row["hours"] >= 0.12
+        assert 0 <= row["wait_share"] <= 1
+        assert row["hours_per_s"] > 0
+
+
+def test_datasets_are_measured_and_missing_peers_are_named(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    bench("dataset", "--tokens 1000000 --documents 100000 --passes 2 --seconds 0.02", out)
+    rows = rows_of(out)
+    assert {row["contender"] for row in rows} >= {*OURS, "Megatron-Core", "Mosaic streaming"}
+    rates = [row for row in rows if row["measured"] == "rate" and "cannot" not in row]
+    for name in OURS:
+        assert [row["mode"] for row in rates if row["contender"] == name] == MODES
+    assert all(row["tokens_per_s"] > 0 for row in rates)
+    opened = [row for row in rows if row["measured"] == "open"]
+    assert {row["contender"] for row in opened} >= {"tresse", "plain Python"}
+    for row in opened:
+        parts = ("open_s", "first_batch_s", "any_step_s")
+        assert all(row[f"{state}_{part}"] > 0 for state in ("cold", "warm") for part in parts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", OURS)
+def test_a_dataset_gives_whole_rows_of_each_document_once_and_seeks(
+    name: str, mode: str, tmp_path: Path
+) -> None:
+    corpus = numbered_corpus(tmp_path / "corpus")
+    write(name, corpus, tmp_path / "written")
+    read = CONTENDERS[name](tmp_path / "written", mode, 2)
+    batches = [read.batch().copy() for _ in range(3)]
+    sought = CONTENDERS[name](tmp_path / "written", mode, 2)
+    sought.seek(2)
+    np.testing.assert_array_equal(sought.batch(), batches[2])
+    rows = np.concatenate(batches)
+    np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
+    stream = rows[:, :-1].reshape(-1)
+    cuts = np.flatnonzero(np.diff(stream)) + 1
+    assert np.all(np.diff(cuts, prepend=0) == 450)
+    once = 2 if mode == "alternate" else 1
+    found = stream[cuts - 1][: cuts.size // (2 * once) * 2 * once].reshape(-1, 2, once)
+    languages, sentences = np.divmod(found, 2048)
+    documents = sentences[:, 0, 0] // 2
+    assert np.all(sentences == 2 * documents[:, None, None] + np.array([[0], [1]]))
+    assert np.unique(documents).size == documents.size
+    if mode == "sample":
+        assert 0.4 < np.mean(languages) < 0.6
+    else:
+        assert np.all(np.sort(languages, axis=2) == np.arange(once))
+
+
+def numbered_corpus(folder: Path) -> Corpus:
+    """600 aligned documents of two sentences of 450 tokens, each of them the sentence's number."""
+    documents = (
+        Document(f"story {i}", language, [np.full(450, first + 2 * i + j) for j in range(2)])
+        for i in range(600)
+        for language, first in (("en", 0), ("fr", 2048))
+    )
+    return write_corpus(folder, documents, Tokenizer("synthetic", "", "25/2", 4096))

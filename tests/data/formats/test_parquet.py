@@ -1,0 +1,274 @@
+"""Parquet, Arrow and folders of datasets: columns become documents, whatever their integer type."""
+
+import json
+import sys
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data.store.test_corpus import contents
+from tests.data.test_naming import NUMBERED
+from tresse.data.formats.parquet import Columns, _lists, read_table
+from tresse.data.prepare import main
+from tresse.data.store.corpus import Corpus
+
+I64 = pa.int64()
+ROWS = [
+    {"key": "a", "lang": "en", "sentences": [[1, 2], [3]]},
+    {"key": "a", "lang": "fr", "sentences": [[4], [5, 6, 7]]},
+    {"key": "b", "lang": "en", "sentences": [[2047]]},
+]
+SENTENCES = {("en", "a"): [[1, 2], [3]], ("fr", "a"): [[4], [5, 6, 7]], ("en", "b"): [[2047]]}
+
+
+def table(rows: list[dict] = ROWS, units: pa.DataType = I64, lists=pa.list_) -> pa.Table:
+    kinds = {
+        "key": pa.string(),
+        "lang": pa.string(),
+        "sentences": lists(lists(units)),
+        "units": lists(units),
+    }
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
+    return pa.Table.from_pylist(rows, schema)
+
+
+def write_parquet(path: Path, content: pa.Table) -> Path:
+    pq.write_table(content, path, row_group_size=3000 if content.num_rows > 3 else 2)
+    return path
+
+
+def write_arrow_file(path: Path, content: pa.Table) -> Path:
+    with pa.ipc.new_file(path, content.schema) as writer:
+        writer.write_table(content, max_chunksize=2)
+    return path
+
+
+def save_to_disk(path: Path, content: pa.Table, num_files: int = 2) -> Path:
+    """Of Hugging Face's `Dataset`: Arrow streams, and the list of them in state.json."""
+    path.mkdir(parents=True)
+    names = [f"data-{i:05}-of-{num_files:05}.arrow" for i in range(num_files)]
+    rows = -(-content.num_rows // num_files)
+    for i, name in enumerate(names):
+        with pa.ipc.new_stream(path / name, content.schema) as writer:
+            writer.write_table(content.slice(i * rows, rows), max_chunksize=1)
+    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "1f"}
+    (path / "state.json").write_text(json.dumps(state, indent=2))
+    (path / "dataset_info.json").write_text("{}")
+    return path
+
+
+def save_splits(path: Path, **splits: pa.Table) -> Path:
+    """Of Hugging Face's `DatasetDict`."""
+    for name, content in splits.items():
+        save_to_disk(path / name, content)
+    (path / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
+    return path
+
+
+WRITERS = [write_parquet, write_arrow_file, save_to_disk]
+COLUMNS = Columns(lang="lang", sentences="sentences")
+
+
+def read(path: Path, columns: Columns = COLUMNS, split: str = "") -> list[tuple]:
+    return [
+        (u.name, u.language, list(map(int, u.units)), u.lengths)
+        for u in read_table([path], columns, split)
+    ]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("units", [pa.int64(), pa.uint16(), pa.int16(), pa.uint64()])
+@pytest.mark.parametrize("lists", [pa.list_, pa.large_list])
+def test_sentences_of_any_integer_type_become_documents(write, units, lists, tmp_path):
+    path = write(tmp_path / "t", table(units=units, lists=lists))
+    out = tmp_path / "c"
+    flags = ["--columns.lang", "lang", "--columns.sentences", "sentences"]
+    assert main(["table", str(path), "--out", str(out), *flags]) == 0
+    corpus = Corpus.open(out)
+    assert contents(corpus) == SENTENCES
+    assert corpus.aligned(("en", "fr")).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_units_are_named_and_gathered_like_those_of_other_tools(write, tmp_path):
+    rows = [
+        {"key": f"{language}/{key}_{i}.flac", "score": 0.5, "units": sentence}
+        for (language, key), sentences in SENTENCES.items()
+        for i, sentence in enumerate(sentences)
+    ]
+    path = write(tmp_path / "t", table(rows[::-1]))
+    flags = ["--columns.units", "units", "--key-pattern", NUMBERED]
+    assert main(["table", str(path), "--out", str(tmp_path / "c"), *flags]) == 0
+    assert contents(Corpus.open(tmp_path / "c")) == SENTENCES
+
+
+def test_lists_of_a_fixed_size_are_lists(tmp_path):
+    kind = pa.list_(pa.int32(), 2)
+    content = pa.table({"key": ["a", "b"], "units": pa.array([[1, 2], [3, 4]], kind)})
+    path = write_arrow_file(tmp_path / "t", content)
+    assert read(path, Columns(units="units")) == [("a", "", [1, 2], None), ("b", "", [3, 4], None)]
+
+
+def test_keys_may_be_integers_and_categories(tmp_path):
+    units = pa.array([[1], [2]])
+    langs = pa.array(["en", "fr"]).dictionary_encode()
+    content = pa.table({"key": pa.array([7, -8], pa.int32()), "lang": langs, "units": units})
+    for write in (write_parquet, write_arrow_file):
+        path = write(tmp_path / write.__name__, content)
+        found = read(path, Columns(lang="lang", units="units"))
+        assert [row[:2] for row in found] == [("7", "en"), ("-8", "fr")]
+
+
+def test_a_split_is_chosen_by_name_and_a_single_one_by_itself(tmp_path):
+    both = save_splits(tmp_path / "both", train=table(ROWS[:2]), test=table(ROWS[2:]))
+    assert [row[0] for row in read(both, split="test")] == ["b"]
+    for split in ("", "valid", "..", "../one/train"):
+        with pytest.raises(ValueError, match="has the splits train, test; choose one by --split"):
+            read(both, split=split)
+    one = save_splits(tmp_path / "one", train=table())
+    assert len(read(one)) == 3
+
+
+def test_rows_are_read_in_order_across_batches_and_files(tmp_path):
+    rows = [
+        {"key": str(i), "lang": "en", "sentences": [[i % 2048]] * (1 + i % 3)} for i in range(5000)
+    ]
+    for write in WRITERS:
+        found = read(write(tmp_path / write.__name__, table(rows)))
+        assert [row[0] for row in found] == [str(i) for i in range(5000)]
+        assert all(row[2] == list(chain(*rows[i]["sentences"])) for i, row in enumerate(found))
+
+
+def test_a_slice_of_a_column_is_read_from_where_it_starts():
+    column = pa.array([[[1, 2], [3]], [[4]], [[5], [6, 7]]])
+    found = [[list(map(int, s)) for s in row] for row in _lists(column.slice(1), 2)]
+    assert found == [[[4]], [[5], [6, 7]]]
+
+
+def with_null(column: str, value: object) -> pa.Table:
+    return table([ROWS[0], ROWS[1] | {column: value}])
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        (table(), Columns(sentences="sentences", key="name"), "no column 'name'; it has key, lang"),
+        (table(), Columns(units="lang"), "column 'lang': is string, expected a list"),
+        (table(), Columns(units="sentences"), "units are list<.*, expected integers"),
+        (table(units=pa.float32()), COLUMNS, "units are float, expected integers"),
+        (table(), Columns(key="sentences", units="lang"), "expected text"),
+        (with_null("key", None), COLUMNS, "column 'key': row 1 of these is null"),
+        (with_null("sentences", None), COLUMNS, "column 'sentences': row 1 of these is null"),
+        (with_null("sentences", [[1], None]), COLUMNS, "row 3 of these is null"),
+        (with_null("sentences", [[1, None]]), COLUMNS, "row 4 of these is null"),
+    ],
+)
+def test_columns_that_are_not_units_are_refused_by_name(content, columns, message, tmp_path):
+    for write in (write_parquet, write_arrow_file):
+        path = write(tmp_path / write.__name__, content)
+        with pytest.raises(ValueError, match=message) as caught:
+            read(path, columns)
+        assert str(caught.value).startswith(str(path))
+
+
+def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
+    path = write_parquet(tmp_path / "t", table([*ROWS, ROWS[2] | {"key": "c", "sentences": [[]]}]))
+    flags = ["--columns.lang", "lang", "--columns.sentences", "sentences"]
+    assert main(["table", str(path), "--out", str(tmp_path / "c"), *flags]) == 1
+    assert f"{path}: row 3 (c): document 'c' (en): sentence 0 has 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give one of --columns.units and --columns.sentences"),
+        (["--columns.units", "a", "--columns.sentences", "b"], "give one of --columns.units"),
+        (["--columns.units", "a", "--columns.key", "a"], "columns a, a are not different"),
+        (["--columns.lang", "lang", "--lang", "fr"], "--columns.lang, and a language by --lang"),
+        (["--columns.sentences", "sentences"], "row 0: no language; give --lang"),
+        (
+            [
+                "--columns.sentences",
+                "sentences",
+                "--lang",
+                "fr",
+                "--key-pattern",
+                "(?P<key>)(?P<sentence>)",
+            ],
+            "row 0: name 'a': sentence is ''",
+        ),
+        (
+            [
+                "--columns.sentences",
+                "sentences",
+                "--columns.lang",
+                "lang",
+                "--columns.key",
+                "number",
+                "--key-pattern",
+                "(?P<key>)(?P<sentence>.)",
+            ],
+            "row 0: has sentences; --key-pattern must not number them",
+        ),
+    ],
+)
+def test_flags_that_contradict_are_refused(flags, message, tmp_path, capsys):
+    content = table().append_column("number", pa.array([0, 1, 2]))
+    path = write_parquet(tmp_path / "t", content)
+    assert main(["table", str(path), "--out", str(tmp_path / "c"), *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+def change_state(folder: Path, **changes: object) -> None:
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "state.json").unlink(), "no state.json, so not of save_to_disk"),
+        (lambda p: (p / "state.json").write_text("{"), r"state\.json: has no list '_data_files'"),
+        (lambda p: change_state(p, _data_files=3), "has no list '_data_files'"),
+        (
+            lambda p: change_state(p, _data_files=[{"filename": "../x"}]),
+            r"lists '\.\./x', expected",
+        ),
+        (lambda p: change_state(p, _data_files=[{"filename": "/etc/x"}]), "expected a plain file"),
+        (lambda p: change_state(p, _data_files=["none.arrow"]), r"none\.arrow: no such file"),
+        (lambda p: change_state(p, _data_files=[]), r"state\.json: lists no files"),
+        (lambda p: change_state(p, _indices_files=["i"]), "rows were selected by .* flattened"),
+        (lambda p: next(p.glob("*.arrow")).write_bytes(b"x" * 99), "cannot be read"),
+    ],
+)
+def test_folders_that_are_not_of_save_to_disk_are_refused(damage, message, tmp_path):
+    path = save_to_disk(tmp_path / "d", table())
+    damage(path)
+    with pytest.raises(ValueError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_arrow_file])
+def test_a_damaged_file_is_refused_or_read_but_never_crashes(write, tmp_path):
+    good = write(tmp_path / "t", table()).read_bytes()
+    for size in range(0, len(good), 7):
+        (tmp_path / "t").write_bytes(good[:size])
+        with suppress(ValueError):
+            assert len(read(tmp_path / "t")) <= 3
+    for place in range(0, len(good)):
+        bad = bytearray(good)
+        bad[place] ^= 0xFF
+        (tmp_path / "t").write_bytes(bad)
+        with suppress(ValueError):
+            assert len(read(tmp_path / "t")) <= 3
+
+
+def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "t", table())
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"tables need pyarrow: pip install 'tresse\[arrow\]'"):
+        read(path)

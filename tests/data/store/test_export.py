@@ -1,0 +1,116 @@
+"""Exported units, read back, make the same corpus, byte for byte."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data.formats.test_slamkit import units_of
+from tests.data.store.test_corpus import UNITS, contents, small
+from tests.support.processes import run
+from tresse.data.prepare import main, prepare_manifest
+from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.export import export_manifest, export_slamkit
+
+READ_BACK = r"(?s)(?P<lang>[^/]+)/(?P<key>.*)"
+
+
+def import_slamkit(path: Path, out: Path) -> Corpus:
+    flags = ["--key-pattern", READ_BACK, "--vocab-size", "2048", "--frame-rate", "25/2"]
+    command = ["slamkit", str(path), "--out", str(out), *flags, "--tokenizer-name", "units"]
+    assert main(command) == 0
+    return Corpus.open(out)
+
+
+def any_corpora() -> st.SearchStrategy[dict]:
+    """Language -> key -> lengths of the words of each sentence."""
+    words = st.lists(st.integers(1, 4), min_size=1, max_size=3)
+    keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+    documents = st.dictionaries(keys, st.lists(words, min_size=2, max_size=2), min_size=1)
+    return st.dictionaries(st.sampled_from(["de", "en", "fr"]), documents, min_size=1)
+
+
+def build(content: dict, with_words: bool) -> list[Document]:
+    documents = []
+    for language, own in content.items():
+        for key, sentences in own.items():
+            units = [[(7 * i + sum(w)) % 2048 for i in range(sum(w))] for w in sentences]
+            starts = [[sum(w[:i]) for i in range(len(w))] for w in sentences]
+            documents.append(Document(key, language, units, starts if with_words else None))
+    return documents
+
+
+def test_our_manifest_gives_the_same_corpus_back(tmp_path_factory):
+    @settings(max_examples=25, deadline=None)
+    @given(any_corpora(), st.booleans())
+    def check(content: dict, with_words: bool) -> None:
+        folder = tmp_path_factory.mktemp("e")
+        corpus = write_corpus(folder / "a", build(content, with_words), UNITS)
+        export_manifest(corpus, folder / "m.jsonl")
+        again = prepare_manifest((folder / "m.jsonl",), out=folder / "b")
+        assert again.id == corpus.id
+
+    check()
+
+
+def test_slamkits_tokens_give_the_same_corpus_back(tmp_path_factory):
+    @settings(max_examples=25, deadline=None)
+    @given(any_corpora())
+    def check(content: dict) -> None:
+        folder = tmp_path_factory.mktemp("e")
+        corpus = write_corpus(folder / "a", build(content, False), UNITS)
+        export_slamkit(corpus, folder / "t.jsonl")
+        assert import_slamkit(folder / "t.jsonl", folder / "b").id == corpus.id
+
+    check()
+
+
+def test_slamkit_finds_its_own_fields_and_its_own_spelling(tmp_path):
+    corpus = small(tmp_path / "c")
+    export_slamkit(corpus, tmp_path / "t.jsonl", ["fr"])
+    rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == ["fr/d", "fr/b", "fr/e"]
+    for row, (units,) in zip(rows, [[[ord(k)] * 5] for k in "dbe"], strict=True):
+        # unit_tokeniser.py: "<Un{u}>" of each, and re.search(r"<Un(\d+)>") back
+        assert row["audio_repr"] == "".join(f"<Un{u}>" for u in units)
+        assert [int(u) for u in re.findall(r"<Un(\d+)>", row["audio_repr"])] == units
+    assert units_of(tmp_path / "t.jsonl", expand=False) == [[ord(k)] * 5 for k in "dbe"]
+
+
+def test_the_verb_writes_a_whole_file_or_none(tmp_path):
+    corpus = small(tmp_path / "c")
+    done = run(
+        sys.executable,
+        "-m",
+        "tresse.engine.commands",
+        "export-units",
+        str(corpus.path),
+        "--out",
+        str(tmp_path / "new" / "m.jsonl"),
+    )
+    assert "wrote" in done.stdout
+    again = prepare_manifest((tmp_path / "new" / "m.jsonl",), out=tmp_path / "d")
+    assert contents(again) == contents(corpus)
+    with pytest.raises(ValueError, match=r"m\.jsonl exists; choose another file"):
+        export_manifest(corpus, tmp_path / "new" / "m.jsonl")
+    with pytest.raises(ValueError, match="no language 'de'; it has en, fr"):
+        export_manifest(corpus, tmp_path / "other.jsonl", ["en", "de"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "new"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "slamkit"])
+def test_the_command_that_is_printed_reads_the_file_back(tmp_path, capsys, format):
+    tokenizer = Tokenizer("own", "00ff", "50", 3000)
+    corpus = write_corpus(tmp_path / "c", build({"en": {"a b": [[2], [3]]}}, False), tokenizer)
+    command = ["export-units", str(corpus.path), "--out", str(tmp_path / "u"), "--format", format]
+    printed = run(sys.executable, "-m", "tresse.engine.commands", *command).stdout.splitlines()[-1]
+    words = shlex.split(printed.replace("CORPUS", str(tmp_path / "d")))
+    assert words[:2] == ["tresse", "prepare"]
+    assert main(words[2:]) == 0, capsys.readouterr().err
+    assert Corpus.open(tmp_path / "d").id == corpus.id

@@ -1,0 +1,120 @@
+"""What is finished survives a crash; what a crash cut does not count."""
+
+import logging
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from tresse.data.jobs import Journal
+
+JOB = {"recordings": "00ff", "settings": {"joint": False}}
+
+
+def fill(folder: Path, rank: int, numbers: range) -> None:
+    """Append results as a rank of a job would."""
+    with Journal.open(folder, JOB, rank) as journal:
+        for number in numbers:
+            journal.append(number, {"rank": rank, "square": number**2})
+
+
+def test_results_of_all_ranks_come_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path, 0, range(0, 10, 2))
+    fill(tmp_path, 1, range(1, 10, 2))
+    fill(tmp_path, 0, range(10, 12))
+    journal = Journal.open(tmp_path, JOB, 5)
+    assert journal.finished == set(range(12))
+    assert [row["square"] for row in journal.results(range(12))] == [i**2 for i in range(12)]
+    assert [row["rank"] for row in journal.results((3, 2))] == [1, 0]
+
+
+def test_new_results_of_others_are_seen_when_looked_for(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, JOB, 0)
+    fill(tmp_path, 1, range(3))
+    assert journal.finished == set()
+    journal.refresh()
+    assert journal.finished == {0, 1, 2}
+
+
+def test_a_line_that_was_cut_anywhere_is_not_counted(tmp_path: Path) -> None:
+    fill(tmp_path, 0, range(3))
+    (path,) = tmp_path.glob("*.jsonl")
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last, len(whole)):
+        path.write_bytes(whole[:end])
+        assert Journal.open(tmp_path, JOB, 0).finished == {0, 1}, end
+
+
+def test_a_writer_that_had_not_ended_its_line_is_read_on_from_there(tmp_path: Path) -> None:
+    fill(tmp_path, 0, range(3))
+    (path,) = tmp_path.glob("*.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    journal = Journal.open(tmp_path, JOB, 0)
+    path.write_bytes(whole)
+    journal.refresh()
+    assert list(journal.results(range(3)))[2] == {"rank": 0, "square": 4}
+
+
+def test_a_damaged_line_is_done_again_and_the_others_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, 0, range(5))
+    (path,) = tmp_path.glob("*.jsonl")
+    content = bytearray(path.read_bytes())
+    place = content.index(b'"square":4')
+    content[place + 9] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        journal = Journal.open(tmp_path, JOB, 0)
+    assert journal.finished == {0, 1, 3, 4}
+    assert "damaged" in caplog.text
+    fill(tmp_path, 0, range(2, 3))
+    journal.refresh()
+    assert [row["square"] for row in journal.results(range(5))] == [0, 1, 4, 9, 16]
+
+
+def test_another_job_in_the_folder_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "p", 0, range(1))
+    with pytest.raises(ValueError, match=r"p holds .* recordings was 00ff, is 11; go on with"):
+        Journal.open(tmp_path / "p", JOB | {"recordings": "11"}, 0)
+    with pytest.raises(ValueError, match=r"settings was \{'joint': False\}, is \{'joint': True\}"):
+        Journal.open(tmp_path / "p", JOB | {"settings": {"joint": True}}, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [("{", "Expecting"), ("[]", "not a JSON object"), ("\0", "Expecting"), ("", "Expecting")],
+)
+def test_a_damaged_job_is_named_and_what_to_do(content: str, fault: str, tmp_path: Path) -> None:
+    fill(tmp_path / "p", 0, range(1))
+    (tmp_path / "p" / "job.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"job\.json: damaged \({fault}.*remove .*p to begin"):
+        Journal.open(tmp_path / "p", JOB, 0)
+
+
+def hold(folder: Path, ready, leave) -> None:
+    """Be alone until told otherwise."""
+    with Journal.open(folder, JOB, 1).alone() as mine:
+        assert mine
+        ready.set()
+        leave.wait()
+
+
+def test_one_process_is_alone_and_its_death_lets_the_next_in(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, ready, leave))
+    process.start()
+    assert ready.wait(60)
+    journal = Journal.open(tmp_path, JOB, 0)
+    with journal.alone() as mine:
+        assert not mine
+    process.kill()
+    process.join()
+    with journal.alone() as mine:
+        assert mine
+    journal.remove()
+    with journal.alone() as mine:
+        assert not mine, "another has completed the job"

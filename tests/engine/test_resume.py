@@ -1,0 +1,222 @@
+"""A run that was killed, stopped or moved to other ranks goes on as if nothing had happened."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.support.processes import ROOT, environment, torchrun
+from tests.support.small_run import STAGES, TRAIN, arguments, step_rows
+from tresse.engine.checkpoint import find_fault, newest
+from tresse.engine.run.run_folder import read_metrics
+
+pytestmark = pytest.mark.slow
+
+
+def final_state(run_dir: Path) -> dict[str, bytes]:
+    """Every tensor of the last stage's last checkpoint, weights and moments, as bytes."""
+    path = newest(run_dir / "en-fr")
+    assert path is not None
+    files = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
+    return {name: array.tobytes() for file in files for name, array in file.items()}
+
+
+# The function that dies, at which call, on which rank: a save is under way in all but the last.
+ACCIDENTS = {
+    "before the other rank's file is written": ("tresse.engine.checkpoint.save_file", 3, 1),
+    "between the files and state.json": ("tresse.engine.checkpoint.write_text", 3, 0),
+    "between the rename and latest": ("tresse.engine.checkpoint.write_text", 4, 0),
+    "before an old checkpoint is removed": ("tresse.engine.checkpoint._remove", 1, 0),
+    "in the second stage between saves": ("tresse.engine.step.update", 10, 1),
+}
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
+    world: Path, finished_run: Path, tmp_path: Path, accident: str
+) -> None:
+    run_dir = tmp_path / "run"
+    target, call, rank = ACCIDENTS[accident]
+    job = arguments(world, run_dir)
+    killed = torchrun(
+        2, "tests/support/workers/killed.py", target, str(call), str(rank), *job, check=False
+    )
+    assert killed.returncode != 0
+    torchrun(2, TRAIN, "--run-dir", str(run_dir))
+    assert step_rows(run_dir) == step_rows(finished_run)
+    assert final_state(run_dir) == final_state(finished_run)
+    assert not list(run_dir.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("processes", "flags"),
+    [(1, ["--micro-rows", "4"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
+)
+def test_a_run_goes_on_with_other_ranks_micro_batches_or_zero_stage(
+    world: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    job = arguments(world, run_dir)
+    torchrun(
+        2,
+        "tests/support/workers/killed.py",
+        "tresse.engine.step.update",
+        "5",
+        "0",
+        *job,
+        check=False,
+    )
+    assert newest(run_dir / "en") == run_dir / "en" / "step-00000003"
+    torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags)
+    for found, expected in zip(step_rows(run_dir), step_rows(finished_run), strict=True):
+        assert found["tokens"] == expected["tokens"], "the rows are the same"
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+
+
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
+    world: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    job = arguments(world, run_dir)
+    torchrun(
+        2,
+        "tests/support/workers/killed.py",
+        "tresse.engine.step.update",
+        "8",
+        "0",
+        *job,
+        check=False,
+    )
+    broken = run_dir / "en" / "step-00000006" / "model-00001-of-00002.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1])
+    done = torchrun(2, TRAIN, "--run-dir", str(run_dir))
+    assert "step-00000006: model-00001-of-00002.safetensors has" in done.stderr
+    assert "skipping this checkpoint" in done.stderr
+    assert final_state(run_dir) == final_state(finished_run)
+
+
+def test_pruning_keeps_good_checkpoints_and_removes_broken_newer_ones(
+    world: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    job = arguments(world, run_dir)
+    torchrun(
+        1,
+        "tests/support/workers/killed.py",
+        "tresse.engine.step.update",
+        "8",
+        "0",
+        *job,
+        check=False,
+    )
+    broken = run_dir / "en" / "step-00000006" / "state.json"
+    broken.write_text("{")
+    rhythm = ["--checkpoint.keep", "1", "--checkpoint.every", "4"]
+    torchrun(
+        1, "tests/support/workers/killed.py", "tresse.engine.step.update", "4", "0",
+        "--run-dir", str(run_dir), *rhythm, check=False,
+    )  # fmt: skip
+    assert [path.name for path in (run_dir / "en").glob("step-*")] == ["step-00000004"]
+    assert newest(run_dir / "en") == run_dir / "en" / "step-00000004"
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(finished_run: Path, tmp_path: Path) -> None:
+    path = newest(finished_run / "en")
+    assert path is not None
+    copy = tmp_path / path.name
+    copy.mkdir()
+    for file in path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert find_fault(copy) is None
+    content = bytearray((copy / "optimizer-00002-of-00002.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "optimizer-00002-of-00002.safetensors").write_bytes(content)
+    assert find_fault(copy) == (
+        "optimizer-00002-of-00002.safetensors has other content than was written"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_0_and_a_second_run_goes_on(
+    world: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run_dir = tmp_path / "run"
+    command = [sys.executable, str(ROOT / TRAIN), *arguments(world, run_dir)]
+    process = subprocess.Popen(
+        [*command, "--checkpoint.every", "1000"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_step(run_dir, 2)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert f"To go on: python {ROOT / TRAIN} --run-dir {run_dir}" in printed
+    stopped_at = step_rows(run_dir)[-1]["step"]
+    saved = run_dir / "en" / (run_dir / "en" / "latest").read_text().strip()
+    assert json.loads((saved / "state.json").read_text())["step"] == stopped_at
+    torchrun(1, TRAIN, "--run-dir", str(run_dir))
+    assert len(step_rows(run_dir)) == sum(STAGES.values())
+
+
+def test_a_signal_to_torchrun_stops_all_ranks_at_one_step_with_a_checkpoint(
+    world: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node=2", str(ROOT / TRAIN)]
+    process = subprocess.Popen(
+        [*launcher, *arguments(world, run_dir), "--checkpoint.every", "1000"],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for_step(run_dir, 2)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)  # torchrun's own status is its own
+    saved = newest(run_dir / "en")
+    assert saved is not None
+    assert saved.name == f"step-{step_rows(run_dir)[-1]['step']:08d}"
+
+
+def wait_for_step(run_dir: Path, step: int) -> None:
+    """Return once the run has logged a step."""
+    deadline = time.monotonic() + 60
+    while not any(row["step"] >= step for row in read_metrics(run_dir)):
+        assert time.monotonic() < deadline, "the run logged nothing"
+        time.sleep(0.02)
+
+
+def test_a_flag_that_contradicts_the_run_is_an_error_that_names_the_field(
+    finished_run: Path,
+) -> None:
+    done = torchrun(1, TRAIN, "--run-dir", str(finished_run), "--optim.lr", "1e-3", check=False)
+    assert done.returncode != 0
+    assert "optim.lr was 0.002, now 0.001" in done.stderr
+
+
+def test_another_corpus_under_a_run_is_an_error(world: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    job = arguments(world, run_dir)
+    torchrun(
+        1,
+        "tests/support/workers/killed.py",
+        "tresse.engine.step.update",
+        "5",
+        "0",
+        *job,
+        check=False,
+    )
+    config = run_dir / "config.json"
+    config.write_text(config.read_text().replace(str(world / "train"), str(world / "valid")))
+    done = torchrun(1, TRAIN, "--run-dir", str(run_dir), check=False)
+    assert done.returncode != 0
+    assert "the run trains on corpus" in done.stderr
+    assert done.stderr.startswith("error: "), "no traceback of ours"

@@ -1,0 +1,110 @@
+"""A corpus whose shards are arrays in memory, with what the packer and its reference read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.documents import Tokenizer, key_hash
+
+Texts = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]  # language -> key -> sentences
+
+
+@dataclass
+class MemoryShard:
+    """Arrays of one shard."""
+
+    tokens: np.ndarray
+    sentence_lengths: np.ndarray
+    document_lengths: np.ndarray
+    document_tokens: np.ndarray
+    document_sentences: np.ndarray
+    key_hash: np.ndarray
+
+
+def make_shard(documents: Mapping[str, Sequence[Sequence[int]]], dtype: Any) -> MemoryShard:
+    """Lay documents out as the shard format does."""
+    texts = list(documents.values())
+    lengths = [sum(map(len, text)) for text in texts]
+    return MemoryShard(
+        tokens=np.array([u for text in texts for s in text for u in s], dtype),
+        sentence_lengths=np.array([len(s) for text in texts for s in text], np.uint16),
+        document_lengths=np.array(lengths, np.uint32),
+        document_tokens=np.cumsum([0, *lengths], dtype=np.int64),
+        document_sentences=np.cumsum([0, *map(len, texts)], dtype=np.int64),
+        key_hash=np.array([key_hash(key) for key in documents], np.uint64),
+    )
+
+
+class MemoryCorpus:
+    """Documents by language and key; every language in up to `num_shards` shards."""
+
+    path = Path("memory")
+
+    def __init__(self, texts: Texts, *, vocab_size: int = 2048, num_shards: int = 1) -> None:
+        self.tokenizer = Tokenizer("test", "0", "25/2", vocab_size)
+        self.languages = tuple(sorted(texts))
+        self.texts = {name: dict(texts[name]) for name in self.languages}
+        dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+        self.shards = {
+            name: tuple(
+                make_shard(dict(part), dtype)
+                for part in _split(list(documents.items()), num_shards)
+            )
+            for name, documents in self.texts.items()
+        }
+
+    def num_tokens(self, language: str) -> int:
+        return sum(shard.tokens.size for shard in self.shards[language])
+
+    def num_documents(self, language: str) -> int:
+        return len(self.texts[language])
+
+    def aligned(self, languages: Sequence[str]) -> np.ndarray:
+        places = [{key: i for i, key in enumerate(self.texts[name])} for name in languages]
+        keys = [key for key in places[0] if all(key in place for place in places)]
+        rows = [[place[key] for place in places] for key in keys]
+        return np.array(rows, np.int64).reshape(-1, len(languages))
+
+    def aligned_columns(self, languages: Sequence[str]) -> list[np.ndarray]:
+        return [np.ascontiguousarray(column) for column in self.aligned(languages).T]
+
+    def key(self, language: str, index: int) -> str:
+        return list(self.texts[language])[index]
+
+    def document(self, language: str, index: int) -> list[np.ndarray]:
+        return [np.asarray(s) for s in self.texts[language][self.key(language, index)]]
+
+
+def memory_corpus(texts: Texts, **options: Any) -> Corpus:
+    """A `MemoryCorpus` in the eyes of the type checker."""
+    return cast(Corpus, MemoryCorpus(texts, **options))
+
+
+def _split(items: list, parts: int) -> list[list]:
+    size = -(-len(items) // parts)
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def random_texts(
+    rng: np.random.Generator,
+    languages: Sequence[str],
+    num_documents: int,
+    *,
+    max_sentences: int = 5,
+    max_tokens: int = 7,
+    vocab_size: int = 2048,
+) -> dict[str, dict[str, list[list[int]]]]:
+    """Aligned documents of random lengths and units."""
+    texts: dict[str, dict[str, list[list[int]]]] = {name: {} for name in languages}
+    for i in range(num_documents):
+        num_sentences = int(rng.integers(1, max_sentences + 1))
+        for name in languages:
+            texts[name][f"key {i}"] = [
+                rng.integers(0, vocab_size, rng.integers(1, max_tokens + 1)).tolist()
+                for _ in range(num_sentences)
+            ]
+    return texts

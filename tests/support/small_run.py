@@ -1,0 +1,34 @@
+"""A run of the three stages that takes seconds, for the tests that need a whole one."""
+
+from pathlib import Path
+
+from tresse.engine.run.run_folder import Row, read_metrics
+
+TRAIN = "engine/train.py"
+STAGES = {"en": 8, "interleave": 4, "en-fr": 4}
+"""Steps of 12 rows of 64 tokens in each stage."""
+
+
+def arguments(world: Path, run_dir: Path) -> list[str]:
+    """The three stages at a size that takes seconds."""
+    flags = {
+        "run-dir": run_dir,
+        "data.corpus": world / "train",
+        "data.valid": world / "valid",
+        "data.packing.row-length": 64,
+        "model.hidden-size": 32,
+        "model.num-layers": 2,
+        "model.intermediate-size": 64,
+        "rows-per-step": 12,
+        "micro-rows": 2,
+        "checkpoint.every": 3,
+        "valid-every": 4,
+    }
+    flags |= {f"stages.{i}.tokens": steps * 12 * 64 for i, steps in enumerate(STAGES.values())}
+    return ["tiny", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+
+
+def step_rows(run_dir: Path) -> list[Row]:
+    """What each step measured, without the clock."""
+    kept = ("stage", "step", "loss", "loss_by_language", "grad_norm", "lr", "tokens")
+    return [{k: row[k] for k in kept} for row in read_metrics(run_dir) if "loss" in row]

@@ -1,0 +1,43 @@
+"""Under torchrun: run the main job, and die by SIGKILL at the n-th call of a function.
+
+torchrun ... tests/support/workers/killed.py MODULE.FUNCTION N RANK [arguments of engine/train.py]
+"""
+
+import importlib
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def dying(function: Callable[..., Any], last: int) -> Callable[..., Any]:
+    """Make a function that kills the process when it is called for the `last` time."""
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def main() -> None:
+    """Plant the death in the named function of the named rank, then train."""
+    target, last, rank, *arguments = sys.argv[1:]
+    if os.environ["RANK"] == rank:
+        module_name, _, name = target.rpartition(".")
+        module = importlib.import_module(module_name)
+        setattr(module, name, dying(getattr(module, name), int(last)))
+    script = Path(__file__).parents[3] / "engine" / "train.py"
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
