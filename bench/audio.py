@@ -23,8 +23,9 @@ from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.kmeans import fit
 from tresse.data.audio.recordings import File, Recording, Span
 from tresse.data.audio.tokenise import tokenise
-from tresse.data.audio.tokenizers import AudioTokenizer, device
-from tresse.data.store.documents import Tokenizer
+from tresse.data.audio.tokenizers import AudioTokenizer
+from tresse.data.processes import device
+from tresse.data.store.tokenizer import Tokenizer
 
 COLUMNS = ("tokenizer", "kind", "hours", "hours_per_s", "times_real_time", "wait_share")
 

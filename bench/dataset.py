@@ -42,10 +42,10 @@ from tresse.bench.dataset_peers import (
 from tresse.bench.packer import open_corpus
 from tresse.bench.rows import quantiles, write_rows
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.index import CorpusIndex, write_index
 from tresse.data.store.shards import ShardEntry, shard_metadata
 from tresse.data.store.tensor_file import write_tensors
+from tresse.data.store.tokenizer import Tokenizer
 
 RUN_EPOCHS = 4
 SHARD_DOCUMENTS = 10_000_000

@@ -26,7 +26,8 @@ from tresse.bench.rows import quantiles, write_rows
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
+from tresse.data.store.tokenizer import Tokenizer
 
 B, T = 75, 2048
 BLOCK = 450

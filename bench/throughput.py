@@ -22,7 +22,8 @@ import tyro
 
 from tresse.bench.rows import quantiles, write_rows
 from tresse.data.store.corpus import write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.run.run_folder import Row, read_metrics, write_config

@@ -45,16 +45,32 @@ def staged_file(out: str | Path) -> Iterator[IO[bytes]]:
     if out.exists():
         raise ValueError(f"{out} exists; choose another file or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f"{out.name}.{secrets.token_hex(4)}.tmp"
+    with replaced_file(out) as file:
+        yield file
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file that takes the place of `path` at the end; on an error `path` is untouched.
+
+    Several processes may replace one path at once: the last to end wins, whole.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             sync(file.fileno())
-        commit(temporary, out)
+        commit(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all, in place of what is there."""
+    with replaced_file(path) as file:
+        file.write(text.encode())
 
 
 def check_vacant(out: Path) -> None:
@@ -73,8 +89,8 @@ def link_or_copy(source: Path, target: Path) -> None:
             sync(file.fileno())
 
 
-def share(path: Path) -> None:
-    """Give a file the permissions that a new one has; safetensors makes its own for the owner."""
+def give_default_permissions(path: Path) -> None:
+    """Give a file the permissions of a new one; safetensors creates files for their owner alone."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)

@@ -17,9 +17,9 @@ from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
+from tresse.data.store.tokenizer import Tokenizer
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 

@@ -22,15 +22,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tresse.data.durable import commit, share, sync, sync_folder
+from tresse.data.durable import commit, give_default_permissions, sync, sync_folder, write_text
 from tresse.data.packing.settings import Vocabulary
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.hugging_face import join_parameter, to_hf
 from tresse.engine.model import Transformer
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import from_json, write_text
+from tresse.engine.run.run_folder import from_json
 from tresse.engine.sharding import MOMENTS, Engine, full_state
 
 FORMAT = "tresse.checkpoint"
@@ -168,7 +168,7 @@ def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, State]
         if content:
             path = folder / f"{kind}-{suffix}"
             save_file(content, path)
-            share(path)
+            give_default_permissions(path)
             with path.open("rb") as file:
                 sync(file.fileno())
             written[path.name] = {"bytes": path.stat().st_size, "xxh3": checksum_file(path)}

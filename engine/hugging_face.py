@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tresse.data.durable import share, staged_folder, sync
+from tresse.data.durable import give_default_permissions, staged_folder, sync
 from tresse.engine.model import parameter_shapes
 from tresse.engine.run.config import ModelConfig
 
@@ -140,7 +140,7 @@ def export(
     description = hf_config(config, vocab_used, max_positions, eos, bos, dtype)
     with staged_folder(out) as folder:
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        share(folder / WEIGHTS)
+        give_default_permissions(folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         for path in folder.iterdir():
             with path.open("rb") as file:

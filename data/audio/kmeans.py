@@ -24,7 +24,7 @@ from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.waveforms import check_sound, read_spans
 from tresse.data.durable import commit, sync
-from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

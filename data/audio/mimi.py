@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from moshi.models.compression import MimiModel

@@ -30,6 +30,7 @@ from tresse.data.audio.waveforms import check_sound, read_joint, read_spans
 from tresse.data.durable import check_vacant, commit
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Journal, read_own
+from tresse.data.processes import rank, world_size
 from tresse.data.store.corpus import Corpus, write_corpus
 from tresse.data.store.documents import MAX_SENTENCE_TOKENS, Document
 
@@ -106,7 +107,6 @@ def tokenise(
     `check_recordings` refuses, for a folder with something else in it, and with `strict` for the
     first recording that would be left out.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if not recordings:
         raise ValueError("no recordings")
     if not settings.skip_misaligned:
@@ -118,14 +118,14 @@ def tokenise(
         report = f"{out} was finished before, of the same recordings\n\n{_format(former, out)}"
         return Prepared(Corpus.open(out), report, Times(), found=True)
     check_vacant(out)
-    own = share(plan.groups, rank, world_size)
+    own = share(plan.groups, rank(), world_size())
     if not own:
         return Prepared(None, "done; there are more ranks than groups", Times())
-    with Journal.open(out.with_name(f"{out.name}.parts"), job, rank) as journal:
+    with Journal.open(out.with_name(f"{out.name}.parts"), job, rank()) as journal:
         mine = [i for i in own if i not in journal.finished]
         with Interrupt() as interrupt:
             encoder = _Encoder(recordings, tokenizer, settings, interrupt)
-            encoder.run([(i, plan.groups[i]) for i in mine], journal, shows=rank == 0)
+            encoder.run([(i, plan.groups[i]) for i in mine], journal, shows=rank() == 0)
         return _finish(recordings, tokenizer, out, settings, plan, journal, encoder.times, job)
 
 

@@ -5,17 +5,16 @@ current folder, named as `--tokenizer module:function`. It is called with the de
 "cuda:0") and returns an object with the members of `AudioTokenizer`.
 """
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from tresse.data.store.documents import Tokenizer
+from tresse.data.plugins import build_own
+from tresse.data.processes import device
+from tresse.data.store.tokenizer import Tokenizer
 
 MEMBERS = ("identity", "sample_rate", "encode")
 
@@ -86,53 +85,3 @@ def load_tokenizer(settings: TokenizerSettings) -> AudioTokenizer:
             settings.mimi_weights, device(), settings.precision, compile_encoder=settings.compile
         )
     return build_own("--tokenizer", name, "mimi, kmeans", device(), MEMBERS)
-
-
-def device() -> str:
-    """The GPU of this process where there is one, torchrun's LOCAL_RANK, else the CPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} found here; "
-            "start torchrun with --nproc-per-node of at most that many"
-        )
-    return f"cuda:{local_rank}"
-
-
-def build_own(flag: str, name: str, known: str, device: str, members: Sequence[str]) -> Any:
-    """Call the user's `module:function` with a device and return the object that it builds.
-
-    ValueError names flag and value: not found, not a function of a device, or a member is missing.
-    What is raised within the user's function stays as it is.
-    """
-    build = _import_own(flag, name, known)
-    try:
-        own = build(device)
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-            raise  # the call itself succeeded
-        raise ValueError(
-            f"{flag} {name}: {error}; expected a function that is called with the device"
-        ) from None
-    if missing := [member for member in members if not hasattr(own, member)]:
-        raise ValueError(
-            f"{flag} {name} gave an object of type {type(own).__name__}, which has no "
-            f"{', '.join(missing)}; expected one with {', '.join(members)}"
-        )
-    return own
-
-
-def _import_own(flag: str, name: str, known: str) -> Callable[[str], Any]:
-    module, _, function = name.partition(":")
-    if not function or not all(module.split(".")):
-        raise ValueError(f"{flag} is {name!r}, expected {known} or module:function")
-    if (folder := str(Path.cwd())) not in sys.path:  # a script has its own folder there instead
-        sys.path.insert(0, folder)
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{flag} {name}: {error}") from None

@@ -14,7 +14,7 @@ from tresse.data.formats.textless import read_textless
 from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.naming import Naming
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tokenizer import Tokenizer
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Unprefixed = tyro.conf.arg(name="")

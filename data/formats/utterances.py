@@ -16,12 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tresse.data.naming import LeftOut, Name, Naming, find_fault
-from tresse.data.store.documents import (
-    MAX_SENTENCE_TOKENS,
-    Document,
-    Tokenizer,
-    pack,
-)
+from tresse.data.store.documents import MAX_SENTENCE_TOKENS, Document, pack
+from tresse.data.store.tokenizer import Tokenizer
 
 
 class Utterance(NamedTuple):

@@ -74,7 +74,7 @@ def speak_units(
         settings: How texts are spoken.
     """
     read, found = read_texts(texts), list_voices(voices, chosen)
-    from tresse.data.audio.tokenizers import device
+    from tresse.data.processes import device
     from tresse.data.speech.dsm import load_speaker
     from tresse.data.speech.speak import speak
 
@@ -101,7 +101,7 @@ def choose_voices(
     """
     if missing := [name for name in ("soundfile", "soxr") if find_spec(name) is None]:
         raise ValueError(f"choose-voices needs {', '.join(missing)}: pip install 'tresse[audio]'")
-    from tresse.data.audio.tokenizers import device
+    from tresse.data.processes import device
     from tresse.data.speech.choose_voices import choose_voices, format_scores
     from tresse.data.speech.embedders import load_embedder
 

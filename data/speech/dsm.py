@@ -17,8 +17,8 @@ import torch
 
 from tresse.data.speech.speak_settings import DsmSettings
 from tresse.data.speech.texts import Text
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from moshi.models.loaders import CheckpointInfo

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tresse.data.audio.tokenizers import build_own
+from tresse.data.plugins import build_own
 
 MEMBERS = ("sample_rate", "embed")
 

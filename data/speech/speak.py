@@ -7,7 +7,6 @@ all of them there writes the corpus. A text that was not spoken to its end is le
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -23,12 +22,14 @@ from tqdm import tqdm
 from tresse.data.durable import check_vacant, commit, link_or_copy, sync
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Journal, read_own
+from tresse.data.processes import rank, world_size
 from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak_settings import SpeakSettings
 from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import draw_voice
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
+from tresse.data.store.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +81,14 @@ def speak(
     done. ValueError for a folder with something else in it, and with `strict` for the first text
     that would be left out.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     batches = make_batches(texts, settings.batch)
     job = _describe_job(texts, speaker, voices, settings, variant)
     out = out.resolve()
     if (out / PREPARED).exists() and read_own(out / PREPARED, "job")["job"] == job:
         return Corpus.open(out)  # written by another rank, or before
     check_vacant(out)
-    with Journal.open(out.with_name(f"{out.name}.parts"), job, rank) as journal:
-        mine = [i for i in range(len(batches))[rank::world_size] if i not in journal.finished]
+    with Journal.open(out.with_name(f"{out.name}.parts"), job, rank()) as journal:
+        mine = [i for i in range(len(batches))[rank() :: world_size()] if i not in journal.finished]
         with Interrupt() as interrupt, tqdm(total=len(mine), desc="speak", disable=None) as bar:
             for number in mine:
                 if interrupt.requested:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tresse.data.durable import link_or_copy, staged_folder
 from tresse.data.store.cloze import merge_items
-from tresse.data.store.documents import Document, Tokenizer, key_hash
+from tresse.data.store.documents import Document, key_hash
 from tresse.data.store.index import (
     FILE,
     AlignmentEntry,
@@ -27,6 +27,7 @@ from tresse.data.store.index import (
 )
 from tresse.data.store.shard_checks import verify_keys, verify_tokens
 from tresse.data.store.shards import Shard, ShardEntry, ShardWriter
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.translations import (
     MISSING,
     build_table,

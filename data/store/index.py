@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from tresse.data.durable import commit, sync
 from tresse.data.lines import decode_json
 from tresse.data.naming import check_language
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.shards import ShardEntry
+from tresse.data.store.tokenizer import Tokenizer
 
 FORMAT, VERSION = "tresse-corpus", 1
 FILE = "corpus.json"

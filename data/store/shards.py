@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from tresse.data.naming import check_language
-from tresse.data.store.documents import Tokenizer, key_hash, pack
+from tresse.data.store.documents import key_hash, pack
 from tresse.data.store.shard_checks import check_index
 from tresse.data.store.tensor_file import TensorFile, open_tensors, take_tensors, write_tensors
+from tresse.data.store.tokenizer import Tokenizer
 
 FORMAT, VERSION = "tresse-shard", "1"
 MAX_SHARD_BYTES = 1 << 32

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import xxhash
 
+from tresse.data.durable import write_text
 from tresse.data.store.corpus import Corpus
 from tresse.data.worlds.story_world import generate
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import write_text
 
 CORPORA = "corpora.json"
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
-from tresse.data.durable import commit, sync
+from tresse.data.durable import write_text
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
 
@@ -44,16 +44,6 @@ EXECUTION = (
 )
 
 _ADAPTER = TypeAdapter(RunConfig)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: temporary name, fsync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        sync(file.fileno())
-    commit(temporary, path)
 
 
 def to_json(config: RunConfig) -> Row:

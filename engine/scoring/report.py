@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from tresse.data.durable import write_text
 from tresse.engine.run.config import RunConfig
-from tresse.engine.run.run_folder import Row, write_text
+from tresse.engine.run.run_folder import Row
 from tresse.engine.scoring.score import SCORES
 
 TABLE = "table.json"

@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+from tresse.data.durable import write_text
 from tresse.data.packing.settings import Packing, Vocabulary
 from tresse.data.store.cloze import ITEMS, read_items
 from tresse.data.store.corpus import Corpus
@@ -17,7 +18,7 @@ from tresse.engine.checkpoint import Checkpoint
 from tresse.engine.finished import DTYPES, load_model, open_finished
 from tresse.engine.model import Transformer
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import Row, write_text
+from tresse.engine.run.run_folder import Row
 from tresse.engine.scoring.questions import (
     Accuracy,
     Questions,

@@ -11,7 +11,8 @@ import pytest
 from tests.support.processes import ROOT, run
 from tresse.bench.dataset_peers import CONTENDERS, write
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
+from tresse.data.store.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.naming import Naming
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "", "25", 500)
 NUMBERED = r"(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac"

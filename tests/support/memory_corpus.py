@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.documents import Tokenizer, key_hash
+from tresse.data.store.documents import key_hash
+from tresse.data.store.tokenizer import Tokenizer
 
 Texts = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]  # language -> key -> sentences
 

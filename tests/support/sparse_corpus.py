@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.documents import Tokenizer, key_hash
+from tresse.data.store.documents import key_hash
 from tresse.data.store.index import AlignmentEntry, CorpusIndex, write_index
 from tresse.data.store.shards import Shard, ShardEntry, shard_metadata
 from tresse.data.store.tensor_file import checksum, encode_header, open_tensors
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.translations import build_table, write_alignment
 
 

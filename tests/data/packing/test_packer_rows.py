@@ -17,7 +17,8 @@ from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
 from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
+from tresse.data.store.tokenizer import Tokenizer
 
 EN, FR, DE = (Stream(languages=(name,)) for name in ("en", "fr", "de"))
 SAMPLE = Stream(languages=("en", "fr"), mode="sample")

@@ -15,7 +15,7 @@ from tresse.data.speech.speak_settings import SpeakSettings
 from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import draw_voice, list_voices
 from tresse.data.store.corpus import Corpus, verify_corpus
-from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tokenizer import Tokenizer
 
 SETTINGS = SpeakSettings(batch=3)
 

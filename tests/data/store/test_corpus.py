@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tresse.data.store import documents as documents_module
 from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
 from tresse.data.store.inspection import describe
+from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "", "25/2", 2048)
 

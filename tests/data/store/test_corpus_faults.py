@@ -144,7 +144,8 @@ WRITER = """
 import os, signal, sys
 from tresse.data import durable
 from tresse.data.store.corpus import merge_corpora, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.store.documents import Document
 steps = int(sys.argv[1])
 def count(function):
     def step(*arguments):

@@ -10,9 +10,10 @@ from tests.data.store.test_corpus import UNITS, contents, small, stories, story
 from tests.support.processes import run
 from tests.support.sparse_corpus import poke
 from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
 from tresse.data.store.inspection import show_document
 from tresse.data.store.plot_corpus import plot_corpus
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.unit_usage import count_units, describe_usage, entropy_bits
 
 CLI = [sys.executable, "-m", "tresse.engine.commands"]

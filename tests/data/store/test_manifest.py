@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tresse.data.store.corpus import write_corpus
-from tresse.data.store.documents import Tokenizer
 from tresse.data.store.manifest import read_manifest
+from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "", "25/2", 2048)
 GOOD = {"key": "a", "lang": "en", "sentences": [[1, 2], [3]]}

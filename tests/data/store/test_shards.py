@@ -12,9 +12,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tests.support.sparse_corpus import poke, write_sparse_corpus
-from tresse.data.store.documents import Tokenizer, key_hash, pack
+from tresse.data.store.documents import key_hash, pack
 from tresse.data.store.shards import Shard, ShardWriter
 from tresse.data.store.tensor_file import open_tensors
+from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "", "25/2", 2048)
 WIDE = Tokenizer("text", "", "25/2", 70_000)

@@ -17,7 +17,8 @@ from torch.multiprocessing.spawn import spawn
 
 from tresse.data.store.cloze import Item
 from tresse.data.store.corpus import Corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig
 from tresse.engine.run.ranks import Ranks

@@ -22,11 +22,12 @@ import numpy as np
 from tresse.data.packing.packer import plan_rows
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
-from tresse.data.store.documents import Document, Tokenizer
+from tresse.data.store.documents import Document
 from tresse.data.store.export import export_manifest
 from tresse.data.store.index import FILE, read_index, write_index
 from tresse.data.store.manifest import read_manifest
 from tresse.data.store.tensor_file import checksum, open_tensors, write_tensors
+from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "1f", "25/2", 300)
 STREAMS = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tresse.data.store.documents import Tokenizer
+from tresse.data.store.tokenizer import Tokenizer
 
 FRAME = 640
 
