@@ -209,7 +209,7 @@ def test_a_writer_that_fails_at_any_step_leaves_nothing_at_all(error, tmp_path, 
                 raise error
             real(descriptor)
 
-        for module in ("durable", "tensor_file", "corpus_index"):
+        for module in ("durable", "store.tensor_file", "store.index"):
             monkeypatch.setattr(f"tresse.data.{module}.sync", fail)
         try:
             small(tmp_path / "c")
