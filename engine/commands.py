@@ -78,8 +78,13 @@ def inspect(
         plot: PNG to draw lengths and the use of units in; must not exist. Needs matplotlib.
     """
     from tresse.data.store.corpus import Corpus
-    from tresse.data.store.inspection import describe, show_document
-    from tresse.data.store.unit_usage import count_units, describe_usage
+    from tresse.data.store.inspection import (
+        count_units,
+        describe,
+        describe_usage,
+        plot_corpus,
+        show_document,
+    )
 
     if document is not None and plot is not None:
         raise ValueError("--document shows one document and --plot draws all; give one of them")
@@ -91,8 +96,6 @@ def inspect(
     counts = count_units(opened)
     print("\n" + describe_usage(counts, opened.tokenizer.vocab_size))
     if plot is not None:
-        from tresse.data.store.plot_corpus import plot_corpus
-
         plot_corpus(opened, counts, plot)
         print(f"\nwrote {plot}")
 

@@ -1,38 +1,44 @@
-"""What is in a corpus, as tables to print; a document of it, side by side in its languages."""
+"""The contents of a corpus for people: tables, a plot, and one document in all its languages."""
 
 import textwrap
+from collections.abc import Mapping
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from tresse.data.durable import staged_file
 from tresse.data.store.corpus import Corpus
+from tresse.data.text_table import format_table
 
 QUANTILES = {"min": 0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1}
-
-MIN_COLUMN = 24
+MIN_COLUMN = 24  # characters
+BLOCK_TOKENS = 1 << 23
+MAX_VOCAB_SIZE = 1 << 24
+NUM_BINS = 60
 
 
 def describe(corpus: Corpus) -> str:
-    """Documents, sentences, tokens, hours and lengths per language; shared keys per pair."""
+    """Return tables of the documents, tokens and lengths per language, and shared keys per pair."""
     lines = [
         f"corpus     {corpus.path}",
         f"id         {corpus.id}",
         f"tokenizer  {corpus.tokenizer}",
         "",
-        *table(["language", "documents", "sentences", "tokens", "hours", "shards"], _rows(corpus)),
+        format_table(_sizes(corpus)),
         "",
-        *table(["tokens per", "language", *QUANTILES], _length_rows(corpus)),
+        format_table(_lengths(corpus)),
     ]
     if len(corpus.languages) > 1:
-        header = ["languages", "shared keys", "left out of each"]
-        lines += ["", *table(header, _pair_rows(corpus))]
+        lines += ["", format_table(_shared_keys(corpus))]
     return "\n".join(lines)
 
 
 def show_document(corpus: Corpus, key: str, width: int) -> str:
-    """The sentences with a key, a column per language that has them; "|" is between words.
+    """Return the sentences with a key, in a column per language; "|" stands between words.
 
-    ValueError when no language has the key.
+    width: characters in a line. ValueError when no language has the key.
     """
     places = {name: _find(corpus, name, key) for name in corpus.languages}
     found = {name: place for name, place in places.items() if place is not None}
@@ -55,6 +61,80 @@ def show_document(corpus: Corpus, key: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def count_units(corpus: Corpus) -> dict[str, np.ndarray]:
+    """Count each unit in each language: int64 [vocab_size]. Reads every token.
+
+    ValueError for a unit outside the vocabulary, and for a vocabulary of more than 16 million.
+    """
+    vocab_size = corpus.tokenizer.vocab_size
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise ValueError(
+            f"{corpus.path}: a vocabulary of {vocab_size} units; units are counted up to "
+            f"{MAX_VOCAB_SIZE} in a vocabulary"
+        )
+    counts = {name: np.zeros(vocab_size, np.int64) for name in corpus.languages}
+    total = sum(corpus.num_tokens(name) for name in corpus.languages)
+    with tqdm(total=total, unit="tok", unit_scale=True, desc="count", disable=None) as bar:
+        for name in corpus.languages:
+            for shard in corpus.shards[name]:
+                for start in range(0, shard.tokens.size, BLOCK_TOKENS):
+                    block = shard.tokens[start : start + BLOCK_TOKENS]
+                    if block.max() >= vocab_size:
+                        raise ValueError(
+                            f"{shard.path}: unit {block.max()} is outside the vocabulary 0 to "
+                            f"{vocab_size - 1}; tresse verify says where"
+                        )
+                    counts[name] += np.bincount(block, minlength=vocab_size)
+                    bar.update(block.size)
+    return counts
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """H = -sum p log2 p of the relative frequencies p, over the units that occur."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log2(p)).sum())
+
+
+def describe_usage(counts: Mapping[str, np.ndarray], vocab_size: int) -> str:
+    """Return a table of the units that occur, entropy, perplexity 2^H and the commonest unit."""
+    lines = [["language", "units used", "never", "entropy, bits", "perplexity", "most frequent"]]
+    for language, own in counts.items():
+        entropy, used = entropy_bits(own), int((own > 0).sum())
+        lines.append([
+            language, f"{used:,}", f"{vocab_size - used:,}", f"{entropy:.2f}", f"{2**entropy:,.1f}",
+            f"{own.argmax()} ({own.max() / own.sum():.1%})",
+        ])  # fmt: skip
+    return format_table(lines)
+
+
+def plot_corpus(corpus: Corpus, counts: Mapping[str, np.ndarray], out: Path) -> None:
+    """Draw the lengths of documents and sentences, and the units by frequency, as a PNG.
+
+    counts: from `count_units`. ValueError when matplotlib is missing or `out` exists.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("plots need matplotlib: pip install 'tresse[plot]'") from None
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax, name in zip(axes, ("document", "sentence"), strict=False):
+        lengths = {language: _all_lengths(corpus, language, name) for language in corpus.languages}
+        top = max(int(own.max()) for own in lengths.values())
+        edges = np.unique(np.geomspace(1, top + 1, NUM_BINS).round())
+        for language, own in lengths.items():
+            ax.hist(own, bins=edges, histtype="step", label=language)
+        ax.set(title=f"units per {name}", xlabel="units", ylabel=f"{name}s", xscale="log")
+    for language, own in counts.items():
+        axes[2].plot(np.sort(own)[::-1] / own.sum(), label=language)
+    axes[2].set(title="units by frequency", xlabel="rank", ylabel="share", yscale="log")
+    for ax in axes:
+        ax.legend()
+    figure.suptitle(f"{corpus.path.name}  {corpus.id[:12]}")
+    with staged_file(out) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
 def _find(corpus: Corpus, language: str, key: str) -> int | None:
     try:
         return corpus.find(language, key)
@@ -63,7 +143,7 @@ def _find(corpus: Corpus, language: str, key: str) -> int | None:
 
 
 def _show(corpus: Corpus, language: str, document: int, width: int) -> list[list[str]]:
-    """Lines of each sentence: what it is, then its units."""
+    """Return the lines of each sentence: a title, then the units."""
     words = corpus.words(language, document)
     sentences = []
     for i, sentence in enumerate(corpus.document(language, document)):
@@ -77,46 +157,37 @@ def _show(corpus: Corpus, language: str, document: int, width: int) -> list[list
     return sentences
 
 
-def _rows(corpus: Corpus) -> list[list[str]]:
-    return [
-        [
-            language,
-            f"{corpus.num_documents(language):,}",
-            f"{corpus.num_sentences(language):,}",
-            f"{corpus.num_tokens(language):,}",
-            f"{corpus.tokenizer.hours(corpus.num_tokens(language)):,.2f}",
+def _sizes(corpus: Corpus) -> list[list[str]]:
+    lines = [["language", "documents", "sentences", "tokens", "hours", "shards"]]
+    for language in corpus.languages:
+        num_tokens = corpus.num_tokens(language)
+        lines.append([
+            language, f"{corpus.num_documents(language):,}", f"{corpus.num_sentences(language):,}",
+            f"{num_tokens:,}", f"{corpus.tokenizer.hours(num_tokens):,.2f}",
             str(len(corpus.shards[language])),
-        ]
-        for language in corpus.languages
-    ]
+        ])  # fmt: skip
+    return lines
 
 
-def _length_rows(corpus: Corpus) -> list[list[str]]:
-    rows = []
-    for unit, name in (("document", "document_lengths"), ("sentence", "sentence_lengths")):
+def _lengths(corpus: Corpus) -> list[list[str]]:
+    lines = [["tokens per", "language", *QUANTILES]]
+    for name in ("document", "sentence"):
         for language in corpus.languages:
-            lengths = np.concatenate([getattr(shard, name) for shard in corpus.shards[language]])
+            lengths = _all_lengths(corpus, language, name)
             found = np.quantile(lengths, list(QUANTILES.values()), method="nearest")
-            rows.append([unit, language, *(f"{value:,}" for value in found)])
-    return rows
+            lines.append([name, language, *(f"{value:,}" for value in found)])
+    return lines
 
 
-def _pair_rows(corpus: Corpus) -> list[list[str]]:
-    rows = []
+def _all_lengths(corpus: Corpus, language: str, name: str) -> np.ndarray:
+    """Tokens of each document or sentence of a language."""
+    return np.concatenate([getattr(shard, f"{name}_lengths") for shard in corpus.shards[language]])
+
+
+def _shared_keys(corpus: Corpus) -> list[list[str]]:
+    lines = [["languages", "shared keys", "left out of each"]]
     for pair in combinations(corpus.languages, 2):
         shared = corpus.aligned_columns(pair)[0].size
         left = (f"{name} {corpus.num_documents(name) - shared:,}" for name in pair)
-        rows.append([" + ".join(pair), f"{shared:,}", ", ".join(left)])
-    return rows
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a table: text in the first column to the left, all else to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, *rows]
-    ]
+        lines.append([" + ".join(pair), f"{shared:,}", ", ".join(left)])
+    return lines

@@ -1,4 +1,4 @@
-"""What `tresse inspect` says of a corpus, and what `tresse merge` leaves out of one."""
+"""The tables, the plot and the documents of `tresse inspect`; merging with `--skip-misaligned`."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,14 @@ from tests.support.processes import run
 from tests.support.sparse_corpus import poke
 from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
 from tresse.data.store.documents import Document
-from tresse.data.store.inspection import show_document
-from tresse.data.store.plot_corpus import plot_corpus
+from tresse.data.store.inspection import (
+    count_units,
+    describe_usage,
+    entropy_bits,
+    plot_corpus,
+    show_document,
+)
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.data.store.unit_usage import count_units, describe_usage, entropy_bits
 
 CLI = [sys.executable, "-m", "tresse.engine.commands"]
 
