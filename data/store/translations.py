@@ -6,9 +6,10 @@ Rows are in the order of the first language's documents. Built from the keys' ha
 without a Python object per document.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,6 +32,43 @@ class Misaligned:
     key: str
     sentences: dict[str, int]
     """Sentences of its document in each language."""
+
+
+class Listed(Protocol):
+    """A recording or a text of a manifest; its `str` names its language and key."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+    @property
+    def sentences(self) -> Sequence[Any]: ...
+    @property
+    def where(self) -> str: ...
+
+
+def check_translations(documents: Iterable[Listed], advice: str = "") -> None:
+    """Check documents before the work on them begins; `write_corpus` checks the same at its end.
+
+    ValueError names the lines of the manifest: a key occurs twice in a language, or documents that
+    share a key differ in their number of sentences. advice: what the user can do about the latter,
+    the end of the message.
+    """
+    seen: dict[tuple[str, str], Listed] = {}
+    first: dict[str, Listed] = {}
+    for document in documents:
+        former = seen.setdefault((document.language, document.key), document)
+        if former is not document:
+            raise ValueError(
+                f"{document.where}: key {document.key!r} is in {document.language} already "
+                f"({former.where})"
+            )
+        other = first.setdefault(document.key, document)
+        if len(other.sentences) != len(document.sentences):
+            raise ValueError(
+                f"{document.where}: {document} has {len(document.sentences)} sentences, its "
+                f"translation {other} ({other.where}) has {len(other.sentences)}{advice}"
+            )
 
 
 def build_table(shards: Shards) -> np.ndarray:
