@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from tresse.data import _packer
-from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets, thresholds
+from tresse.data.packing.settings import (
+    Packing,
+    Specials,
+    Stream,
+    Vocabulary,
+    split_targets,
+    thresholds,
+)
 from tresse.data.packing.table_cache import table_cache
 from tresse.data.store.corpus import Corpus
 
@@ -42,15 +49,6 @@ class Batch:
         """Language of every token, uint8 [B, T + 1]."""
         ids = np.repeat(self.span_languages, np.diff(self.span_starts))
         return ids.reshape(self.tokens.shape)
-
-    def counted(self, mask_documents: bool) -> np.ndarray:
-        """Which labels count, bool [B, T]."""
-        T = self.tokens.shape[1] - 1
-        counted = np.arange(T) < self.num_valid[:, None]
-        if mask_documents:
-            cuts = self.cu_seqlens[self.cu_seqlens % T != 0]
-            counted.reshape(-1)[cuts - 1] = False
-        return counted
 
 
 @dataclass
@@ -177,7 +175,8 @@ def plan_rows(
     """
     shares = split_targets(tokens, streams)
     vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
-    packer = _open_packer(corpus, packing, vocabulary)
+    specials = vocabulary.specials(packing)
+    packer = _open_packer(corpus, packing, specials)
     planned = []
     for index, (stream, targets) in enumerate(zip(streams, shares, strict=True)):
         documents = _documents(corpus, stream)
@@ -200,11 +199,11 @@ def plan_rows(
             targets=targets,
             table_cache=kept,
         )
-        planned.append(_describe(corpus, stream, packing, documents, targets, num_rows))
+        planned.append(_describe(corpus, stream, packing, specials, documents, targets, num_rows))
     return Plan(packer, tuple(corpus.languages), vocabulary, packing, tuple(planned))
 
 
-def _open_packer(corpus: Corpus, packing: Packing, vocabulary: Vocabulary) -> _packer.Packer:
+def _open_packer(corpus: Corpus, packing: Packing, specials: Specials) -> _packer.Packer:
     """Hand the shards' arrays to the packer, which keeps them alive."""
     if len(corpus.languages) > MAX_LANGUAGES:
         raise ValueError(
@@ -226,9 +225,9 @@ def _open_packer(corpus: Corpus, packing: Packing, vocabulary: Vocabulary) -> _p
         view,
         row_length=packing.row_length,
         mode=packing.mode,
-        eos=vocabulary.eos if packing.separators != "none" else -1,
-        bos=vocabulary.bos if packing.separators == "bos_eos" else -1,
-        language_switch=vocabulary.switch if packing.language_switch else -1,
+        eos=-1 if specials.eos is None else specials.eos,
+        bos=-1 if specials.bos is None else specials.bos,
+        language_switch=-1 if specials.switch is None else specials.switch,
         mask_documents=packing.mask_documents,
     )
 
@@ -281,6 +280,7 @@ def _describe(
     corpus: Corpus,
     stream: Stream,
     packing: Packing,
+    specials: Specials,
     documents: Sequence[np.ndarray],
     targets: int,
     num_rows: int,
@@ -294,8 +294,7 @@ def _describe(
         _num_tokens(corpus, language, column)
         for language, column in zip(stream.languages, documents or [None], strict=True)
     ]
-    inserted = num_documents * ("none", "eos", "bos_eos").index(packing.separators)
-    per_epoch = tokens.sum() + inserted
+    per_epoch = tokens.sum() + num_documents * specials.num_separators
     if packing.mode == "best_fit":
         epochs = (targets + num_rows) / per_epoch
     else:

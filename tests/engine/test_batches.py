@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from tests.support.labels import counted_labels
 from tresse.data.packing.packer import Batch
 from tresse.engine.batches import to_device
 from tresse.kernels.cross_entropy import IGNORE_INDEX
@@ -37,7 +38,7 @@ def test_with_documents_masked_a_label_that_starts_one_does_not_count() -> None:
     assert batch.cu_seqlens[:6].tolist() == packed.cu_seqlens.tolist()
     assert batch.cu_seqlens.shape == (256,)
     assert set(batch.cu_seqlens[6:].tolist()) == {10}, "documents of length zero"
-    counted = packed.counted(mask_documents=True)
+    counted = counted_labels(packed, True)
     assert (batch.labels != masked).tolist() == counted.tolist()
 
 

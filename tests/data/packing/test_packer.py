@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from tests.support.labels import counted_labels
 from tests.support.memory_corpus import memory_corpus, random_texts
 from tresse.data.packing.packer import Batch, Plan, plan_rows
 from tresse.data.packing.reference import Row, reference_rows
@@ -153,6 +154,6 @@ def test_rows_are_those_of_the_reference(data):
     for batch in fill_all(plan, sizes, threads):
         chunk = rows[first : first + len(batch.tokens)]
         first += len(chunk)
-        counted += int(batch.counted(packing.mask_documents).sum())
+        counted += int(counted_labels(batch, packing.mask_documents).sum())
         assert_same(batch, expected_batch(chunk, packing.row_length, plan.vocabulary.dtype))
     assert counted == kwargs["tokens"]

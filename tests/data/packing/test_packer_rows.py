@@ -11,11 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from tests.support.labels import counted_labels
 from tests.support.memory_corpus import MemoryCorpus, memory_corpus, random_texts
 from tests.support.unique_corpus import batches, unique_corpus
 from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
-from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets
+from tresse.data.packing.settings import Packing, Specials, Stream, Vocabulary, split_targets
 from tresse.data.store.corpus import Corpus, write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ def contents(batch: Batch) -> list[bytes]:
 @pytest.mark.parametrize("tokens", [3, 31, 1009, 20_000])
 def test_counted_targets_are_the_budget(corpus, packing, streams, tokens):
     planned = plan(corpus, *streams, packing=packing, tokens=tokens)
-    counted = sum(int(b.counted(packing.mask_documents).sum()) for b in batches(planned))
+    counted = sum(int(counted_labels(b, packing.mask_documents).sum()) for b in batches(planned))
     assert counted == tokens == planned.num_targets
 
 
@@ -62,7 +63,7 @@ def test_mono_streams_meet_their_language_budgets_to_the_token(corpus, packing):
     planned = plan(corpus, *streams, packing=packing, tokens=10_007)
     counts = np.zeros(len(planned.languages), int)
     for batch in batches(planned):
-        labels = batch.language_ids()[:, 1:][batch.counted(packing.mask_documents)]
+        labels = batch.language_ids()[:, 1:][counted_labels(batch, packing.mask_documents)]
         counts += np.bincount(labels, minlength=len(counts))
     shares = split_targets(10_007, streams)
     assert sum(shares) == 10_007
@@ -234,8 +235,8 @@ def test_masked_documents_give_no_label_across_documents(corpus):
     planned = plan(corpus, EN, packing=packing, tokens=4000)
     for batch in batches(planned):
         ends = batch.tokens[:, :-1] == planned.vocabulary.eos
-        assert not (batch.counted(True) & ends).any()
-        before = batch.counted(True) | ends
+        assert not (counted_labels(batch, True) & ends).any()
+        before = counted_labels(batch, True) | ends
         assert (before == (np.arange(16) < batch.num_valid[:, None]) | ends).all()
 
 
@@ -272,6 +273,20 @@ def test_a_vocabulary_pads_the_logits_and_holds_the_specials():
     assert (special.num_used, special.width) == (2051, 2176)
     assert Vocabulary(65_536).dtype == np.uint16
     assert Vocabulary(65_536, has_specials=True).dtype == np.uint32
+
+
+@pytest.mark.parametrize(
+    ("separators", "bos", "eos", "before"),
+    [("none", None, None, None), ("eos", None, 2048, 2048), ("bos_eos", 2049, 2048, 2049)],
+)
+@pytest.mark.parametrize("switch", [False, True])
+def test_a_packing_inserts_the_specials_that_it_names(separators, bos, eos, before, switch):
+    packing = Packing(separators=separators, language_switch=switch)
+    specials = Vocabulary(2048, has_specials=packing.uses_specials).specials(packing)
+    assert (specials.bos, specials.eos) == (bos, eos)
+    assert specials.switch == (2050 if switch else None)
+    assert specials.before_document == before
+    assert specials.num_separators == (bos is not None) + (eos is not None)
 
 
 @pytest.mark.parametrize(
@@ -348,8 +363,7 @@ def test_the_first_key_of_different_numbers_of_sentences_is_named(uneven):
     ids=["int32", "float64", "strided"],
 )
 def test_columns_are_never_copied_into_another_type(corpus, column):
-    vocabulary = Vocabulary(corpus.tokenizer.vocab_size, False)
-    packer = _open_packer(corpus, Packing(row_length=8), vocabulary)
+    packer = _open_packer(corpus, Packing(row_length=8), Specials(bos=None, eos=None, switch=None))
     assert packer.find_uneven([1, 1], [np.zeros(2, np.int64)] * 2, "") == -1
     with pytest.raises(TypeError, match="incompatible function arguments"):
         packer.find_uneven([1, 1], [column, column], "")
