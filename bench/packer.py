@@ -25,7 +25,8 @@ from tqdm import tqdm
 from tresse.bench.rows import quantiles, write_rows
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 

@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from tresse.bench.rows import quantiles, write_rows
-from tresse.data.store.corpus import write_corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.run.config import RunConfig

@@ -57,14 +57,21 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with synced_file(temporary) as file:
             yield file
-            file.flush()
-            sync(file.fileno())
         commit(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def synced_file(temporary: Path) -> Iterator[IO[bytes]]:
+    """A new file whose content is on the disk at the end; `commit` then gives it its final name."""
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        sync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

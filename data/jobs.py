@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import xxhash
 
-from tresse.data.durable import commit, sync
+from tresse.data.durable import sync, write_text
 from tresse.data.lines import decode_json
 
 logger = logging.getLogger(__name__)
@@ -58,9 +58,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
         if not path.exists():
-            temporary = folder / f"{FILE}.{secrets.token_hex(4)}.tmp"
-            temporary.write_text(json.dumps(job, indent=1), encoding="utf-8")
-            commit(temporary, path)  # of ranks that are here at once, each writes the same
+            write_text(path, json.dumps(job, indent=1))  # every rank writes the same
         begun = read_own(path)
         for name in sorted({*begun, *job}):
             if begun.get(name) != job.get(name):

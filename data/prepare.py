@@ -16,7 +16,8 @@ from tresse.data.audio.commands import COMMANDS as AUDIO
 from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.speech.commands import COMMANDS as SPEECH
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
 from tresse.data.store.tokenizer import Tokenizer

@@ -128,7 +128,7 @@ def merge(
         skip_misaligned: Leave out keys whose documents differ in their number of sentences; the
             shards that had them are written anew.
     """
-    from tresse.data.store.corpus import merge_corpora
+    from tresse.data.store.corpus_writer import merge_corpora
     from tresse.data.store.inspection import describe
 
     print(describe(merge_corpora(corpora, out, skip_misaligned=skip_misaligned)))

@@ -31,7 +31,8 @@ from tresse.data.durable import check_vacant, commit
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Journal, read_own
 from tresse.data.processes import rank, world_size
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import MAX_SENTENCE_TOKENS, Document
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.formats.textless import read_textless
 from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.naming import Naming
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.tokenizer import Tokenizer
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional]

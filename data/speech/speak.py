@@ -27,7 +27,8 @@ from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak_settings import SpeakSettings
 from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import draw_voice
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 

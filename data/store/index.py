@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tresse.data.durable import commit, sync
+from tresse.data.durable import replaced_file
 from tresse.data.lines import decode_json
 from tresse.data.naming import check_language
 from tresse.data.store.shards import ShardEntry
@@ -47,12 +47,8 @@ def encode_index(index: CorpusIndex) -> bytes:
 
 def write_index(folder: Path, index: CorpusIndex) -> None:
     """Commit the shards in a folder as a corpus."""
-    temporary = folder / f"{FILE}.tmp"
-    with temporary.open("wb") as file:
+    with replaced_file(folder / FILE) as file:
         file.write(encode_index(index))
-        file.flush()
-        sync(file.fileno())
-    commit(temporary, folder / FILE)
 
 
 def read_index(folder: Path) -> tuple[CorpusIndex, bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from tresse.data.durable import commit, sync
+from tresse.data.durable import commit, synced_file
 from tresse.data.lines import decode_json
 
 DTYPES = {
@@ -98,7 +98,7 @@ def write_tensors(
     header, order = encode_header(layout, metadata)
     temporary = folder / f"{stem}.tmp"
     whole, hashes = xxhash.xxh3_64(header), {}
-    with temporary.open("wb") as file:
+    with synced_file(temporary) as file:
         file.write(header)
         for name in order:
             content, hasher = tensors[name].view(np.uint8).data, xxhash.xxh3_64()
@@ -108,8 +108,6 @@ def write_tensors(
                 whole.update(block)
                 file.write(block)
             hashes[name] = hasher.hexdigest()
-        file.flush()
-        sync(file.fileno())
     path = folder / f"{stem}-{whole.hexdigest()}.safetensors"
     commit(temporary, path)
     return path, hashes

@@ -125,6 +125,15 @@ def find_misaligned(shards: Shards, table: np.ndarray) -> list[Misaligned]:
     return result
 
 
+def check_aligned(misaligned: Sequence[Misaligned]) -> None:
+    """Raise ValueError that lists the misaligned keys, if there are any."""
+    if misaligned:
+        raise ValueError(
+            f"{len(misaligned)} keys have documents that differ in their number of sentences; "
+            f"correct or leave them out (--skip-misaligned):\n{describe_misaligned(misaligned)}"
+        )
+
+
 def describe_misaligned(misaligned: Sequence[Misaligned]) -> str:
     """The first few, one per line, and how many there are."""
     lines = [
@@ -136,7 +145,7 @@ def describe_misaligned(misaligned: Sequence[Misaligned]) -> str:
     return "\n".join(lines)
 
 
-def write_alignment(
+def write_translations(
     folder: Path, languages: Sequence[str], table: np.ndarray
 ) -> tuple[Path, dict[str, str]]:
     """Write the table; returns the file and the hashes of its tensors."""
@@ -146,7 +155,7 @@ def write_alignment(
     return write_tensors(folder, "alignment", columns, {"format": FORMAT, "version": VERSION})
 
 
-def open_alignment(
+def open_translations(
     path: Path, num_bytes: int, hashes: Mapping[str, str], num_documents: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """Language -> column of the table, checked against its hashes and the documents there are."""

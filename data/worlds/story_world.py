@@ -31,7 +31,7 @@ import xxhash
 
 from tresse.data.durable import staged_folder
 from tresse.data.store.cloze import Item, write_items
-from tresse.data.store.corpus import write_corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 

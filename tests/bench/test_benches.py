@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.processes import ROOT, run
 from tresse.bench.dataset_peers import CONTENDERS, write
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 

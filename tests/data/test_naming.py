@@ -14,7 +14,8 @@ from tests.data.store.test_corpus import contents
 from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.naming import Naming
 from tresse.data.prepare import main
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "", "25", 500)

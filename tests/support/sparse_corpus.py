@@ -10,7 +10,7 @@ from tresse.data.store.index import AlignmentEntry, CorpusIndex, write_index
 from tresse.data.store.shards import Shard, ShardEntry, shard_metadata
 from tresse.data.store.tensor_file import checksum, encode_header, open_tensors
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.data.store.translations import build_table, write_alignment
+from tresse.data.store.translations import build_table, write_translations
 
 
 def write_sparse_shard(
@@ -65,7 +65,7 @@ def write_sparse_corpus(
     alignment = None
     if len(entries) > 1:
         shards = {name: [Shard.open(folder / e.file) for e in own] for name, own in entries.items()}
-        path, hashes = write_alignment(folder, tuple(entries), build_table(shards))
+        path, hashes = write_translations(folder, tuple(entries), build_table(shards))
         alignment = AlignmentEntry(path.name, path.stat().st_size, hashes)
     write_index(folder, CorpusIndex(tokenizer, entries, alignment))
     return Corpus.open(folder)

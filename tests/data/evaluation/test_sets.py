@@ -28,7 +28,8 @@ from tresse.data.audio.recordings import File, Span
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.prepare import main
 from tresse.data.store.cloze import Item, read_items
-from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus
+from tresse.data.store.corpus import Corpus, verify_corpus
+from tresse.data.store.corpus_writer import merge_corpora
 
 SLOW = "tests.support.workers.slow_tokenizer:build"
 

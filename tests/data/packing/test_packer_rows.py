@@ -17,7 +17,8 @@ from tests.support.unique_corpus import batches, unique_corpus
 from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
 from tresse.data.packing.settings import Packing, Specials, Stream, Vocabulary, split_targets
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tresse.data.store import documents as documents_module
-from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
+from tresse.data.store.corpus import Corpus, verify_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.inspection import describe
 from tresse.data.store.tokenizer import Tokenizer

@@ -12,8 +12,9 @@ import pytest
 from tests.data.store.test_corpus import UNITS, small, stories
 from tests.support.sparse_corpus import poke
 from tresse.data import durable
-from tresse.data.store import corpus as corpus_module
-from tresse.data.store.corpus import Corpus, verify_corpus, write_corpus
+from tresse.data.store import corpus_writer
+from tresse.data.store.corpus import Corpus, verify_corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.shards import ShardWriter
 
 
@@ -122,8 +123,8 @@ def test_a_corpus_json_that_is_cut_or_reformatted_is_refused(tmp_path):
 
 
 def test_verify_finds_an_alignment_that_does_not_follow_from_the_keys(tmp_path, monkeypatch):
-    table = corpus_module.build_table
-    monkeypatch.setattr(corpus_module, "build_table", lambda shards: table(shards)[::-1])
+    table = corpus_writer.build_table
+    monkeypatch.setattr(corpus_writer, "build_table", lambda shards: table(shards)[::-1])
     corpus = small(tmp_path / "c")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="the alignment of en does not follow from the keys"):
@@ -143,7 +144,7 @@ def test_verify_finds_a_key_hash_that_is_not_of_its_key(tmp_path, monkeypatch):
 WRITER = """
 import os, signal, sys
 from tresse.data import durable
-from tresse.data.store.corpus import merge_corpora, write_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.documents import Document
 steps = int(sys.argv[1])
@@ -209,8 +210,7 @@ def test_a_writer_that_fails_at_any_step_leaves_nothing_at_all(error, tmp_path, 
                 raise error
             real(descriptor)
 
-        for module in ("durable", "store.tensor_file", "store.index"):
-            monkeypatch.setattr(f"tresse.data.{module}.sync", fail)
+        monkeypatch.setattr(durable, "sync", fail)
         try:
             small(tmp_path / "c")
         except (OSError, KeyboardInterrupt):

@@ -14,7 +14,8 @@ from tests.data.formats.test_slamkit import units_of
 from tests.data.store.test_corpus import UNITS, contents, small
 from tests.support.processes import run
 from tresse.data.prepare import main, prepare_manifest
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.export import export_manifest, export_slamkit
 from tresse.data.store.tokenizer import Tokenizer

@@ -9,7 +9,8 @@ import pytest
 from tests.data.store.test_corpus import UNITS, contents, small, stories, story
 from tests.support.processes import run
 from tests.support.sparse_corpus import poke
-from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
+from tresse.data.store.corpus import Corpus, verify_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.inspection import (
     count_units,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tresse.data.store.corpus import write_corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.manifest import read_manifest
 from tresse.data.store.tokenizer import Tokenizer
 

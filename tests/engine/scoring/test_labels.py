@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.processes import run
 from tresse.data.store.cloze import Item, write_items
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.engine.scoring.labels import band, row_order, rows
 from tresse.engine.scoring.questions import MEASURES, Accuracy, ItemScore, Mean, accuracies

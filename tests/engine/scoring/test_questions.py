@@ -16,7 +16,8 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from tresse.data.store.cloze import Item
-from tresse.data.store.corpus import Corpus, write_corpus
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.model import Transformer

@@ -21,7 +21,8 @@ import numpy as np
 
 from tresse.data.packing.packer import plan_rows
 from tresse.data.packing.settings import Packing, Stream
-from tresse.data.store.corpus import Corpus, merge_corpora, verify_corpus, write_corpus
+from tresse.data.store.corpus import Corpus, verify_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.export import export_manifest
 from tresse.data.store.index import FILE, read_index, write_index
