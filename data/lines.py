@@ -1,9 +1,9 @@
-"""Lines and JSON lines of files, one at a time, with their place and a progress bar."""
+"""Read lines and JSON lines, one at a time, with their places for messages."""
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 
 def check_files(paths: Sequence[str | Path], what: str) -> list[Path]:
-    """Paths of files that are there; ValueError names the first that is not."""
+    """Return the paths of existing files; ValueError names the first that does not exist."""
     files = [Path(path) for path in paths]
     if not files:
         raise ValueError(f"no {what} files")
@@ -23,7 +23,10 @@ def check_files(paths: Sequence[str | Path], what: str) -> list[Path]:
 
 
 def read_lines(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """Every line, without its end, and where it is: "fr.jsonl:12". Files `*.gz` are unpacked."""
+    """Yield the place of every line, "fr.jsonl:12", and the line without its end.
+
+    Shows a progress bar. Files `*.gz` are unpacked. ValueError names a file that cannot be read.
+    """
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
         for path in files:
@@ -34,11 +37,19 @@ def read_lines(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def read_records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every JSON object, one per line, and where it is; empty lines are skipped.
+    """Yield the place of every JSON object of files, one per line, and the object.
 
-    ValueError names file and line: not UTF-8, not JSON, not an object, a field that occurs twice.
+    Errors are those of `parse_records` and `read_lines`.
     """
-    for where, line in read_lines(files):
+    return parse_records(read_lines(files))
+
+
+def parse_records(lines: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parse lines with their places as JSON objects; empty lines are skipped.
+
+    ValueError names the place: not UTF-8, not JSON, not an object, a field that occurs twice.
+    """
+    for where, line in lines:
         if not line.strip():
             continue
         try:
@@ -59,7 +70,7 @@ def decode_json(text: bytes) -> Any:
 
 
 def check_fields(record: dict[str, Any], required: Sequence[str], optional: Sequence[str]) -> None:
-    """Raise ValueError for a required field that is missing and for one that is not known."""
+    """Raise ValueError for a required field that is missing, and for an unknown field."""
     for name in required:
         if name not in record:
             raise ValueError(f"field {name!r} is missing")

@@ -1,21 +1,22 @@
-"""Cloze items: which of two endings follows a prompt?
+"""Cloze items: each asks which of two endings follows a prompt.
 
 An items file is JSON lines, one item per line:
 
     {"task": "sSC", "id": "1", "prompt": "a/prompt", "correct": "a/ending", "incorrect": "b/ending"}
 
-`prompt`, `correct` and `incorrect` are keys of documents of the corpus beside the file; `prompt` is
-null where the choice is between two whole recordings (sWUGGY, sBLIMP). Every document is there in
-every language of the item, so that it can be scored for each pair of prompt and ending language.
+`prompt`, `correct` and `incorrect` are keys of documents of the corpus in the same folder; `prompt`
+is null where two whole recordings are compared (sWUGGY, sBLIMP). Every language of an item has all
+its documents, so that each pair of prompt language and ending language can be scored.
 """
 
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from tresse.data.durable import replaced_file
+from tresse.data.lines import check_fields, parse_records
 
 ITEMS = "items.jsonl"
 """Name of the items file of a corpus."""
@@ -28,7 +29,7 @@ class Item:
     task: str
     """Name of the set, such as sSC; accuracies are per task."""
     id: str
-    """Name of the item, different from all others of its task."""
+    """Name of the item, unique in its task."""
     prompt: str | None
     """Key of the document that comes first, or None."""
     correct: str
@@ -36,12 +37,12 @@ class Item:
     incorrect: str
     """Key of the document that should be less likely."""
     languages: tuple[str, ...] = ()
-    """Languages in which it is asked; none: all of the corpus."""
+    """Languages in which the item is asked; empty: all languages of the corpus."""
     group: str = ""
-    """Items of a task with the same group, say one word in several voices, count as one between
-    them; none: the item counts by itself."""
+    """Items of a task with the same group, for example one word in several voices, together have
+    the weight of one item; empty: the item counts by itself."""
     labels: Mapping[str, str | int] = field(default_factory=dict)
-    """What its accuracy is also listed by: a voice, a type, a frequency."""
+    """Properties by which accuracies are also listed, such as a voice, a type or a frequency."""
 
 
 REQUIRED = ("task", "id", "prompt", "correct", "incorrect")
@@ -49,40 +50,39 @@ OPTIONAL = ("languages", "group", "labels")
 
 
 def read_items(path: Path) -> Iterator[Item]:
-    """The items of a file in order, line by line.
+    """Yield the items of a file in order, a line at a time.
 
-    Raises ValueError naming file and line: bad UTF-8 or JSON, a wrong field, an item seen before.
+    ValueError names file and line: not JSON, a wrong field, an item that occurs twice.
     """
     seen: dict[tuple[str, str], int] = {}
     with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        lines = ((f"{path}:{number}", line) for number, line in enumerate(file, start=1))
+        for number, (where, record) in enumerate(parse_records(lines), start=1):
             try:
-                item = parse(line)
-                check_new(item, number, seen)
+                item = _parse(record)
+                _check_new(item, number, seen)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+                raise ValueError(f"{where}: {error}") from None
             yield item
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
-    """Write an items file; it appears under its name only when it is whole and on disk."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """Write an items file, whole or not at all, in place of what is there.
+
+    ValueError when two items of a task have the same id.
+    """
     seen: dict[tuple[str, str], int] = {}
-    try:
-        with part.open("x", encoding="utf-8", newline="\n") as file:
-            for number, item in enumerate(items, start=1):
-                check_new(item, number, seen)
-                file.write(json.dumps(_record(item), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced_file(Path(path)) as file:
+        for number, item in enumerate(items, start=1):
+            _check_new(item, number, seen)
+            file.write(json.dumps(_record(item), ensure_ascii=False).encode() + b"\n")
 
 
 def merge_items(corpora: Mapping[Path, Sequence[str]], out: Path) -> None:
-    """Write the items of several corpora, folders with their languages, into the folder `out`."""
+    """Write the items of several corpora into the folder `out`.
+
+    corpora: folders and their languages, in which items without languages of their own stay asked.
+    """
     items = [
         replace(item, languages=item.languages or tuple(languages))
         for folder, languages in corpora.items()
@@ -93,21 +93,8 @@ def merge_items(corpora: Mapping[Path, Sequence[str]], out: Path) -> None:
         write_items(out / ITEMS, items)
 
 
-def parse(line: bytes) -> Item:
-    """One item from one line."""
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: {error}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"found a {type(record).__name__}, expected an object")
-    if set(REQUIRED) - set(record) or set(record) - set(REQUIRED + OPTIONAL):
-        raise ValueError(
-            f"found the fields {sorted(record)}, expected {sorted(REQUIRED)} and perhaps "
-            f"{sorted(OPTIONAL)}"
-        )
+def _parse(record: dict[str, Any]) -> Item:
+    check_fields(record, REQUIRED, OPTIONAL)
     for name in REQUIRED:
         value = record[name]
         if not (isinstance(value, str) and value) and not (name == "prompt" and value is None):
@@ -119,15 +106,15 @@ def parse(line: bytes) -> Item:
     return Item(**record, languages=languages)
 
 
-def check_new(item: Item, number: int, seen: dict[tuple[str, str], int]) -> None:
-    """Note an item's name, or say where it was before."""
+def _check_new(item: Item, number: int, seen: dict[tuple[str, str], int]) -> None:
+    """Note the number of an item in `seen`; ValueError when its task has another with this id."""
     before = seen.setdefault((item.task, item.id), number)
     if before != number:
         raise ValueError(f"item {item.id!r} of {item.task} is there already, as number {before}")
 
 
 def _record(item: Item) -> dict[str, Any]:
-    """Return an item as JSON has it: fields that say nothing are left out."""
+    """Return an item as a JSON object, without optional fields that are empty."""
     record = asdict(item)
     return {name: value for name, value in record.items() if name in REQUIRED or value}
 

@@ -33,12 +33,12 @@ def test_items_come_back_as_they_were_written(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (b"{", "not JSON"),
-        (b'{"task": "\xff"}', "not UTF-8"),
-        (b"\n", "not JSON"),
-        (b"[1]", "found a list, expected an object"),
-        (json.dumps({**GOOD, "extra": "x"}).encode(), "found the fields"),
-        (json.dumps({k: GOOD[k] for k in GOOD if k != "prompt"}).encode(), "found the fields"),
+        (b"{", "Expecting property name"),
+        (b'{"task": "\xff"}', "'utf-8' codec"),
+        (b"[1]", "not a JSON object"),
+        (b'{"task": "sSC", "task": "sSC"}', "field 'task' occurs twice"),
+        (json.dumps({**GOOD, "extra": "x"}).encode(), "unknown field 'extra'"),
+        (json.dumps({k: GOOD[k] for k in GOOD if k != "prompt"}).encode(), "field 'prompt' is mis"),
         (json.dumps({**GOOD, "id": 1}).encode(), "id is 1, expected a string"),
         (json.dumps({**GOOD, "correct": None}).encode(), "correct is None"),
         (json.dumps({**GOOD, "prompt": ""}).encode(), "prompt is ''"),
@@ -55,9 +55,18 @@ def test_items_come_back_as_they_were_written(tmp_path: Path):
 def test_a_bad_line_is_an_error_with_file_and_line_number(tmp_path: Path, line: bytes, fault: str):
     path = tmp_path / "items.jsonl"
     path.write_bytes(json.dumps({**GOOD, "id": "0"}).encode() + b"\n" + line + b"\n")
-    with pytest.raises(ValueError, match=r"items\.jsonl, line 2: ") as error:
+    with pytest.raises(ValueError, match=r"items\.jsonl:2: ") as error:
         list(read_items(path))
     assert fault in str(error.value)
+
+
+def test_empty_lines_are_skipped_as_in_manifests(tmp_path: Path):
+    path = tmp_path / "items.jsonl"
+    path.write_bytes(b"\n" + json.dumps(GOOD).encode() + b"\n\n{")
+    items = read_items(path)
+    assert next(items).id == "1"
+    with pytest.raises(ValueError, match=r"items\.jsonl:4: "):
+        next(items)
 
 
 def test_what_an_item_does_not_say_is_not_written(tmp_path: Path):
