@@ -1,6 +1,7 @@
 """The house rules that a machine can check: who imports whom, names, sizes of folders, links."""
 
 import ast
+import re
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -32,6 +33,9 @@ DATA = {
 MAX_FILES = 14
 """Files in a folder: more than about a dozen cannot be taken in at a glance."""
 
+PAGES = ("data", "format", "kernels", "layout", "numerics", "tour")
+"""Pages that say how things are now; docs/log.md says how they were."""
+
 MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 FOLDERS = sorted({path.parent for path in (*MODULES, *(ROOT / "tests").rglob("*.py"))})
 
@@ -55,6 +59,17 @@ def module_name(path: Path) -> str:
 def own_imports(path: Path) -> set[str]:
     """The modules of ours that a file imports."""
     return imported(path) & {module_name(other) for other in MODULES}
+
+
+def listed() -> set[str]:
+    """The modules that docs/layout.md lists, each below the heading of its folder."""
+    folder, names = "", set()
+    for line in (ROOT / "docs" / "layout.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            folder = line.strip("# ").split(":")[0]
+        elif found := re.match(r"(\w+\.py)  ", line):
+            names.add(f"{folder}/{found[1]}")
+    return {name for name in names if name.split("/")[0] in ROOMS}
 
 
 def identify(path: Path) -> str:
@@ -105,3 +120,14 @@ def test_the_rooms_are_namespace_packages(room: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_static_tools_find_a_room_under_its_import_name(room: str) -> None:
     assert (ROOT / ".typing" / "tresse" / room).resolve() == ROOT / room
+
+
+def test_the_page_of_the_house_lists_every_module_and_no_other() -> None:
+    assert listed() == {identify(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
+def test_a_page_names_files_that_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:bench|csrc|data|docs|engine|kernels|tests)/[\w/]+\.\w+)`", text))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
