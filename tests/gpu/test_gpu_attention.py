@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.gpu.on_gpu import on_gpu, outputs_and_gradients
-from tests.kernels.test_attention import attention_formula
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, random
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
+from tests.support.formulas import attention_formula
 from tresse.kernels.attention import Attend
 from tresse.kernels.attention_backends import BACKENDS, Setting, UnavailableError
 

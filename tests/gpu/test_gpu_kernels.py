@@ -1,6 +1,6 @@
 """Each kernel on a GPU, in every dtype, against its definition in fp64.
 
-The bound is that of tests/kernels/test_kernels.py, with PyTorch on the GPU as the measure: twice
+The bound is that of tests.support.accuracy.py, with PyTorch on the GPU as the measure: twice
 its error in the same dtype and one unit in the last place of the largest value.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.gpu.on_gpu import need_memory, on_gpu, outputs_and_gradients
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, random
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
 from tresse.kernels.cross_entropy import IGNORE_INDEX, cross_entropy_
 from tresse.kernels.linear_cross_entropy import (
     linear_cross_entropy_reference,

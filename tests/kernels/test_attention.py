@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.torch_version import TorchVersion
 
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, random
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
+from tests.support.formulas import attention_formula
 from tresse.engine.attention import choose_attention
 from tresse.engine.run.config import KernelsConfig
 from tresse.engine.run.ranks import Ranks
@@ -24,23 +25,6 @@ from tresse.kernels.attention import attention, document_mask
 from tresse.kernels.attention_backends import Setting, choose
 
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def attention_formula(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cuts: list[int]
-) -> torch.Tensor:
-    """Softmax over the keys up to the query, one document and one head at a time."""
-    H, group = q.shape[1], q.shape[1] // k.shape[1]
-    documents = []
-    for start, stop in itertools.pairwise(cuts):
-        heads = []
-        for head in range(H):
-            kd, vd = k[start:stop, head // group], v[start:stop, head // group]
-            scores = q[start:stop, head] @ kd.T / q.shape[2] ** 0.5
-            future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-            heads.append(scores.masked_fill(future, float("-inf")).softmax(-1) @ vd)
-        documents.append(torch.stack(heads, 1))
-    return torch.cat(documents)
 
 
 # Heads: as many key heads as query heads, groups of 3 (no power of two), one key head for all.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, random
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
 from tresse.kernels import linear_cross_entropy as module
 from tresse.kernels.linear_cross_entropy import (
     ADDMM_WIDENS,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from tests.kernels.interpreted.guarded import guarded
-from tests.kernels.test_kernels import random
+from tests.support.accuracy import assert_within_bound, random
+from tests.support.guarded import guarded
 from tresse.kernels.adamw import AdamW, _adamw_, _clip_coefficient, _factors, clip_coefficient
 
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8}
@@ -66,10 +66,8 @@ def test_training_is_as_accurate_as_torchs(numel: int, clip: float | None):
     exact = train(torch.optim.AdamW, torchs_step, torch.float64, sizes)
     plain = train(torch.optim.AdamW, torchs_step, torch.float32, sizes)
     ours = train(AdamW, our_step, torch.float32, sizes)
-    for i, (want, x, y) in enumerate(zip(exact, ours, plain, strict=True)):
-        error, floor = ((z - want).abs().max().item() for z in (x, y))
-        ulp = torch.finfo(torch.float32).eps * want.abs().max().item()
-        assert error <= 2 * floor + ulp, f"result {i}: {error=:.3e} {floor=:.3e} {ulp=:.3e}"
+    for i, results in enumerate(zip(ours, plain, exact, strict=True)):
+        assert_within_bound(f"result {i}", *results, torch.float32)
 
 
 class Buffers:

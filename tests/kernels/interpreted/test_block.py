@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.kernels.test_kernels import random
+from tests.support.accuracy import random
 from tresse.engine.model import Block
 from tresse.engine.run.config import ModelConfig
 from tresse.kernels import rmsnorm, rope, swiglu

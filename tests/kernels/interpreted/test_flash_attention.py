@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.interpreted.guarded import guarded
-from tests.kernels.test_attention import attention_formula
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, random
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
+from tests.support.formulas import attention_formula
+from tests.support.guarded import guarded
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig
 from tresse.kernels import flash_attention_tiles

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.interpreted.guarded import guarded
+from tests.support.guarded import guarded
 from tresse.kernels import gather as module
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 from tresse.kernels.gather import (

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.interpreted.guarded import LIBC, NO_ACCESS, guarded
-from tests.kernels.test_kernels import random
+from tests.support.accuracy import assert_within_bound, random
+from tests.support.guarded import LIBC, NO_ACCESS, guarded
 from tresse.kernels import linear_cross_entropy as module
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 from tresse.kernels.linear_cross_entropy import (
@@ -63,9 +63,7 @@ def check(given: Inputs, rows: int, scale: torch.Tensor = SCALE) -> None:
     ):
         assert (x.dtype, x.shape) == (y.dtype, y.shape)
         if x.numel():
-            error, floor = ((z.double() - want).abs().max().item() for z in (x, y))
-            ulp = torch.finfo(x.dtype).eps * want.abs().max().item()
-            assert error <= 2 * floor + ulp, f"{name}: {error=:.3e} {floor=:.3e} {ulp=:.3e}"
+            assert_within_bound(name, x, y, want, x.dtype)
     _, losses, dhidden, dweight = ours
     assert not losses[labels == IGNORE_INDEX].any()
     assert not dhidden[labels == IGNORE_INDEX].any()

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.interpreted.guarded import guarded
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, random
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
+from tests.support.formulas import add_rmsnorm_formula, rmsnorm_formula
+from tests.support.guarded import guarded
 from tresse.kernels.rmsnorm import (
     _add_norm,
     _backward,
@@ -28,27 +29,19 @@ def inputs(N: int, D: int) -> list[torch.Tensor]:
     return [random(N, D), random(N, D, seed=1), random(D, seed=2)]
 
 
-def norm_formula(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return weight * x / (x.square().mean(-1, keepdim=True) + EPS).sqrt()
-
-
-def add_norm_formula(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor):
-    return norm_formula(x + residual, weight), x + residual
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_rmsnorm_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
     x, _, weight = inputs(*size)
     function = partial(rmsnorm_triton, eps=EPS)
-    assert_as_accurate_as_pytorch(function, norm_formula, [x, weight], dtype)
+    assert_as_accurate_as_pytorch(function, rmsnorm_formula, [x, weight], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_add_rmsnorm_is_as_accurate_as_pytorch(size: tuple[int, int], dtype: torch.dtype):
     function = partial(add_rmsnorm_triton, eps=EPS)
-    assert_as_accurate_as_pytorch(function, add_norm_formula, inputs(*size), dtype)
+    assert_as_accurate_as_pytorch(function, add_rmsnorm_formula, inputs(*size), dtype)
 
 
 @pytest.mark.parametrize("output", [0, 1])
@@ -58,7 +51,7 @@ def test_each_output_of_add_rmsnorm_has_its_gradient_alone(output: int):
         return add_rmsnorm_triton(x, residual, weight, EPS)[output] + 0 * weight[0]
 
     def formula(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return add_norm_formula(x, residual, weight)[output] + 0 * weight[0]
+        return add_rmsnorm_formula(x, residual, weight)[output] + 0 * weight[0]
 
     assert_as_accurate_as_pytorch(function, formula, inputs(5, 33), torch.float32)
 
@@ -68,7 +61,7 @@ def test_add_rmsnorm_without_residual_starts_the_stream():
         return add_rmsnorm_triton(x, None, weight, EPS)
 
     def formula(x: torch.Tensor, weight: torch.Tensor):
-        return norm_formula(x, weight), x
+        return rmsnorm_formula(x, weight), x
 
     x, _, weight = inputs(5, 33)
     assert_as_accurate_as_pytorch(function, formula, [x, weight], torch.float32)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.interpreted.guarded import guarded
-from tests.kernels.test_kernels import assert_as_accurate_as_pytorch, packed, random, rope_formula
+from tests.support.accuracy import assert_as_accurate_as_pytorch, random
+from tests.support.formulas import packed, rope_formula
+from tests.support.guarded import guarded
 from tresse.kernels import rope as module
 from tresse.kernels.rope import (
     _backward,
