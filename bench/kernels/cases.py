@@ -39,7 +39,7 @@ from tresse.kernels.gather import gather_rows, gather_rows_reference
 from tresse.kernels.linear_cross_entropy import linear_cross_entropy
 from tresse.kernels.rmsnorm import add_rmsnorm, rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
-from tresse.kernels.swiglu import swiglu, swiglu_linear
+from tresse.kernels.swiglu import swiglu_linear
 
 EPS = 1e-5
 
@@ -109,38 +109,6 @@ def add_rmsnorm_case(shape: Shape, device: torch.device) -> Case:
     )
 
 
-def swiglu_formula(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
-def swiglu_case(shape: Shape, device: torch.device) -> Case:
-    """SwiGLU on the packed gate and up projection."""
-    N, width, inputs = shape.N, shape.F, Inputs(device)
-    leaves, cotangents = [inputs.leaf(N, 2 * width)], [inputs.normal(N, width)]
-    return Case(
-        kernel="swiglu",
-        shape=f"{shape.name} N={N} F={width}",
-        names=("y", "dgate_up"),
-        want=lambda: differentiated(swiglu_formula, leaves, cotangents),
-        providers=with_peers(
-            swiglu,
-            swiglu_formula,
-            leaves,
-            cotangents,
-            {"liger": lambda: differentiable(peers.liger_swiglu, leaves, cotangents)},
-        ),
-        # gate, up, y; then dy, gate, up and both gradients
-        num_bytes={
-            FORWARD: 3 * 2 * N * width,
-            BACKWARD: 5 * 2 * N * width,
-            BOTH: 8 * 2 * N * width,
-        },
-        flops={},
-    )
-
-
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """PyTorch's cross-entropy in fp32, which bf16 logits need."""
     return F.cross_entropy(logits.float(), labels)
@@ -203,8 +171,9 @@ def cross_entropy_case(classes: int, columns: int, shape: Shape, device: torch.d
 
 
 def swiglu_linear_formula(gate_up: Tensor, weight: Tensor) -> Tensor:
-    """The MLP behind its first projection."""
-    return F.linear(swiglu_formula(gate_up), weight)
+    """Multiply silu(gate) by up, then by the weight."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * up, weight)
 
 
 def swiglu_linear_case(shape: Shape, device: torch.device) -> Case:
@@ -405,7 +374,6 @@ def gather_case(shape: Shape, device: torch.device) -> Case:
 KERNELS: dict[str, Maker] = {
     "attention": attention_cases,
     "linear_cross_entropy": by_vocabulary(linear_cross_entropy_case),
-    "swiglu": by_shape(swiglu_case),
     "swiglu_linear": by_shape(swiglu_linear_case),
     "add_rmsnorm": by_shape(add_rmsnorm_case),
     "rope_qkv": by_shape(rope_case),

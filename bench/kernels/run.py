@@ -9,9 +9,9 @@ installed is named, and so is what the minutes do not suffice for. How the clock
 bench/kernels/timing.py. Rows go to a CSV file as they come.
 
     python bench/kernels/run.py                                   all of it: some 8 minutes on a GPU
-    python bench/kernels/run.py --only attention,swiglu --csv rows.csv --plot shares.png
-    python bench/kernels/run.py --ncu swiglu                      under Nsight Compute; prints how
-    python bench/kernels/run.py --only swiglu --trace trace.json  a timeline of our launches
+    python bench/kernels/run.py --only attention,rmsnorm --csv rows.csv --plot shares.png
+    python bench/kernels/run.py --ncu rmsnorm                      under Nsight Compute; prints how
+    python bench/kernels/run.py --only rmsnorm --trace trace.json  a timeline of our launches
     python bench/kernels/run.py --device cpu                      tiny sizes: it runs, no more
 """
 

@@ -6,32 +6,27 @@ from tests.ahead_of_time.aot import Configuration
 from tresse.kernels.swiglu import _backward_kernel, _forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+KERNELS = {
+    "forward": (_forward_kernel, ["gate_up_ptr", "h_ptr"]),
+    "backward": (_backward_kernel, ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]),
+}
 
 
-def configurations(dtype: str, width: int) -> list[Configuration]:
+def configuration(direction: str, dtype: str, width: int) -> Configuration:
+    kernel, pointers = KERNELS[direction]
     options = launch_options(width, DTYPES[dtype])
-    num_warps = options.pop("num_warps")
-    gradients = ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]
-    kernels = {
-        "forward": (_forward_kernel, ["gate_up_ptr", "h_ptr"], {}),
-        "backward": (_backward_kernel, gradients, {"OVERWRITE": False}),
-        "backward over dh": (_backward_kernel, gradients, {"OVERWRITE": True}),
-    }
-    return [
-        Configuration(
-            name=f"swiglu {way} {dtype} F={width}",
-            kernel=kernel,
-            signature=dict.fromkeys(pointers, f"*{dtype}"),
-            constexprs=options | more,
-            num_warps=num_warps,
-        )
-        for way, (kernel, pointers, more) in kernels.items()
-    ]
+    return Configuration(
+        name=f"swiglu {direction} {dtype} F={width}",
+        kernel=kernel,
+        signature=dict.fromkeys(pointers, f"*{dtype}"),
+        num_warps=options.pop("num_warps"),
+        constexprs=options,
+    )
 
 
 CONFIGURATIONS = [
-    configuration
+    configuration(direction, dtype, width)
     for width in (8192, 4864)
     for dtype in DTYPES
-    for configuration in configurations(dtype, width)
+    for direction in KERNELS
 ]

@@ -19,8 +19,8 @@ from tresse.bench.kernels.providers import FORWARD, compare, differentiable
 from tresse.bench.kernels.timing import Ceilings
 from tresse.engine.run.recipes import LLAMA_1B, QWEN_360M
 
-KERNELS = {"attention", "linear_cross_entropy", "swiglu", "swiglu_linear", "add_rmsnorm"}
-KERNELS |= {"rope_qkv", "adamw", "cross_entropy", "rmsnorm", "gather"}
+KERNELS = {"attention", "linear_cross_entropy", "swiglu_linear", "add_rmsnorm", "rope_qkv"}
+KERNELS |= {"adamw", "cross_entropy", "rmsnorm", "gather"}
 CPU = torch.device("cpu")
 
 
@@ -50,7 +50,7 @@ def test_every_kernel_is_checked_and_timed_beside_pytorch_and_drawn(tmp_path: Pa
             assert float(row["error"]) < 2e-2
             ratio = float(row["floor_ms"]) / float(row["ms"])
             assert float(row["share"]) == pytest.approx(ratio)
-    by_provider = {row["provider"] for row in rows if row["kernel"] == "swiglu"}
+    by_provider = {row["provider"] for row in rows if row["kernel"] == "swiglu_linear"}
     assert by_provider == {"tresse", "eager", "compile"}
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -58,9 +58,9 @@ def test_every_kernel_is_checked_and_timed_beside_pytorch_and_drawn(tmp_path: Pa
 WRONG = """
 import sys
 from tresse.bench.kernels import cases, run
-cases.swiglu = lambda gate_up: 1.05 * cases.swiglu_formula(gate_up)
+cases.rmsnorm = lambda x, weight, eps: 1.05 * cases.rmsnorm_formula(x, weight)
 cases.swiglu_linear = lambda gate_up, weight: gate_up @ weight
-options = run.Options(device="cpu", only="swiglu,swiglu_linear", budget_ms=1, csv=sys.argv[1])
+options = run.Options(device="cpu", only="rmsnorm,swiglu_linear", budget_ms=1, csv=sys.argv[1])
 sys.exit(run.main(options))
 """
 
@@ -71,7 +71,7 @@ def test_a_wrong_result_and_a_failure_get_a_row_each_and_no_time(tmp_path: Path)
     done = run(sys.executable, "-c", WRONG, str(out), check=False)
     assert done.returncode == 1
     ours = [row for row in rows_of(out) if row["provider"] == "tresse"]
-    assert [row["kernel"] for row in ours] == ["swiglu", "swiglu_linear"]
+    assert [row["kernel"] for row in ours] == ["rmsnorm", "swiglu_linear"]
     assert "y is off by 5.0e-02" in ours[0]["status"]
     assert "failed: RuntimeError" in ours[1]["status"]
     assert not any(row["ms"] for row in ours)
@@ -100,12 +100,12 @@ def test_without_a_gpu_nothing_is_measured_and_no_result_replaced(tmp_path: Path
 
 def test_a_profiler_gets_marked_calls_and_its_command(tmp_path: Path):
     trace = tmp_path / "trace.json"
-    bench("--only", "swiglu", "--trace", str(trace))
+    bench("--only", "rmsnorm", "--trace", str(trace))
     names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
-    assert {"swiglu forward", "swiglu backward", "swiglu forward+backward"} <= names
-    command = bench("--ncu", "swiglu").stdout.splitlines()[-1]
+    assert {"rmsnorm forward", "rmsnorm backward", "rmsnorm forward+backward"} <= names
+    command = bench("--ncu", "rmsnorm").stdout.splitlines()[-1]
     assert shlex.split(command)[:3] == ["ncu", "--profile-from-start", "off"]
-    assert command.endswith("bench/kernels/run.py --ncu swiglu")
+    assert command.endswith("bench/kernels/run.py --ncu rmsnorm")
 
 
 def test_shapes_are_those_of_the_recipes():

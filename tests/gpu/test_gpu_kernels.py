@@ -1,7 +1,6 @@
 """Each kernel on a GPU, in every dtype, against its definition in fp64.
 
-The bound is that of tests.support.accuracy.py, with PyTorch on the GPU as the measure: twice
-its error in the same dtype and one unit in the last place of the largest value.
+The bound is that of tests/support/accuracy.py, with PyTorch on the GPU as the measure.
 """
 
 from collections.abc import Callable
@@ -27,10 +26,10 @@ from tresse.kernels.rmsnorm import (
 )
 from tresse.kernels.rope import rope_qkv_reference, rope_qkv_triton, rope_tables
 from tresse.kernels.swiglu import (
+    launch_backward_,
+    launch_forward,
     swiglu_linear_reference,
     swiglu_linear_triton,
-    swiglu_reference,
-    swiglu_triton,
 )
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -127,11 +126,7 @@ def cases() -> list[Case]:
     for N, D in [(1, 2048), (1001, 2048), (1001, 896), (37, 123)]:
         found.append(Case(f"rmsnorm {N}x{D}", norm, norm_by, ((N, D), (D,))))
         found.append(Case(f"add_rmsnorm {N}x{D}", add, add_by, ((N, D), (N, D), (D,))))
-    for N, width in [(1, 1), (101, 8192), (101, 4864), (37, 123)]:
-        found.append(
-            Case(f"swiglu {N}x{width}", swiglu_triton, swiglu_reference, ((N, 2 * width),))
-        )
-    for N, width, D in [(101, 8192, 2048), (101, 4864, 896), (37, 40, 24)]:
+    for N, width, D in [(1, 1, 1), (101, 8192, 2048), (101, 4864, 896), (37, 123, 24)]:
         functions = swiglu_linear_triton, swiglu_linear_reference
         found.append(
             Case(f"swiglu_linear {N}x{width}x{D}", *functions, ((N, 2 * width), (D, width)))
@@ -190,7 +185,10 @@ def test_rows_behind_two_to_the_31_values_are_like_any_other(name: str):
             cos, sin = (table[first:] for table in tables)
             return with_gradient(lambda x: rope_qkv_triton(x, cos, sin, 32, 16), rows)
         if name == "swiglu":
-            return with_gradient(swiglu_triton, rows)
+            h = launch_forward(rows)
+            h_again = torch.ones_like(h)
+            d_gate_up = launch_backward_(h_again, rows)
+            return [h, h_again, d_gate_up]
         dlogits, losses = rows.clone(), torch.empty(len(rows), device="cuda")
         scale = torch.ones((), device="cuda")
         cross_entropy_(dlogits, labels[first:], width, losses, scale)
