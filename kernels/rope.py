@@ -35,16 +35,21 @@ Scaling = tuple[float, float, float, int]
 
 @triton.jit
 def _rotate(
-    x_ptr,
-    y_ptr,
+    packed_ptr,
+    heads_ptr,
     cos,
     sin,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,  # K / 2
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
+    BACKWARD: tl.constexpr,
 ):
-    """Heads of one token from x to y, each (HEADS, K); cos and sin are (1, BLOCK_HALF)."""
+    """Rotate one token's heads, (HEADS, K), out of the packed tensor, or back into it.
+
+    cos and sin are (1, BLOCK_HALF).
+    """
+    x_ptr, y_ptr = (heads_ptr, packed_ptr) if BACKWARD else (packed_ptr, heads_ptr)
     pairs = tl.arange(0, BLOCK_HALF)[None, :]
     for start in range(0, HEADS, BLOCK_HEADS):
         heads = start + tl.arange(0, BLOCK_HEADS)[:, None]
@@ -58,7 +63,9 @@ def _rotate(
 
 
 @triton.jit
-def _copy(x_ptr, y_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _copy(packed_ptr, heads_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BACKWARD: tl.constexpr):
+    """Copy one token's heads out of the packed tensor, or back into it."""
+    x_ptr, y_ptr = (heads_ptr, packed_ptr) if BACKWARD else (packed_ptr, heads_ptr)
     for start in range(0, WIDTH, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + cols, mask=cols < WIDTH, other=0.0)
@@ -75,8 +82,8 @@ def _table_row(
 
 
 @triton.jit
-def _forward_kernel(
-    qkv_ptr,
+def _rope_kernel(
+    packed_ptr,
     cos_ptr,
     sin_ptr,
     q_ptr,
@@ -90,6 +97,7 @@ def _forward_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BACKWARD: tl.constexpr,  # q, k and v are gradients: rotate them back into packed_ptr
 ):
     """All heads of one token per program."""
     WIDTH: tl.constexpr = HEADS * 2 * HALF
@@ -98,48 +106,20 @@ def _forward_kernel(
     packed = token * (WIDTH + 2 * KV_WIDTH)
     cos = _table_row(cos_ptr, token % T, HALF, ACC, BLOCK_HALF)
     sin = _table_row(sin_ptr, token % T, HALF, ACC, BLOCK_HALF)
-    q_in, k_in = qkv_ptr + packed, qkv_ptr + (packed + WIDTH)
-    v_in = qkv_ptr + (packed + WIDTH + KV_WIDTH)
-    _rotate(q_in, q_ptr + token * WIDTH, cos, sin, HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
-    _rotate(k_in, k_ptr + token * KV_WIDTH, cos, sin, KV_HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
-    _copy(v_in, v_ptr + token * KV_WIDTH, KV_WIDTH, BLOCK_V)
-
-
-@triton.jit
-def _backward_kernel(
-    dq_ptr,
-    dk_ptr,
-    dv_ptr,
-    cos_ptr,
-    sin_ptr,
-    dqkv_ptr,
-    T,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-    ACC: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_HALF: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-):
-    """The forward's program of this id the other way, its inverse."""
-    WIDTH: tl.constexpr = HEADS * 2 * HALF
-    KV_WIDTH: tl.constexpr = KV_HEADS * 2 * HALF
-    token = tl.program_id(0).to(tl.int64)
-    packed = token * (WIDTH + 2 * KV_WIDTH)
-    cos = _table_row(cos_ptr, token % T, HALF, ACC, BLOCK_HALF)
-    sin = _table_row(sin_ptr, token % T, HALF, ACC, BLOCK_HALF)
-    q_out, k_out = dqkv_ptr + packed, dqkv_ptr + (packed + WIDTH)
-    v_out = dqkv_ptr + (packed + WIDTH + KV_WIDTH)
-    _rotate(dq_ptr + token * WIDTH, q_out, cos, -sin, HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
-    _rotate(dk_ptr + token * KV_WIDTH, k_out, cos, -sin, KV_HEADS, HALF, BLOCK_HEADS, BLOCK_HALF)
-    _copy(dv_ptr + token * KV_WIDTH, v_out, KV_WIDTH, BLOCK_V)
+    sin = -sin if BACKWARD else sin
+    packed_q, packed_k = packed_ptr + packed, packed_ptr + (packed + WIDTH)
+    packed_v = packed_ptr + (packed + WIDTH + KV_WIDTH)
+    q_ptr += token * WIDTH
+    _rotate(packed_q, q_ptr, cos, sin, HEADS, HALF, BLOCK_HEADS, BLOCK_HALF, BACKWARD)
+    k_ptr += token * KV_WIDTH
+    _rotate(packed_k, k_ptr, cos, sin, KV_HEADS, HALF, BLOCK_HEADS, BLOCK_HALF, BACKWARD)
+    _copy(packed_v, v_ptr + token * KV_WIDTH, KV_WIDTH, BLOCK_V, BACKWARD)
 
 
 def launch_options(
     num_heads: int, num_kv_heads: int, half: int, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Constants of both kernels; 8 pairs per thread are two times 16 bytes of bf16."""
+    """Constants of the kernel; 8 pairs per thread are two times 16 bytes of bf16."""
     block_half = triton.next_power_of_2(half)
     block_heads = min(triton.next_power_of_2(num_heads), max(1, 512 // block_half))
     num_warps = max(1, block_heads * block_half // 256)
@@ -166,7 +146,7 @@ def _forward(
     T, half = cos.shape
     q, k, v = _empty_qkv(qkv, half, num_heads, num_kv_heads)
     options = launch_options(num_heads, num_kv_heads, half, qkv.dtype)
-    _forward_kernel[(qkv.shape[0],)](qkv, cos, sin, q, k, v, T, **options)
+    _rope_kernel[(qkv.shape[0],)](qkv, cos, sin, q, k, v, T, BACKWARD=False, **options)
     return q, k, v
 
 
@@ -189,7 +169,7 @@ def _backward(
     N, num_heads, num_kv_heads = dq.shape[0], dq.shape[1], dk.shape[1]
     dqkv = _empty_packed(dq, dk)
     options = launch_options(num_heads, num_kv_heads, cos.shape[1], dq.dtype)
-    _backward_kernel[(N,)](dq, dk, dv, cos, sin, dqkv, cos.shape[0], **options)
+    _rope_kernel[(N,)](dqkv, cos, sin, dq, dk, dv, cos.shape[0], BACKWARD=True, **options)
     return dqkv
 
 
