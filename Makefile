@@ -45,8 +45,9 @@ $(SPEECH)/corpora/%/corpus.json: | $(SPEECH)/units.safetensors $(SPEECH)/speech/
 $(SPEECH)/corpora/cloze/items.jsonl: | $(SPEECH)/corpora/cloze/corpus.json
 	cp $(SPEECH)/texts/items.jsonl $@.tmp && mv $@.tmp $@
 
+# One process a core, tests handed out one by one. FAST=1: those of less than two seconds.
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxschedchunk 1 --durations 20 $(if $(FAST),-m "not slow")
 
 # What needs a GPU, in ten minutes; PYTHON is one that has the project installed.
 gpu:

@@ -1,16 +1,21 @@
-"""What all tests share: NaN in memory that nobody wrote, and a small world to train on."""
+"""What all tests share: NaN in memory that nobody wrote, their order, a small world and its run."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
-from tests.support.processes import torchrun
-from tests.support.small_run import STAGES, TRAIN, arguments, step_rows
+from tests.support import processes, warm
+from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_rows
 from tresse.data.worlds.story_world import StoryWorld, generate
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+Shared = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -20,10 +25,54 @@ def _uninitialised_memory_is_nan() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process for each core that we may use; more than 8 would wait for the memory."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU that is not here, and put slow tests first.
+
+    pytest-xdist hands tests out in this order, so that no slow one is left alone at the end.
+    """
+    if not torch.cuda.is_available():
+        config.hook.pytest_deselected(items=[item for item in items if needs_gpu(item)])
+        items[:] = [item for item in items if not needs_gpu(item)]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def needs_gpu(item: pytest.Item) -> bool:
+    """Tell whether a test is marked so, or lies in tests/gpu."""
+    return item.get_closest_marker("gpu") is not None
+
+
+def pytest_report_header() -> str:
+    """Say why tests are deselected."""
+    found = torch.cuda.is_available()
+    return f"CUDA device: {'found' if found else 'none, so tests marked gpu are deselected'}"
+
+
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """A function that has a folder filled once for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if hasattr(request.config, "workerinput") else base
+
+    def fill(name: str, build: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                build(folder)
+                done.touch()
+        return folder
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def world(shared: Shared) -> Path:
     """Corpora train, valid and cloze of a few hundred stories."""
-    folder = tmp_path_factory.mktemp("world") / "data"
     small = StoryWorld(
         num_topics=3,
         aligned_documents=150,
@@ -31,16 +80,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         valid_documents=12,
         cloze_documents=21,
     )
-    generate(small, folder)
-    return folder
+    return shared("world", lambda folder: generate(small, folder))
 
 
 @pytest.fixture(scope="session")
-def finished_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(world: Path, shared: Shared) -> Path:
     """The folder of a small run of three stages on two ranks, without any accident."""
-    run_dir = tmp_path_factory.mktemp("finished") / "run"
-    torchrun(2, TRAIN, *arguments(world, run_dir), "--data.cloze", str(world / "cloze"))
+    cloze = ["--data.cloze", str(world / "cloze")]
+    run_dir = shared(
+        "finished",
+        lambda folder: processes.torchrun(2, TRAIN, *arguments(world, folder), *cloze),
+    )
     assert [(row["stage"], row["step"]) for row in step_rows(run_dir)] == [
         (name, step + 1) for name, steps in STAGES.items() for step in range(steps)
     ]
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def killed_run(world: Path, shared: Shared) -> Path:
+    """The folder of the same run killed in step 8, after checkpoints of steps 3 and 6; copy it."""
+    accident = ["tresse.engine.step.update", "8", "0"]
+    return shared(
+        "killed",
+        lambda folder: warm.torchrun(2, KILLED, *accident, *arguments(world, folder), check=False),
+    )

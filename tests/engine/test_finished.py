@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.support.processes import torchrun
 from tests.support.small_run import TRAIN, arguments, step_rows
+from tests.support.warm import torchrun
 from tresse.engine.finished import export_stage, load_model, open_finished
 from tresse.engine.run.run_folder import read_metrics
 

@@ -1,6 +1,7 @@
 """A run that was killed, stopped or moved to other ranks goes on as if nothing had happened."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.support.processes import ROOT, environment, torchrun
-from tests.support.small_run import STAGES, TRAIN, arguments, step_rows
+from tests.support.processes import ROOT, TIMEOUT_S, end, finish, start
+from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_rows
+from tests.support.warm import torchrun
 from tresse.engine.checkpoint import find_fault, newest
 from tresse.engine.run.run_folder import read_metrics
 
@@ -43,9 +45,7 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     run_dir = tmp_path / "run"
     target, call, rank = ACCIDENTS[accident]
     job = arguments(world, run_dir)
-    killed = torchrun(
-        2, "tests/support/workers/killed.py", target, str(call), str(rank), *job, check=False
-    )
+    killed = torchrun(2, KILLED, target, str(call), str(rank), *job, check=False)
     assert killed.returncode != 0
     torchrun(2, TRAIN, "--run-dir", str(run_dir))
     assert step_rows(run_dir) == step_rows(finished_run)
@@ -58,20 +58,10 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     [(1, ["--micro-rows", "4"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
 )
 def test_a_run_goes_on_with_other_ranks_micro_batches_or_zero_stage(
-    world: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
+    killed_run: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
 ) -> None:
-    run_dir = tmp_path / "run"
-    job = arguments(world, run_dir)
-    torchrun(
-        2,
-        "tests/support/workers/killed.py",
-        "tresse.engine.step.update",
-        "5",
-        "0",
-        *job,
-        check=False,
-    )
-    assert newest(run_dir / "en") == run_dir / "en" / "step-00000003"
+    run_dir = shutil.copytree(killed_run, tmp_path / "run")
+    assert newest(run_dir / "en") == run_dir / "en" / "step-00000006"
     torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags)
     for found, expected in zip(step_rows(run_dir), step_rows(finished_run), strict=True):
         assert found["tokens"] == expected["tokens"], "the rows are the same"
@@ -79,19 +69,9 @@ def test_a_run_goes_on_with_other_ranks_micro_batches_or_zero_stage(
 
 
 def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
-    world: Path, finished_run: Path, tmp_path: Path
+    killed_run: Path, finished_run: Path, tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
-    job = arguments(world, run_dir)
-    torchrun(
-        2,
-        "tests/support/workers/killed.py",
-        "tresse.engine.step.update",
-        "8",
-        "0",
-        *job,
-        check=False,
-    )
+    run_dir = shutil.copytree(killed_run, tmp_path / "run")
     broken = run_dir / "en" / "step-00000006" / "model-00001-of-00002.safetensors"
     broken.write_bytes(broken.read_bytes()[:-1])
     done = torchrun(2, TRAIN, "--run-dir", str(run_dir))
@@ -101,26 +81,14 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_pruning_keeps_good_checkpoints_and_removes_broken_newer_ones(
-    world: Path, tmp_path: Path
+    killed_run: Path, tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
-    job = arguments(world, run_dir)
-    torchrun(
-        1,
-        "tests/support/workers/killed.py",
-        "tresse.engine.step.update",
-        "8",
-        "0",
-        *job,
-        check=False,
-    )
+    run_dir = shutil.copytree(killed_run, tmp_path / "run")
     broken = run_dir / "en" / "step-00000006" / "state.json"
     broken.write_text("{")
     rhythm = ["--checkpoint.keep", "1", "--checkpoint.every", "4"]
-    torchrun(
-        1, "tests/support/workers/killed.py", "tresse.engine.step.update", "4", "0",
-        "--run-dir", str(run_dir), *rhythm, check=False,
-    )  # fmt: skip
+    accident = ["tresse.engine.step.update", "4", "0"]
+    torchrun(1, KILLED, *accident, "--run-dir", str(run_dir), *rhythm, check=False)
     assert [path.name for path in (run_dir / "en").glob("step-*")] == ["step-00000004"]
     assert newest(run_dir / "en") == run_dir / "en" / "step-00000004"
 
@@ -147,18 +115,12 @@ def test_a_signal_saves_and_exits_0_and_a_second_run_goes_on(
 ) -> None:
     run_dir = tmp_path / "run"
     command = [sys.executable, str(ROOT / TRAIN), *arguments(world, run_dir)]
-    process = subprocess.Popen(
-        [*command, "--checkpoint.every", "1000"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_step(run_dir, 2)
+    process = start(*command, "--checkpoint.every", "1000")
+    wait_for_step(run_dir, 2, process)
     process.send_signal(number)
-    printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert f"To go on: python {ROOT / TRAIN} --run-dir {run_dir}" in printed
+    done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert f"To go on: python {ROOT / TRAIN} --run-dir {run_dir}" in done.stdout
     stopped_at = step_rows(run_dir)[-1]["step"]
     saved = run_dir / "en" / (run_dir / "en" / "latest").read_text().strip()
     assert json.loads((saved / "state.json").read_text())["step"] == stopped_at
@@ -172,25 +134,22 @@ def test_a_signal_to_torchrun_stops_all_ranks_at_one_step_with_a_checkpoint(
     run_dir = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc-per-node=2", str(ROOT / TRAIN)]
-    process = subprocess.Popen(
-        [*launcher, *arguments(world, run_dir), "--checkpoint.every", "1000"],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for_step(run_dir, 2)
+    process = start(*launcher, *arguments(world, run_dir), "--checkpoint.every", "1000")
+    wait_for_step(run_dir, 2, process)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)  # torchrun's own status is its own
+    finish(process)  # torchrun's own status is its own
     saved = newest(run_dir / "en")
     assert saved is not None
     assert saved.name == f"step-{step_rows(run_dir)[-1]['step']:08d}"
 
 
-def wait_for_step(run_dir: Path, step: int) -> None:
-    """Return once the run has logged a step."""
-    deadline = time.monotonic() + 60
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Return once the run has logged a step; end it if it does not."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not any(row["step"] >= step for row in read_metrics(run_dir)):
-        assert time.monotonic() < deadline, "the run logged nothing"
+        if process.poll() is not None or time.monotonic() > deadline:
+            end(process.pid)
+            pytest.fail(f"the run logged nothing: {process.communicate()[1]}")
         time.sleep(0.02)
 
 
@@ -202,18 +161,10 @@ def test_a_flag_that_contradicts_the_run_is_an_error_that_names_the_field(
     assert "optim.lr was 0.002, now 0.001" in done.stderr
 
 
-def test_another_corpus_under_a_run_is_an_error(world: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    job = arguments(world, run_dir)
-    torchrun(
-        1,
-        "tests/support/workers/killed.py",
-        "tresse.engine.step.update",
-        "5",
-        "0",
-        *job,
-        check=False,
-    )
+def test_another_corpus_under_a_run_is_an_error(
+    world: Path, killed_run: Path, tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(killed_run, tmp_path / "run")
     config = run_dir / "config.json"
     config.write_text(config.read_text().replace(str(world / "train"), str(world / "valid")))
     done = torchrun(1, TRAIN, "--run-dir", str(run_dir), check=False)

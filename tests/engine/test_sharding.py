@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.processes import torchrun
+from tests.support.warm import torchrun
 from tresse.engine.run.config import ShardingConfig
 from tresse.engine.sharding import deepspeed_config
 

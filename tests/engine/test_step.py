@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.processes import torchrun
+from tests.support.warm import torchrun
 from tests.support.workers.step import MODEL, NUM_STEPS, OPTIM, VOCAB, make_model, make_rows
 from tresse.engine.run.config import OptimConfig, ShardingConfig
 from tresse.engine.sharding import parameter_groups

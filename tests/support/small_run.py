@@ -5,6 +5,7 @@ from pathlib import Path
 from tresse.engine.run.run_folder import Row, read_metrics
 
 TRAIN = "engine/train.py"
+KILLED = "tests/support/workers/killed.py"
 STAGES = {"en": 8, "interleave": 4, "en-fr": 4}
 """Steps of 12 rows of 64 tokens in each stage."""
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import ROOT, run, torchrun
+from tests.support.processes import ROOT, run
 from tests.support.small_run import TRAIN
+from tests.support.warm import torchrun
 from tresse.engine.commands import exec_torchrun
 from tresse.engine.run.command_line import parse_run
 from tresse.engine.run.recipes import RECIPES
