@@ -75,3 +75,12 @@ def test_the_questions_are_those_of_the_page(files: Path, corpus: Corpus) -> Non
     first = 2 * pairs.index(("en", "fr"))
     shown = [numbers(text) for text in re.findall(r"`\[([\d ]+ \| \d+)\]`", TOUR)]
     assert [each.tokens.tolist() for each in questions.sequences[first : first + 2]] == shown
+
+
+def test_each_hop_names_a_function_of_its_file() -> None:
+    named = re.findall(r"`([\w.:]+)` (?:in |\()`([\w/.]+)`", re.sub(r"\s+", " ", TOUR))
+    assert len(named) > 30
+    for name, path in named:
+        function = re.split(r"\.|::", name)[-1]
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"(?:def |class |::){function}\b", text), f"{name}, {path}"
