@@ -1,4 +1,8 @@
-"""How a document is named: its key, its language, and what the names of files say of both."""
+"""Names of recordings, mostly paths: the key, the language and the sentence number in them.
+
+Sentences of one document may be files of their own, in any order. `LeftOut` handles documents in
+which one of them is missing.
+"""
 
 import logging
 import re
@@ -11,34 +15,38 @@ import numpy as np
 LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 GROUPS = ("key", "lang", "sentence")
 NUM_LISTED = 10
+TWICE = "is there twice"
 logger = logging.getLogger(__name__)
 
 
 class Name(NamedTuple):
-    """What the name of a file says."""
+    """The parts of a name."""
 
     key: str
     language: str
     sentence: int | None
+    """Number of the sentence; None when the file is a whole document."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """How names become keys, languages and sentences: flags of every import."""
+    """Rules that turn names into keys, languages and sentence numbers: flags of every import."""
 
     lang: str = ""
-    """Language of all of it, unless the key pattern finds languages."""
+    """Language of all files, such as "fr". Leave it empty if the files or the key pattern name
+    their languages."""
     key_pattern: str = ""
-    r"""Regular expression that is searched in each name, with a group `key` and, if need be, groups
-    `lang` and `sentence`: '(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac'. With `sentence`,
-    which counts from 0 or from 1, the files of a document are gathered in that order, wherever they
-    stand. Without a pattern a file is a document of one sentence."""
+    r"""Regular expression that is searched in each name. Its group `key` is the key of the
+    document; the groups `lang` and `sentence` are optional. An example:
+    '(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac'. With the group `sentence`, each file is
+    one sentence; the sentences of a document are sorted by number, starting at 0 or 1. Empty: the
+    key is the file name without its ending, and a file is a document."""
     split_long: bool = False
-    """Cut files of more than 65,535 units, the most that a sentence has, into several sentences;
-    good for one language only. Otherwise such a file is an error."""
+    """Cut files of more than 65,535 units, the limit of a sentence, into several sentences. Use it
+    for a single language only. Without it such a file is an error."""
     skip_incomplete: bool = False
-    """Leave out documents in which a sentence is empty or missing, and list them. Otherwise they
-    are an error."""
+    """Leave out documents with an empty or missing sentence, and list them. Without it such a
+    document is an error."""
 
     def __post_init__(self) -> None:
         groups = set(self.pattern.groupindex) if self.pattern else set()
@@ -56,7 +64,7 @@ class Naming:
 
     @property
     def pattern(self) -> re.Pattern[str] | None:
-        """The key pattern, compiled."""
+        """The compiled key pattern."""
         try:
             return re.compile(self.key_pattern) if self.key_pattern else None
         except re.error as error:
@@ -64,16 +72,16 @@ class Naming:
 
     @property
     def has_sentences(self) -> bool:
-        """Whether a file is a sentence rather than a document."""
+        """True when each file is one sentence of a document."""
         return self.pattern is not None and "sentence" in self.pattern.groupindex
 
     @property
     def has_languages(self) -> bool:
-        """Whether every document has a language."""
+        """True when these rules give every document a language."""
         return bool(self.lang) or (self.pattern is not None and "lang" in self.pattern.groupindex)
 
     def parse(self, name: str, key: str, language: str = "") -> Name:
-        """Read the name of a file; key and language are what else says them."""
+        """Parse a name. What the pattern finds replaces `key` and `language`, the file's own."""
         found = {"key": key, "lang": language or self.lang}
         if self.pattern:
             match = self.pattern.search(name)
@@ -93,12 +101,12 @@ class Naming:
 
 
 def stem(name: str) -> str:
-    """The file name without folder and ending: the usual key."""
+    """Return a file name without folder and ending: the key when there is no pattern."""
     return PurePosixPath(name).stem
 
 
 def check_language(language: str) -> str:
-    """The language, if it can be part of a file name."""
+    """Return the language; ValueError when it cannot be part of a file name."""
     if not isinstance(language, str) or not LANGUAGE.fullmatch(language):
         raise ValueError(
             f"language {language!r}: expected 1 to 32 letters, digits, '-' or '_', like 'pt-BR'"
@@ -107,33 +115,52 @@ def check_language(language: str) -> str:
 
 
 def find_fault(numbers: np.ndarray, lengths: np.ndarray, first: int) -> str:
-    """What is wrong with the sorted sentences of a document, if anything."""
+    """Describe the first fault in the sentences of a document; an empty text means none.
+
+    numbers: sorted sentence numbers, which should be first, first + 1, ...; lengths: their units.
+    """
     expected = first + np.arange(numbers.size)
     if not np.array_equal(numbers, expected):
         place = int(np.argmax(numbers != expected))
         if place and numbers[place] == numbers[place - 1]:
-            return f"sentence {numbers[place]} is there twice"
-        return f"sentence {expected[place]} is missing (numbers start at {first} and go on by 1)"
+            return f"sentence {numbers[place]} {TWICE}"
+        return f"sentence {expected[place]} is missing (numbers start at {first}, without gaps)"
     if not lengths.all():
         return f"sentence {numbers[np.argmin(lengths)]} is empty"
     return ""
 
 
 class LeftOut:
-    """Counts what is left out, and lists the first."""
+    """Incomplete documents: the first is an error, or all are left out and listed."""
 
-    def __init__(self) -> None:
+    def __init__(self, naming: Naming) -> None:
+        self.skip_incomplete = naming.skip_incomplete
         self.count = 0
         self.lines: list[str] = []
 
+    def keeps(self, where: str, key: str, language: str, fault: str) -> bool:
+        """Return True for a document without fault, False for one that is left out.
+
+        ValueError for any other, and always when a sentence is there twice: nobody knows which of
+        the two is right.
+        """
+        if fault and (not self.skip_incomplete or fault.endswith(TWICE)):
+            raise ValueError(
+                f"{where}: document {key!r} ({language}): {fault}; correct the files or "
+                "--key-pattern, or leave incomplete documents out (--skip-incomplete)"
+            )
+        if fault:
+            self.add(key, language, fault)
+        return not fault
+
     def add(self, key: str, language: str, fault: str) -> None:
-        """Note a document."""
+        """Note a document that is left out."""
         self.count += 1
         if self.count <= NUM_LISTED:
             self.lines.append(f"  {key!r} ({language}): {fault}")
 
     def report(self) -> None:
-        """Warn of them."""
+        """Warn of the documents that were left out, the first by name."""
         if self.count > NUM_LISTED:
             self.lines.append(f"  ... and {self.count - NUM_LISTED} more")
         if self.count:

@@ -1,8 +1,8 @@
-"""Utterances as other tools write them, a name and units each, made into documents.
+"""Utterances of other tools, each a name and its units, become documents.
 
-A name, mostly the path of an audio file, gives the document's key, and with a pattern its language
-and the number of the sentence. Sentences of a document may come in any order and anywhere in the
-files (SlamKit sorts its files by duration): they are spooled to disk and gathered.
+The name, mostly the path of an audio file, gives the key of the document; with a pattern it also
+gives the language and the number of the sentence. Numbered sentences may come in any order and in
+any of the files (SlamKit sorts by duration), so they are first collected in a temporary file.
 """
 
 import tempfile
@@ -24,25 +24,25 @@ class Utterance(NamedTuple):
     """Units of one audio file."""
 
     name: str
-    """As the file has it."""
+    """Name in the file, which the key pattern is searched in."""
     key: str
-    """What it is called when no pattern says otherwise."""
+    """Key when there is no pattern."""
     units: np.ndarray | list[int]
     where: str
-    """Where it comes from, for messages."""
+    """File and place in it, for messages."""
     lengths: list[int] | None = None
-    """Units of each sentence, where the file says."""
+    """Number of units in each sentence; None when the file does not know sentences."""
     language: str = ""
-    """Where the file says."""
+    """Language; empty when the file does not name it."""
 
 
 def read_documents(
     utterances: Iterable[Utterance], naming: Naming, tokenizer: Tokenizer, spool: Path
 ) -> Iterator[Document]:
-    """Documents of the utterances; with numbered sentences by way of a file in the folder `spool`.
+    """Yield the documents; numbered sentences go through a temporary file in the folder `spool`.
 
-    ValueError says where: a name without a key or language, a unit out of range, a sentence that is
-    empty, missing, there twice or too long.
+    ValueError names the place of a name without key or language, of a unit out of range, and of a
+    sentence that is empty, missing, too long or there twice.
     """
     if naming.has_sentences:
         return _gather(utterances, naming, tokenizer, spool)
@@ -50,8 +50,8 @@ def read_documents(
 
 
 def _one_by_one(utterances: Iterable[Utterance], naming: Naming) -> Iterator[Document]:
-    """A document of every utterance."""
-    left_out = LeftOut()
+    """Yield a document for every utterance."""
+    left_out = LeftOut(naming)
     for utterance in utterances:
         name = _parse(naming, utterance)
         where = f"{utterance.where} ({utterance.name})"
@@ -64,6 +64,7 @@ def _one_by_one(utterances: Iterable[Utterance], naming: Naming) -> Iterator[Doc
 
 
 def _cut(utterance: Utterance, naming: Naming) -> list[list[int] | np.ndarray]:
+    """Cut an utterance into its sentences."""
     units, lengths = utterance.units, utterance.lengths
     if lengths is not None:
         ends = np.cumsum(lengths).tolist()
@@ -73,8 +74,8 @@ def _cut(utterance: Utterance, naming: Naming) -> list[list[int] | np.ndarray]:
     if not naming.split_long:
         raise ValueError(
             f"{utterance.where} ({utterance.name}): {len(units)} units, a sentence has at most "
-            f"{MAX_SENTENCE_TOKENS}; cut the audio at sentences, or use --split-long if this is "
-            "for one language only"
+            f"{MAX_SENTENCE_TOKENS}; cut the audio at sentences, or use --split-long if the corpus "
+            "is for one language only"
         )
     starts = range(0, len(units), MAX_SENTENCE_TOKENS)
     return [units[start : start + MAX_SENTENCE_TOKENS] for start in starts]
@@ -89,18 +90,19 @@ def _parse(naming: Naming, utterance: Utterance) -> Name:
 
 @dataclass
 class _Sentences:
-    """What is known of the spooled sentences, 28 bytes each, and of their documents."""
+    """Index of the sentences in the temporary file, 28 bytes each, and of their documents."""
 
     spool: IO[bytes]
     document: array = field(default_factory=lambda: array("q"))
     number: array = field(default_factory=lambda: array("q"))
     length: array = field(default_factory=lambda: array("I"))
     documents: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Key and language, in order of their first sentence."""
+    """Number of each document by key and language, in the order of the first sentences."""
     wheres: list[str] = field(default_factory=list)
-    """Where the first sentence is."""
+    """File and place of each document's first sentence, for messages."""
 
     def add(self, name: Name, tokens: np.ndarray, where: str) -> None:
+        """Append a sentence to the file and to the index."""
         index = self.documents.setdefault((name.key, name.language), len(self.documents))
         if index == len(self.wheres):
             self.wheres.append(where)
@@ -114,7 +116,7 @@ class _Sentences:
 def _gather(
     utterances: Iterable[Utterance], naming: Naming, tokenizer: Tokenizer, folder: Path
 ) -> Iterator[Document]:
-    """Documents in the order of their first sentence."""
+    """Yield the documents in the order of their first sentences."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as spool:
         sentences = _Sentences(spool)
@@ -124,7 +126,7 @@ def _gather(
             sentences.add(name, tokens, f"{utterance.where} ({utterance.name})")
         spool.flush()
         if sentences.documents:
-            yield from _gathered(sentences, tokenizer, naming.skip_incomplete)
+            yield from _in_order(sentences, tokenizer, LeftOut(naming))
 
 
 def _pack(utterance: Utterance, tokenizer: Tokenizer, skip_empty: bool) -> np.ndarray:
@@ -138,9 +140,8 @@ def _pack(utterance: Utterance, tokenizer: Tokenizer, skip_empty: bool) -> np.nd
         raise ValueError(f"{utterance.where} ({utterance.name}): {error}") from None
 
 
-def _gathered(
-    sentences: _Sentences, tokenizer: Tokenizer, skip_incomplete: bool
-) -> Iterator[Document]:
+def _in_order(sentences: _Sentences, tokenizer: Tokenizer, left_out: LeftOut) -> Iterator[Document]:
+    """Yield the documents that are whole, their sentences in the order of the numbers."""
     document, number = np.array(sentences.document), np.array(sentences.number)
     length = np.array(sentences.length, np.int64)
     starts = np.cumsum(length) - length
@@ -148,19 +149,11 @@ def _gathered(
     ends = np.cumsum(np.bincount(document))
     empty = length.sum() == 0
     tokens = np.empty(0) if empty else np.memmap(sentences.spool, tokenizer.dtype, mode="r")
-    first = min(int(number.min()), 1)  # counted from 0 or from 1, in all documents alike
-    left_out = LeftOut()
+    first = min(int(number.min()), 1)  # all documents count from 0, or all from 1
     for index, (key, language) in enumerate(tqdm(sentences.documents, "gather", disable=None)):
         own = order[ends[index - 1] if index else 0 : ends[index]]
         fault = find_fault(number[own], length[own], first)
-        if fault and skip_incomplete and "twice" not in fault:
-            left_out.add(key, language, fault)
-        elif fault:
-            raise ValueError(
-                f"{sentences.wheres[index]}: document {key!r} ({language}): {fault}; correct the "
-                "files or --key-pattern, or leave such documents out (--skip-incomplete)"
-            )
-        else:
+        if left_out.keeps(sentences.wheres[index], key, language, fault):
             pieces = [np.array(tokens[starts[i] : starts[i] + length[i]]) for i in own]
             yield Document(key, language, pieces, None, sentences.wheres[index])
     left_out.report()

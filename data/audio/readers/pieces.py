@@ -109,18 +109,11 @@ def gather_recordings(pieces: Iterable[Piece], naming: Naming) -> list[Recording
             raise ValueError(f"{piece.where}: {error}") from None
     numbers = [n for own in documents.values() if own.is_numbered for n in own.pieces]
     first = min(*numbers, 1) if numbers else 0
-    recordings, left_out = [], LeftOut()
+    recordings, left_out = [], LeftOut(naming)
     for (language, key), own in documents.items():
         found = np.array(sorted(own.pieces))
         fault = find_fault(found, np.ones_like(found), first) if own.is_numbered else ""
-        if fault and not naming.skip_incomplete:
-            raise ValueError(
-                f"{own.where}: document {key!r} ({language}): {fault}; correct the files or "
-                "--key-pattern, or leave such documents out (--skip-incomplete)"
-            )
-        if fault:
-            left_out.add(key, language, fault)
-        else:
+        if left_out.keeps(own.where, key, language, fault):
             spans = (span for number in found.tolist() for span in own.pieces[number])
             recordings.append(Recording(key, language, tuple(spans), own.where))
     left_out.report()
