@@ -33,20 +33,21 @@ class Naming:
     """Rules that turn names into keys, languages and sentence numbers: flags of every import."""
 
     lang: str = ""
-    """Language of all files, such as "fr". Leave it empty if the files or the key pattern name
-    their languages."""
+    """Language of all files, such as "fr".
+    Leave it empty if the files or the key pattern name their languages."""
     key_pattern: str = ""
-    r"""Regular expression that is searched in each name. Its group `key` is the key of the
-    document; the groups `lang` and `sentence` are optional. An example:
-    '(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac'. With the group `sentence`, each file is
-    one sentence; the sentences of a document are sorted by number, starting at 0 or 1. Empty: the
-    key is the file name without its ending, and a file is a document."""
+    r"""Regular expression that is searched in each name, such as
+    '(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac'.
+    The group `key` is the key of the document; the groups `lang` and `sentence` are optional.
+    With the group `sentence`, each file is one sentence. The sentences of a document are sorted by
+    their numbers, which start at 0 or 1.
+    Without a pattern, each file is a document and its name, without the ending, is the key."""
     split_long: bool = False
-    """Cut files of more than 65,535 units, the limit of a sentence, into several sentences. Use it
-    for a single language only. Without it such a file is an error."""
+    """Cut files of more than 65,535 units, the limit of a sentence, into several sentences.
+    Use it for a single language only. Without it such a file is an error."""
     skip_incomplete: bool = False
-    """Leave out documents with an empty or missing sentence, and list them. Without it such a
-    document is an error."""
+    """Leave out documents with an empty or missing sentence, and list them.
+    Without it such a document is an error."""
 
     def __post_init__(self) -> None:
         groups = set(self.pattern.groupindex) if self.pattern else set()

@@ -1,59 +1,41 @@
-"""Make a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
+"""Prepare a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
 
-Units in our own JSON lines by `manifest`, recordings by `audio`, the files of other tools by the
-command of their name. `fit-kmeans` makes units for `audio`. `eval` makes corpora to score a model
-by.
+`manifest` reads units from our own JSON lines, `audio` turns recordings into units, and `slamkit`,
+`smoltolk`, `textless` and `table` read the files of other tools. `eval` and `eval-items` prepare
+questions that models are scored by. `stories`, `pico` and `speak` start from text.
 """
 
 import logging
 import sys
-from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from tresse.data.audio.commands import COMMANDS as AUDIO
 from tresse.data.evaluation.commands import COMMANDS as EVALUATION
+from tresse.data.formats.commands import ANY, Files, Units, Written
 from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
-from tresse.data.store.tokenizer import Tokenizer
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 
-def prepare_manifest(
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    /,
-    *,
-    out: Path,
-    tokenizer_name: str = "units",
-    tokenizer_hash: str = "",
-    frame_rate: str = "25/2",
-    vocab_size: int = 2048,
-    skip_misaligned: bool = False,
-) -> Corpus:
+def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY) -> Corpus:
     """Write units from JSON lines (docs/format.md) as a corpus.
 
     Args:
         files: Manifests, of any languages, in any order.
-        out: Folder of the corpus; must not exist, or be empty.
-        tokenizer_name: What made the units; corpora merge only when this and the next three agree.
-        tokenizer_hash: Hash of its weights.
-        frame_rate: Units per second, as a fraction.
-        vocab_size: Units are 0 to vocab_size - 1.
-        skip_misaligned: Leave out keys whose documents differ in their number of sentences.
+        output: The corpus.
+        tokenizer: Tokenizer.
     """
-    tokenizer = Tokenizer(tokenizer_name, tokenizer_hash, frame_rate, vocab_size)
-    documents = read_manifest(files)
-    return write_corpus(out, documents, tokenizer, skip_misaligned=skip_misaligned)
+    identity = tokenizer.tokenizer()
+    return output.write(read_manifest(files), identity)
 
 
 def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> int:
-    """Run the command line, of the program that help calls `prog`; returns the exit status."""
+    """Run the command line and return the exit status; help calls the program `prog`."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS, **SPEECH}
     try:

@@ -1,4 +1,4 @@
-"""The commands of `prepare.py` that read other tools' units; their help comes from here."""
+"""Commands of `prepare.py` that read units of other tools; their help comes from here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from tresse.data.formats.parquet import Columns, read_table
+from tresse.data.formats.parquet import Columns, read_columns
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.formats.textless import read_textless
@@ -15,6 +15,7 @@ from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.naming import Naming
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
+from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -22,27 +23,52 @@ Unprefixed = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerFlags:
-    """What made the units; corpora merge only when all four agree."""
+class Output:
+    """The corpus that a command writes."""
+
+    out: Path
+    """Folder of the corpus; must not exist, or be empty."""
+    skip_misaligned: bool = False
+    """Leave out keys whose documents differ in their number of sentences.
+    Without it such a key is an error."""
+
+    def write(self, documents: Iterable[Document], tokenizer: Tokenizer) -> Corpus:
+        """Write the documents."""
+        return write_corpus(self.out, documents, tokenizer, skip_misaligned=self.skip_misaligned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerName:
+    """The tokenizer of the units; only corpora of the same tokenizer can be merged."""
 
     tokenizer_name: str = "units"
-    """Such as "mhubert-25hz"; say so in it if the units are deduplicated."""
+    """Name of the tokenizer, such as "mhubert-25hz-dedup" where units are deduplicated.
+    Corpora merge only when all tokenizer flags agree."""
     tokenizer_hash: str = ""
-    """Hash of its weights."""
+    """Hash of the tokenizer's weights; empty if unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFlags(TokenizerName):
+    """The tokenizer of the units, with its rate and vocabulary."""
+
     frame_rate: str = "25/2"
-    """Units per second before deduplication, as a fraction."""
+    """Units per second, before any deduplication, as a fraction: "25/2" is 12.5 Hz."""
     vocab_size: int = 2048
-    """Units are 0 to vocab_size - 1."""
+    """Number of different units; they are 0 to vocab_size - 1."""
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the flags describe."""
+        """Return the tokenizer that the flags describe."""
         return Tokenizer(self.tokenizer_name, self.tokenizer_hash, self.frame_rate, self.vocab_size)
 
 
+Written = Annotated[Output, Unprefixed]
 Names = Annotated[Naming, Unprefixed]
+TokenizerId = Annotated[TokenizerName, Unprefixed]
 Units = Annotated[TokenizerFlags, Unprefixed]
 BY_STEM = Naming()
 NO_COLUMNS = Columns()
+UNNAMED = TokenizerName()
 ANY = TokenizerFlags()
 MHUBERT = TokenizerFlags(tokenizer_name="mhubert-25hz", frame_rate="25", vocab_size=500)
 HUBERT = TokenizerFlags(tokenizer_name="hubert-kmeans-100", frame_rate="50", vocab_size=100)
@@ -52,123 +78,117 @@ def prepare_slamkit(
     files: Files,
     /,
     *,
-    out: Path,
+    output: Written,
     naming: Names = BY_STEM,
     tokenizer: Units = MHUBERT,
     expand: bool = False,
-    skip_misaligned: bool = False,
 ) -> Corpus:
     """Write SlamKit's features.jsonl or tokens.jsonl as a corpus.
 
+    The tokenizer is SlamKit's own unless flags say otherwise.
+
     Args:
         files: JSON lines of `extract_features` or `prepare_tokens`, of any languages.
-        out: Folder of the corpus; must not exist, or be empty.
+        output: The corpus.
         naming: Names.
-        tokenizer: SlamKit's own by default.
-        expand: Repeat each unit as often as it was heard, which undoes the deduplication; needs
-            features.jsonl.
-        skip_misaligned: Leave out keys whose documents differ in their number of sentences.
+        tokenizer: Tokenizer.
+        expand: Undo the deduplication: repeat each unit for its duration. Needs features.jsonl.
     """
     utterances = read_slamkit(files, expand_durations=expand)
-    return _write(out, utterances, naming, tokenizer.tokenizer(), skip_misaligned)
+    return _write(utterances, naming, tokenizer.tokenizer(), output)
 
 
 def prepare_textless(
     files: Files,
     /,
     *,
-    out: Path,
+    output: Written,
     naming: Names = BY_STEM,
     tokenizer: Units = HUBERT,
     separator: str = " ",
     expand: bool = False,
-    skip_misaligned: bool = False,
 ) -> Corpus:
     """Write textless' `.units` files (GSLM, TWIST) as a corpus.
 
+    The tokenizer is the default of `transcribe.py` unless flags say otherwise. An utterance
+    without a name is called FOLDER/FILE/LINE.
+
     Args:
-        files: Files of `transcribe.py`, a line per audio file, with or without its name.
-        out: Folder of the corpus; must not exist, or be empty.
-        naming: Names; a line without one is called FOLDER/FILE/LINE.
-        tokenizer: The default of `transcribe.py` by default.
-        separator: What stands between two units.
-        expand: Repeat each unit as the `.durations` file beside says, which undoes deduplication.
-        skip_misaligned: Leave out keys whose documents differ in their number of sentences.
+        files: Files of `transcribe.py`: one line per audio file, with or without its name.
+        output: The corpus.
+        naming: Names.
+        tokenizer: Tokenizer.
+        separator: Text between two units.
+        expand: Undo the deduplication: repeat each unit as the `.durations` file beside it says.
     """
     utterances = read_textless(files, separator=separator, expand_durations=expand)
-    return _write(out, utterances, naming, tokenizer.tokenizer(), skip_misaligned)
+    return _write(utterances, naming, tokenizer.tokenizer(), output)
 
 
 def prepare_smoltolk(
     files: Files,
     /,
     *,
-    out: Path,
+    output: Written,
     naming: Names = BY_STEM,
-    tokenizer_name: str = "units",
-    tokenizer_hash: str = "",
+    tokenizer: TokenizerId = UNNAMED,
     expand: bool = False,
-    skip_misaligned: bool = False,
 ) -> Corpus:
-    """Write SmolTolk's `.bin` files as a corpus; frame rate and vocabulary are in its meta.pkl.
+    """Write SmolTolk's `.bin` files as a corpus.
+
+    Frame rate and vocabulary come from meta.pkl. Sample 7 is called DATASET/FEATURES/SPLIT/7.
 
     Args:
-        files: `.bin` files, each with its `.len` beside it and a meta.pkl in the folder.
-        out: Folder of the corpus; must not exist, or be empty.
-        naming: Names; sample 7 is called DATASET/FEATURES/SPLIT/7.
-        tokenizer_name: What made the units; corpora merge only when it agrees.
-        tokenizer_hash: Hash of its weights.
-        expand: Repeat each unit as the `.dur` file beside says, which undoes deduplication.
-        skip_misaligned: Leave out keys whose documents differ in their number of sentences.
+        files: `.bin` files, each with its `.len` file beside it and a meta.pkl in the folder.
+        output: The corpus.
+        naming: Names.
+        tokenizer: Tokenizer.
+        expand: Undo the deduplication: repeat each unit as the `.dur` file beside it says.
     """
     meta = read_meta(files)
-    tokenizer = Tokenizer(tokenizer_name, tokenizer_hash, meta.frame_rate, meta.num_units)
+    identity = Tokenizer(
+        tokenizer.tokenizer_name, tokenizer.tokenizer_hash, meta.frame_rate, meta.num_units
+    )
     utterances = read_smoltolk(files, meta, expand_durations=expand)
-    return _write(out, utterances, naming, tokenizer, skip_misaligned)
+    return _write(utterances, naming, identity, output)
 
 
-def prepare_table(
+def prepare_columns(
     files: Files,
     /,
     *,
-    out: Path,
+    output: Written,
     columns: Columns = NO_COLUMNS,
     naming: Names = BY_STEM,
     tokenizer: Units = ANY,
     split: str = "",
-    skip_misaligned: bool = False,
 ) -> Corpus:
     """Write columns of Parquet or Arrow files, or of Hugging Face datasets on disk, as a corpus.
 
     Args:
         files: Parquet files, Arrow files, or folders that `save_to_disk` wrote.
-        out: Folder of the corpus; must not exist, or be empty.
-        columns: Columns.
+        output: The corpus.
+        columns: Names of the columns to read.
         naming: Names.
-        tokenizer: What made the units.
-        split: Part to read of a folder that has several, such as "train".
-        skip_misaligned: Leave out keys whose documents differ in their number of sentences.
+        tokenizer: Tokenizer.
+        split: Split to read, such as "train"; needed where a folder has several.
     """
     if columns.lang and naming.has_languages:
         raise ValueError("--columns.lang, and a language by --lang or --key-pattern; give one")
-    utterances = read_table(files, columns, split)
-    return _write(out, utterances, naming, tokenizer.tokenizer(), skip_misaligned)
+    utterances = read_columns(files, columns, split)
+    return _write(utterances, naming, tokenizer.tokenizer(), output)
 
 
 def _write(
-    out: Path,
-    utterances: Iterable[Utterance],
-    naming: Naming,
-    tokenizer: Tokenizer,
-    skip_misaligned: bool,
+    utterances: Iterable[Utterance], naming: Naming, tokenizer: Tokenizer, output: Output
 ) -> Corpus:
-    documents = read_documents(utterances, naming, tokenizer, spool=out.absolute().parent)
-    return write_corpus(out, documents, tokenizer, skip_misaligned=skip_misaligned)
+    spool = output.out.absolute().parent
+    return output.write(read_documents(utterances, naming, tokenizer, spool), tokenizer)
 
 
 COMMANDS = {
     "slamkit": prepare_slamkit,
     "smoltolk": prepare_smoltolk,
     "textless": prepare_textless,
-    "table": prepare_table,
+    "table": prepare_columns,
 }

@@ -1,6 +1,7 @@
-"""Columns of unit lists: Parquet, Arrow, and folders of Hugging Face datasets' `save_to_disk`.
+"""Units in columns of Parquet files, Arrow files and Hugging Face datasets (`save_to_disk`).
 
-A row has units, a list, or sentences, a list of lists. Needs pyarrow; read batch by batch.
+A line holds either the units of an utterance, a list, or its sentences, a list of lists. Files are
+read batch by batch with pyarrow. Messages count lines from 0, as pyarrow does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,44 +16,45 @@ from tqdm import tqdm
 from tresse.data.formats.utterances import Utterance
 from tresse.data.lines import decode_json
 
-BATCH_ROWS = 1024
+BATCH_LINES = 1024
 ARROW_MAGIC, PARQUET_MAGIC = b"ARROW1", b"PAR1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of the columns of a table: flags of its import."""
+    """Names of the columns to read: flags of the import."""
 
     key: str = "key"
-    """Column of the name: the key, or what --key-pattern reads."""
+    """Column of the names, texts or integers: the key, or what --key-pattern is searched in."""
     lang: str = ""
-    """Column of the language, for tables of several."""
+    """Column of the languages. Empty: the language comes from --lang or --key-pattern."""
     units: str = ""
-    """Column of the units, a list of integers per row; or give --columns.sentences."""
+    """Column of the units, a list of integers in each line. Empty if there are sentences."""
     sentences: str = ""
-    """Column of the sentences, a list of lists of units per row."""
+    """Column of the sentences, a list of lists of integers in each line.
+    Empty if there are units."""
 
     @property
     def names(self) -> list[str]:
-        """The columns that are read."""
+        """Names of the columns that are given."""
         return [name for name in (self.key, self.lang, self.units, self.sentences) if name]
 
 
-def read_table(paths: Sequence[str | Path], columns: Columns, split: str) -> Iterator[Utterance]:
-    """Rows of Parquet files, Arrow files and folders; ValueError names file and row.
+def read_columns(paths: Sequence[str | Path], columns: Columns, split: str) -> Iterator[Utterance]:
+    """Yield an utterance for each line of the files and folders; ValueError names file and line.
 
-    `split` names the part to read of a folder that has several.
+    `split` names the split to read of a folder that has several.
     """
     if bool(columns.units) == bool(columns.sentences):
         raise ValueError("give one of --columns.units and --columns.sentences")
     if len(set(columns.names)) < len(columns.names):
-        raise ValueError(f"the columns {', '.join(columns.names)} are not different ones")
-    for where, row in _read_rows(_find_files(paths, split), columns):
-        name, language = row[columns.key], row[columns.lang] if columns.lang else ""
+        raise ValueError(f"the columns {', '.join(columns.names)} are not all different")
+    for where, cells in _read_lines(_find_files(paths, split), columns):
+        name, language = cells[columns.key], cells[columns.lang] if columns.lang else ""
         if columns.units:
-            yield Utterance(name, name, row[columns.units], where, None, language)
+            yield Utterance(name, name, cells[columns.units], where, None, language)
         else:
-            sentences = row[columns.sentences]
+            sentences = cells[columns.sentences]
             units = np.concatenate(sentences) if sentences else np.empty(0, np.int64)
             lengths = [len(sentence) for sentence in sentences]
             yield Utterance(name, name, units, where, lengths, language)
@@ -69,7 +71,7 @@ def _find_files(paths: Sequence[str | Path], split: str) -> list[Path]:
 
 
 def _expand_folder(path: Path, split: str) -> list[Path]:
-    """The files of a folder that `save_to_disk` wrote, in the order of its rows."""
+    """Return the files of a folder that `save_to_disk` wrote, in their order."""
     if not path.is_dir():
         return [path]
     if (path / "dataset_dict.json").is_file():
@@ -81,45 +83,49 @@ def _expand_folder(path: Path, split: str) -> list[Path]:
         path = path / _plain(split, path)
     if not (path / "state.json").is_file():
         raise ValueError(
-            f"{path}: no state.json, so not of save_to_disk; give the Parquet files themselves"
+            f"{path}: no state.json, so save_to_disk did not write it; give the Parquet files "
+            "themselves"
         )
     entries = _load(path / "state.json", "_data_files")
     if indices := _load(path / "state.json", "_indices_files", []):
-        raise ValueError(f"{path}: rows were selected by {indices}; save it again, flattened")
+        raise ValueError(f"{path}: lines are selected by {indices}; save it again, flattened")
     if not entries:
         raise ValueError(f"{path}/state.json: lists no files")
     return [path / _plain(entry, path) for entry in entries]
 
 
 def _load(path: Path, field: str, default: list[str] | None = None) -> list[str]:
-    """Names that a file of `save_to_disk` lists."""
+    """Return the names in a list field of a file that `save_to_disk` wrote."""
     try:
         content = decode_json(path.read_bytes())
         values = content[field] if default is None else content.get(field, default)
         return [value if isinstance(value, str) else value["filename"] for value in values]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: has no list {field!r}, is it of save_to_disk?") from error
+        raise ValueError(f"{path}: has no list {field!r}; did save_to_disk write it?") from error
 
 
 def _plain(name: str, folder: Path) -> str:
-    """A name that stays in its folder."""
+    """Return the name of a file in the folder; ValueError for one that leads out of it."""
     if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
         raise ValueError(f"{folder}: lists {name!r}, expected a plain file name")
     return name
 
 
-def _read_rows(files: list[Path], columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_lines(files: list[Path], columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of each line and its cells by column."""
     try:
         import pyarrow as pa
     except ImportError:
-        raise ValueError("tables need pyarrow: pip install 'tresse[arrow]'") from None
+        raise ValueError(
+            "Parquet and Arrow files need pyarrow: pip install 'tresse[arrow]'"
+        ) from None
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
         for path in files:
             first, before = 0, bar.n
             try:
                 for batch, share in _read_batches(path, columns.names):
-                    yield from _batch_rows(batch, columns, path, first)
+                    yield from _batch_lines(batch, columns, path, first)
                     first += batch.num_rows
                     bar.update(before + int(share * path.stat().st_size) - bar.n)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -127,30 +133,30 @@ def _read_rows(files: list[Path], columns: Columns) -> Iterator[tuple[str, dict[
 
 
 def _read_batches(path: Path, names: list[str]) -> Iterator[tuple[Any, float]]:
-    """Record batches with the columns `names`, and the share of the file that is read."""
+    """Yield batches of the columns `names`, each with the share of the file read so far."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with path.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(PARQUET_MAGIC):
-        with pq.ParquetFile(path) as table:
-            _check_columns(path, table.schema_arrow.names, names)
-            rows, read = max(table.metadata.num_rows, 1), 0
-            for batch in table.iter_batches(BATCH_ROWS, columns=names):
+        with pq.ParquetFile(path) as parquet:
+            _check_columns(path, parquet.schema_arrow.names, names)
+            num_lines, read = max(parquet.metadata.num_rows, 1), 0
+            for batch in parquet.iter_batches(BATCH_LINES, columns=names):
                 read += batch.num_rows
-                yield batch, read / rows
+                yield batch, read / num_lines
         return
     with pa.memory_map(str(path)) as source:
         reader: Any
         if magic == ARROW_MAGIC:
             reader = pa.ipc.open_file(source)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        else:  # what save_to_disk writes
+        else:  # save_to_disk writes streams
             batches = reader = pa.ipc.open_stream(source)
         _check_columns(path, reader.schema.names, names)
         for batch in batches:
-            batch.validate(full=True)  # a damaged file has offsets that lead out of it
+            batch.validate(full=True)  # offsets in a damaged file may lead out of it
             yield batch.select(names), source.tell() / source.size()
 
 
@@ -162,23 +168,23 @@ def _check_columns(path: Path, found: list[str], names: list[str]) -> None:
             )
 
 
-def _batch_rows(
+def _batch_lines(
     batch: Any, columns: Columns, path: Path, first: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a batch: texts as str, lists of units as views."""
-    rows = {}
+    """Yield the lines of a batch: texts as str, lists of units as views."""
+    cells = {}
     for name in columns.names:
         column, depth = batch.column(name), {columns.units: 1, columns.sentences: 2}.get(name, 0)
         try:
-            rows[name] = _lists(column, depth) if depth else _texts(column)
+            cells[name] = _lists(column, depth) if depth else _texts(column)
         except ValueError as error:
-            raise ValueError(f"{path}: rows {first} on, column {name!r}: {error}") from error
-    for row in range(batch.num_rows):
-        yield f"{path}: row {first + row}", {name: values[row] for name, values in rows.items()}
+            raise ValueError(f"{path}: batch at line {first}, column {name!r}: {error}") from error
+    for line in range(batch.num_rows):
+        yield f"{path}: line {first + line}", {name: values[line] for name, values in cells.items()}
 
 
 def _texts(column: Any) -> list[str]:
-    """Texts, categories of texts, and integers as texts."""
+    """Return a column of texts, categories of texts or integers as texts."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -190,7 +196,7 @@ def _texts(column: Any) -> list[str]:
 
 
 def _lists(column: Any, depth: int) -> list[Any]:
-    """Nested lists of a list array: views of its values, without a Python object per unit."""
+    """Return the nested lists of a list array: views of its values, no Python object per unit."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -213,4 +219,4 @@ def _lists(column: Any, depth: int) -> list[Any]:
 
 def _refuse_nulls(column: Any) -> None:
     if column.null_count:
-        raise ValueError(f"row {column.is_null().to_pylist().index(True)} of these is null")
+        raise ValueError(f"value {column.is_null().to_pylist().index(True)} is null")

@@ -1,7 +1,7 @@
-"""Reading a pickle of plain values without running it: dict, str, int, float and None.
+"""Reader of pickles of plain values (dict, str, int, float, None) that runs no code.
 
-`pickle.load` calls whatever a file names, so that opening one runs code. Here the instructions are
-listed by `pickletools` and the few that build plain values are followed; any other is refused.
+`pickle.load` calls whatever function a file names. Here `pickletools` lists the instructions, the
+few that build plain values are followed, and any other is an error.
 """
 
 import pickletools
@@ -17,7 +17,7 @@ IGNORED = {"PROTO", "FRAME"}
 
 
 def read_plain_pickle(path: Path) -> dict[str, Any]:
-    """The dict in a file; ValueError names what else is in it, and never calls it."""
+    """Read the dict in a file; ValueError names anything else in it, which is never called."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -37,6 +37,7 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
 
 
 def _build(content: bytes) -> Any:
+    """Follow the instructions of a pickle and return its value."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -67,7 +68,7 @@ def _build(content: bytes) -> Any:
 
 
 def _describe(name: str, argument: object, stack: list[Any]) -> str:
-    """What an instruction that is refused would do."""
+    """Describe a refused instruction for the message."""
     if name == "STACK_GLOBAL":
         return f"would load {'.'.join(str(part) for part in stack[-2:])}"
     if name in ("GLOBAL", "INST"):

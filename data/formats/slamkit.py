@@ -3,8 +3,8 @@
     {"units": [3, 49], "duration": [2, 1], "file_name": "/audio/en/0001_0.flac"}   features.jsonl
     {"file_name": "/audio/en/0001_0.flac", "audio_repr": "<Un3><Un49>"}            tokens.jsonl
 
-`units` are deduplicated, `duration` says how often each was repeated. SlamKit ignores other fields;
-in tokens.jsonl `sentence_lengths`, which only `tresse export-units` writes, has the sentences.
+`units` are deduplicated; `duration` counts the repetitions of each. SlamKit ignores other fields.
+In tokens.jsonl, `tresse export-units` adds one: `sentence_lengths`, the units of each sentence.
 """
 
 import re
@@ -24,10 +24,10 @@ INTERLEAVED = re.compile(r"<(?:speech|text)>")
 
 
 def read_slamkit(paths: Sequence[str | Path], *, expand_durations: bool) -> Iterator[Utterance]:
-    """Utterances of features.jsonl or tokens.jsonl, which may be mixed.
+    """Yield the utterances of features.jsonl and tokens.jsonl files.
 
-    `expand_durations` repeats each unit as often as it was heard; tokens.jsonl does not know how
-    often. ValueError names file and line.
+    `expand_durations` repeats each unit for its duration, which tokens.jsonl does not hold.
+    ValueError names file and line.
     """
     for where, record in read_records(check_files(paths, "SlamKit")):
         try:
@@ -48,16 +48,14 @@ def _units(record: dict[str, Any], expand_durations: bool) -> list[int] | np.nda
             raise ValueError("units is not a list")
         return expand(units, record.get("duration")) if expand_durations else units
     if "audio_repr" not in record:
-        raise ValueError(
-            "neither 'units' (features.jsonl) nor 'audio_repr' (tokens.jsonl) is in it"
-        )
+        raise ValueError("has neither 'units' (features.jsonl) nor 'audio_repr' (tokens.jsonl)")
     if expand_durations:
         raise ValueError("tokens.jsonl has no durations to expand; import features.jsonl instead")
     return parse_units(record["audio_repr"])
 
 
 def _lengths(record: dict[str, Any], num_units: int) -> list[int] | None:
-    """Units of each sentence, where they are known."""
+    """Return the number of units in each sentence, or None when the record does not say it."""
     lengths = record.get("sentence_lengths") if "audio_repr" in record else None
     if lengths is None:
         return None
@@ -70,15 +68,15 @@ def _lengths(record: dict[str, Any], num_units: int) -> list[int] | None:
 
 
 def parse_units(text: Any) -> list[int]:
-    """Units of "<Un3><Un49>"."""
+    """Parse the text of units: "<Un3><Un49>" gives [3, 49]."""
     if not isinstance(text, str):
         raise ValueError(f"audio_repr is {text!r}, expected text")
     if INTERLEAVED.search(text):
         raise ValueError(
-            "audio_repr is interleaved with text, and the units of what is text are not in it; "
-            "import the features.jsonl that it was made from"
+            "audio_repr is interleaved with text, so units are missing; import the features.jsonl "
+            "that it was made from"
         )
-    end = UNITS.match(text).end()  # type: ignore[union-attr]  # it matches the empty text
+    end = UNITS.match(text).end()  # type: ignore[union-attr]  # it matches an empty text
     if end < len(text):
-        raise ValueError(f"audio_repr is not units from {text[end : end + 20]!r} on")
+        raise ValueError(f"audio_repr has {text[end : end + 20]!r}, expected units like '<Un3>'")
     return [int(number) for number in text[3:-1].split("><Un")] if text else []

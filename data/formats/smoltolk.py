@@ -1,13 +1,13 @@
 """SmolTolk's flat token files (https://github.com/vozlms/smoltolk_base).
 
-    DATASET/FEATURES/SPLIT.bin   uint16, uint32 if vocab_size > 65,536; [frames, n_q] row by row
+    DATASET/FEATURES/SPLIT.bin   uint16, uint32 if vocab_size > 65,536; [frames, n_q], n_q fastest
     DATASET/FEATURES/SPLIT.len   uint64 or uint16: frames of each sample, its EOS included
-    DATASET/FEATURES/SPLIT.dur   uint8, only of deduplicated units: how often each was repeated
+    DATASET/FEATURES/SPLIT.dur   uint8, only for deduplicated units: repetitions of each
     DATASET/FEATURES/meta.pkl    {"vocab_size": 2050, "eos": 2048, "pad": 2049, "n_q": 8,
                                  "frame_rate": 12.5}
 
-The files have no names: samples are called DATASET/FEATURES/SPLIT/NUMBER. Of several codebooks the
-first is taken, the semantic one of Mimi.
+Samples have no names; they are called DATASET/FEATURES/SPLIT/NUMBER. Only the first codebook is
+read: Mimi's semantic one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,33 +23,35 @@ from tresse.data.formats.plain_pickle import read_plain_pickle
 from tresse.data.formats.utterances import Utterance
 from tresse.data.lines import check_files
 
-LENGTHS = ("<u8", "<u2")  # in this order: small uint64 lengths have the same sum as uint16
+LENGTHS = ("<u8", "<u2")  # this order: small uint64 lengths have the same sum as uint16
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What meta.pkl says."""
+    """Content of a meta.pkl."""
 
     vocab_size: int
     eos: int
     pad: int
     n_q: int
+    """Number of codebooks."""
     frame_rate: str
+    """Frames per second, as a fraction."""
 
     @property
     def num_units(self) -> int:
-        """Units without the two specials, which are the last."""
+        """Number of units; the two special tokens come after them."""
         return self.vocab_size - 2
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the tokens."""
+        """Type of the tokens in the .bin file."""
         return np.dtype("<u4" if self.vocab_size > 1 << 16 else "<u2")
 
 
 def read_meta(paths: Sequence[str | Path]) -> Meta:
-    """Read the meta.pkl beside the files; ValueError if they have several that differ."""
+    """Read the meta.pkl beside the files; ValueError when several of them differ."""
     folders = dict.fromkeys(path.parent for path in check_files(paths, ".bin"))
     metas = {folder: _read_meta(folder / "meta.pkl") for folder in folders}
     first = next(iter(metas))
@@ -73,7 +75,7 @@ def _read_meta(path: Path) -> Meta:
     if {meta.eos, meta.pad} != {meta.num_units, meta.num_units + 1} or meta.n_q < 1:
         raise ValueError(
             f"{path}: eos {meta.eos}, pad {meta.pad} and n_q {meta.n_q} with a vocabulary of "
-            f"{meta.vocab_size}; expected the specials last and 1 codebook or more"
+            f"{meta.vocab_size}; expected eos and pad as the last two tokens and n_q of 1 or more"
         )
     return meta
 
@@ -81,10 +83,10 @@ def _read_meta(path: Path) -> Meta:
 def read_smoltolk(
     paths: Sequence[str | Path], meta: Meta, *, expand_durations: bool
 ) -> Iterator[Utterance]:
-    """Samples of `*.bin` files, their EOS and padding stripped.
+    """Yield the samples of `*.bin` files, without EOS and padding.
 
-    ValueError names the file, and the sample if it does not end with EOS: then `.len` is of another
-    file. `expand_durations` repeats each unit as `.dur` says.
+    `expand_durations` repeats each unit as the `.dur` file says. ValueError names the file, and the
+    sample if it does not end with EOS, as with the `.len` file of another `.bin`.
     """
     files = check_files(paths, ".bin")
     total = sum(path.stat().st_size for path in files)
@@ -97,8 +99,8 @@ def _read_file(path: Path, meta: Meta, expand_durations: bool, bar: tqdm) -> Ite
     num_frames, rest = divmod(path.stat().st_size, meta.dtype.itemsize * meta.n_q)
     if rest or not num_frames:
         raise ValueError(
-            f"{path}: {path.stat().st_size} bytes are no frames of {meta.n_q} {meta.dtype} tokens; "
-            "meta.pkl may be of other files"
+            f"{path}: {path.stat().st_size} bytes are no whole number of frames of {meta.n_q} "
+            f"{meta.dtype} tokens; meta.pkl may belong to other files"
         )
     lengths = _read_lengths(path, num_frames)
     tokens = np.memmap(path, meta.dtype, mode="r", shape=(num_frames, meta.n_q))
@@ -118,22 +120,22 @@ def _read_file(path: Path, meta: Meta, expand_durations: bool, bar: tqdm) -> Ite
 
 
 def _read_lengths(path: Path, num_frames: int) -> np.ndarray:
-    """Frames of each sample: of uint64 and uint16, the one that adds up to the tokens."""
+    """Read the frames of each sample, as whichever of uint64 and uint16 adds up to the file."""
     beside, found = path.with_suffix(".len"), {}
     if not beside.is_file():
-        raise ValueError(f"{beside}: no such file; it belongs to {path.name}")
+        raise ValueError(f"{beside}: no such file; {path.name} needs it")
     for name in LENGTHS:
         dtype = np.dtype(name)
         if beside.stat().st_size and beside.stat().st_size % dtype.itemsize == 0:
             lengths = np.memmap(beside, dtype, mode="r")
             total = sum(int(lengths[i : i + BLOCK].sum()) for i in range(0, lengths.size, BLOCK))
             found[dtype.name] = total
-            if total == num_frames and lengths.max() <= num_frames:  # no sum that wrapped around
+            if total == num_frames and lengths.max() <= num_frames:  # else the sum wrapped around
                 return lengths
     sums = ", ".join(f"{total} as {name}" for name, total in found.items())
     raise ValueError(
         f"{beside}: lengths add up to {sums or 'nothing'}, {path.name} has {num_frames} frames; "
-        "they do not belong together, or one is cut short"
+        "the files do not belong together, or one is cut short"
     )
 
 
@@ -142,17 +144,17 @@ def _read_durations(path: Path, num_frames: int) -> np.ndarray:
     if not beside.is_file():
         raise ValueError(f"{beside}: no such file; --expand needs the durations of {path.name}")
     if beside.stat().st_size != num_frames:
-        raise ValueError(f"{beside}: {beside.stat().st_size} durations of {num_frames} tokens")
+        raise ValueError(f"{beside}: {beside.stat().st_size} durations for {num_frames} tokens")
     return np.memmap(beside, np.uint8, mode="r")
 
 
 def _strip(sample: np.ndarray, meta: Meta, where: str) -> np.ndarray:
-    """Units without padding, EOS, and padding before it."""
+    """Return a sample without its EOS and the padding before and after it."""
     units = _without_end(sample, meta.pad)
     if not units.size or units[-1] != meta.eos:
         raise ValueError(
             f"{where} ends with {units[-1] if units.size else 'nothing'}, expected EOS "
-            f"{meta.eos}; .len is of another file, or meta.pkl is"
+            f"{meta.eos}; the .len file or meta.pkl belongs to another file"
         )
     return np.array(_without_end(units[:-1], meta.pad))
 

@@ -1,10 +1,11 @@
-"""Units of textless (https://github.com/facebookresearch/textlesslib): a line per audio file.
+"""Units of textless (https://github.com/facebookresearch/textlesslib), one line per audio file.
 
     1272-128104-0000<tab>71 12 56 57   OUT.units with --preserve_name, else the units alone
     1272-128104-0000<tab>2 1 1 4       OUT.durations, in the same order
 
-The names have neither folder nor ending. Without them an utterance is called by its place, FOLDER/
-FILE/LINE: two languages with equal names of files would else pass for translations line by line.
+Names have neither folder nor ending. An utterance without a name is called by its place,
+FOLDER/FILE/LINE. The folder is part of it, or lines of two languages would pass for translations
+where their files have the same name.
 """
 
 import re
@@ -23,10 +24,10 @@ NUMBER = "[0-9]{1,18}"
 def read_textless(
     paths: Sequence[str | Path], *, separator: str, expand_durations: bool
 ) -> Iterator[Utterance]:
-    """Utterances of `*.units` files.
+    """Yield the utterances of `*.units` files.
 
-    `expand_durations` repeats each unit as the `.durations` file beside says. ValueError names file
-    and line.
+    `expand_durations` repeats each unit as the `.durations` file beside it says. ValueError names
+    file and line.
     """
     if not separator or "\t" in separator or any(map(str.isdigit, separator)):
         raise ValueError(f"--separator is {separator!r}, expected text without tabs and digits")
@@ -38,16 +39,18 @@ def read_textless(
             place = f"{path.absolute().parent.name}/{path.stem}/{number}"
             yield Utterance(name or place, name or place, units, where)
         if expand_durations and (left := next(durations, None)) is not None:
-            raise ValueError(f"{left[0]}: {path.name} ends before; they do not belong together")
+            raise ValueError(
+                f"{left[0]}: {path.name} has fewer lines; the two do not belong together"
+            )
 
 
 def _expand(
     units: list[int], beside: tuple[str, str, list[int]] | None, name: str, where: str
 ) -> np.ndarray:
     if beside is None:
-        raise ValueError(f"{where}: the .durations file beside ends before")
+        raise ValueError(f"{where}: the .durations file beside it has fewer lines")
     if beside[1] != name:
-        raise ValueError(f"{where}: is of {name!r}, {beside[0]} of {beside[1]!r}")
+        raise ValueError(f"{where}: has the name {name!r}, {beside[0]} has {beside[1]!r}")
     try:
         return expand(units, beside[2])
     except ValueError as error:
@@ -55,7 +58,7 @@ def _expand(
 
 
 def _read_file(path: Path, separator: str) -> Iterator[tuple[str, str, list[int]]]:
-    """Place, name (empty where the file has none) and numbers of each line."""
+    """Yield the place, the name (empty if the file has none) and the numbers of each line."""
     between = re.escape(separator)
     numbers = re.compile(f"(?:{NUMBER}(?:{between}{NUMBER})*)?")
     named = None
@@ -65,11 +68,11 @@ def _read_file(path: Path, separator: str) -> Iterator[tuple[str, str, list[int]
             if named is None:
                 named = bool(tab)
             if named and not tab:
-                name, text = text, ""  # textless strips lines: a name without units
+                name, text = text, ""  # textless strips the tab after a name without units
             if tab and not named:
                 raise ValueError(f"has the name {name!r}, earlier lines have none")
             found = numbers.match(text)
-            assert found is not None  # it matches the empty text
+            assert found is not None  # it matches an empty text
             if found.end() < len(text.rstrip()):
                 raise ValueError(
                     f"{text[found.end() :][:20]!r} is not a number after {separator!r}"

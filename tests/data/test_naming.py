@@ -1,4 +1,4 @@
-"""Names become keys, languages and sentences; a document is gathered whole or not at all."""
+"""Names give keys, languages and sentence numbers; a document is gathered whole or not at all."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def utterances(*named: tuple[str, list[int]]) -> list[Utterance]:
 
 
 def gather(tmp_path: Path, *named: tuple[str, list[int]], **flags) -> list[tuple]:
-    """Key, language and sentences of the documents."""
+    """Return key, language and sentences of the documents."""
     documents = read_documents(utterances(*named), Naming(**flags), UNITS, tmp_path / "spool")
     return [
         (d.key, d.language, [np.array(sentence).tolist() for sentence in d.sentences])
@@ -167,15 +167,15 @@ def test_long_files_are_refused_or_cut_on_demand(tmp_path):
 
 
 def test_two_languages_of_numbered_sentences_come_out_aligned(tmp_path, capsys):
-    path, rows = tmp_path / "features.jsonl", []
+    path, records = tmp_path / "features.jsonl", []
     for language, base in (("en", 0), ("fr", 100)):
         for key in ("s1", "s2"):
             for sentence in range(3):
                 name = f"/audio/{language}/{key}_{sentence}.flac"
                 units = [base + sentence] * (5 - sentence)
-                rows.append({"units": units, "duration": [1] * len(units), "file_name": name})
-    rows.sort(key=lambda row: -len(row["units"]))  # as SlamKit does
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                records.append({"units": units, "duration": [1] * len(units), "file_name": name})
+    records.sort(key=lambda record: -len(record["units"]))  # as SlamKit does
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     out = tmp_path / "new" / "c"
     assert main(["slamkit", str(path), "--out", str(out), "--key-pattern", NUMBERED]) == 0
     assert "en 0, fr 0" in capsys.readouterr().out

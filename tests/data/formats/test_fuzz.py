@@ -1,4 +1,4 @@
-"""Files of other tools, damaged in any way, are read or refused by name."""
+"""Damaged files of other tools are read, or refused with their name."""
 
 import gzip
 import json
@@ -24,14 +24,14 @@ from tests.data.formats.test_smoltolk import SAMPLES, write_hubert, write_mimi
 from tests.data.formats.test_textless import transcribe
 from tests.support.workers.fuzz import mutate_bytes, mutate_json
 from tresse.data.audio.readers.any_format import AudioFormat, read_audio
-from tresse.data.formats.parquet import read_table
+from tresse.data.formats.parquet import read_columns
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.formats.textless import read_textless
 from tresse.data.naming import Naming
 
 NUM_MUTATIONS = int(os.environ.get("TRESSE_FUZZ", "1500")) // 10
-"""Of each format."""
+"""Damaged copies of each format."""
 
 Case = tuple[Path, Callable[[Path], object]]
 
@@ -66,18 +66,20 @@ def smoltolk_expanded(folder: Path) -> Case:
 
 
 def parquet(folder: Path) -> Case:
-    return write_parquet(folder / "t", table()), lambda path: list(read_table([path], COLUMNS, ""))
+    return write_parquet(folder / "t", table()), lambda path: list(
+        read_columns([path], COLUMNS, "")
+    )
 
 
 def arrow(folder: Path) -> Case:
     return write_arrow_file(folder / "t", table()), lambda path: list(
-        read_table([path], COLUMNS, "")
+        read_columns([path], COLUMNS, "")
     )
 
 
 def splits(folder: Path) -> Case:
     path = save_splits(folder / "d", train=table())
-    return path, lambda path: list(read_table([path], COLUMNS, ""))
+    return path, lambda path: list(read_columns([path], COLUMNS, ""))
 
 
 def audio(path: Path, format: AudioFormat) -> Case:
@@ -104,7 +106,7 @@ CASES = [
 
 
 def damage(rng: np.random.Generator, path: Path) -> None:
-    """Change JSON where it is JSON, and bytes in half of the cases and elsewhere."""
+    """Damage a file: mostly change a value in JSON, else change bytes."""
     content = path.read_bytes()
     packed = path.suffix == ".gz"
     if packed and rng.random() < 0.8:
@@ -144,7 +146,7 @@ def test_damage_is_refused_by_name_or_read(case: Callable[[Path], Case], tmp_pat
 
 
 def message(read: Callable[[Path], object], path: Path) -> str:
-    """What the ValueError says, if there is one."""
+    """Return the message of the ValueError, or an empty text."""
     try:
         read(path)
     except ValueError as error:

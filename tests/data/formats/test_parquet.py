@@ -1,4 +1,4 @@
-"""Parquet, Arrow and folders of datasets: columns become documents, whatever their integer type."""
+"""Columns of Parquet, Arrow and dataset folders become documents, whatever their integer type."""
 
 import json
 import sys
@@ -12,12 +12,12 @@ import pytest
 
 from tests.data.store.test_corpus import contents
 from tests.data.test_naming import NUMBERED
-from tresse.data.formats.parquet import Columns, _lists, read_table
+from tresse.data.formats.parquet import Columns, _lists, read_columns
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
 
 I64 = pa.int64()
-ROWS = [
+LINES = [
     {"key": "a", "lang": "en", "sentences": [[1, 2], [3]]},
     {"key": "a", "lang": "fr", "sentences": [[4], [5, 6, 7]]},
     {"key": "b", "lang": "en", "sentences": [[2047]]},
@@ -25,15 +25,15 @@ ROWS = [
 SENTENCES = {("en", "a"): [[1, 2], [3]], ("fr", "a"): [[4], [5, 6, 7]], ("en", "b"): [[2047]]}
 
 
-def table(rows: list[dict] = ROWS, units: pa.DataType = I64, lists=pa.list_) -> pa.Table:
+def table(lines: list[dict] = LINES, units: pa.DataType = I64, lists=pa.list_) -> pa.Table:
     kinds = {
         "key": pa.string(),
         "lang": pa.string(),
         "sentences": lists(lists(units)),
         "units": lists(units),
     }
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
-    return pa.Table.from_pylist(rows, schema)
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in lines[0]])
+    return pa.Table.from_pylist(lines, schema)
 
 
 def write_parquet(path: Path, content: pa.Table) -> Path:
@@ -48,13 +48,13 @@ def write_arrow_file(path: Path, content: pa.Table) -> Path:
 
 
 def save_to_disk(path: Path, content: pa.Table, num_files: int = 2) -> Path:
-    """Of Hugging Face's `Dataset`: Arrow streams, and the list of them in state.json."""
+    """Write as Hugging Face's `Dataset.save_to_disk`: Arrow streams, listed in state.json."""
     path.mkdir(parents=True)
     names = [f"data-{i:05}-of-{num_files:05}.arrow" for i in range(num_files)]
-    rows = -(-content.num_rows // num_files)
+    size = -(-content.num_rows // num_files)
     for i, name in enumerate(names):
         with pa.ipc.new_stream(path / name, content.schema) as writer:
-            writer.write_table(content.slice(i * rows, rows), max_chunksize=1)
+            writer.write_table(content.slice(i * size, size), max_chunksize=1)
     state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "1f"}
     (path / "state.json").write_text(json.dumps(state, indent=2))
     (path / "dataset_info.json").write_text("{}")
@@ -62,7 +62,7 @@ def save_to_disk(path: Path, content: pa.Table, num_files: int = 2) -> Path:
 
 
 def save_splits(path: Path, **splits: pa.Table) -> Path:
-    """Of Hugging Face's `DatasetDict`."""
+    """Write as Hugging Face's `DatasetDict.save_to_disk`: a folder for each split."""
     for name, content in splits.items():
         save_to_disk(path / name, content)
     (path / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
@@ -76,7 +76,7 @@ COLUMNS = Columns(lang="lang", sentences="sentences")
 def read(path: Path, columns: Columns = COLUMNS, split: str = "") -> list[tuple]:
     return [
         (u.name, u.language, list(map(int, u.units)), u.lengths)
-        for u in read_table([path], columns, split)
+        for u in read_columns([path], columns, split)
     ]
 
 
@@ -95,12 +95,12 @@ def test_sentences_of_any_integer_type_become_documents(write, units, lists, tmp
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_units_are_named_and_gathered_like_those_of_other_tools(write, tmp_path):
-    rows = [
+    lines = [
         {"key": f"{language}/{key}_{i}.flac", "score": 0.5, "units": sentence}
         for (language, key), sentences in SENTENCES.items()
         for i, sentence in enumerate(sentences)
     ]
-    path = write(tmp_path / "t", table(rows[::-1]))
+    path = write(tmp_path / "t", table(lines[::-1]))
     flags = ["--columns.units", "units", "--key-pattern", NUMBERED]
     assert main(["table", str(path), "--out", str(tmp_path / "c"), *flags]) == 0
     assert contents(Corpus.open(tmp_path / "c")) == SENTENCES
@@ -120,12 +120,12 @@ def test_keys_may_be_integers_and_categories(tmp_path):
     for write in (write_parquet, write_arrow_file):
         path = write(tmp_path / write.__name__, content)
         found = read(path, Columns(lang="lang", units="units"))
-        assert [row[:2] for row in found] == [("7", "en"), ("-8", "fr")]
+        assert [line[:2] for line in found] == [("7", "en"), ("-8", "fr")]
 
 
 def test_a_split_is_chosen_by_name_and_a_single_one_by_itself(tmp_path):
-    both = save_splits(tmp_path / "both", train=table(ROWS[:2]), test=table(ROWS[2:]))
-    assert [row[0] for row in read(both, split="test")] == ["b"]
+    both = save_splits(tmp_path / "both", train=table(LINES[:2]), test=table(LINES[2:]))
+    assert [line[0] for line in read(both, split="test")] == ["b"]
     for split in ("", "valid", "..", "../one/train"):
         with pytest.raises(ValueError, match="has the splits train, test; choose one by --split"):
             read(both, split=split)
@@ -133,24 +133,24 @@ def test_a_split_is_chosen_by_name_and_a_single_one_by_itself(tmp_path):
     assert len(read(one)) == 3
 
 
-def test_rows_are_read_in_order_across_batches_and_files(tmp_path):
-    rows = [
+def test_lines_are_read_in_order_across_batches_and_files(tmp_path):
+    lines = [
         {"key": str(i), "lang": "en", "sentences": [[i % 2048]] * (1 + i % 3)} for i in range(5000)
     ]
     for write in WRITERS:
-        found = read(write(tmp_path / write.__name__, table(rows)))
-        assert [row[0] for row in found] == [str(i) for i in range(5000)]
-        assert all(row[2] == list(chain(*rows[i]["sentences"])) for i, row in enumerate(found))
+        found = read(write(tmp_path / write.__name__, table(lines)))
+        assert [line[0] for line in found] == [str(i) for i in range(5000)]
+        assert all(line[2] == list(chain(*lines[i]["sentences"])) for i, line in enumerate(found))
 
 
 def test_a_slice_of_a_column_is_read_from_where_it_starts():
     column = pa.array([[[1, 2], [3]], [[4]], [[5], [6, 7]]])
-    found = [[list(map(int, s)) for s in row] for row in _lists(column.slice(1), 2)]
+    found = [[list(map(int, s)) for s in line] for line in _lists(column.slice(1), 2)]
     assert found == [[[4]], [[5], [6, 7]]]
 
 
 def with_null(column: str, value: object) -> pa.Table:
-    return table([ROWS[0], ROWS[1] | {column: value}])
+    return table([LINES[0], LINES[1] | {column: value}])
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def with_null(column: str, value: object) -> pa.Table:
         (table(), Columns(units="sentences"), "units are list<.*, expected integers"),
         (table(units=pa.float32()), COLUMNS, "units are float, expected integers"),
         (table(), Columns(key="sentences", units="lang"), "expected text"),
-        (with_null("key", None), COLUMNS, "column 'key': row 1 of these is null"),
-        (with_null("sentences", None), COLUMNS, "column 'sentences': row 1 of these is null"),
-        (with_null("sentences", [[1], None]), COLUMNS, "row 3 of these is null"),
-        (with_null("sentences", [[1, None]]), COLUMNS, "row 4 of these is null"),
+        (with_null("key", None), COLUMNS, "batch at line 0, column 'key': value 1 is null"),
+        (with_null("sentences", None), COLUMNS, "column 'sentences': value 1 is null"),
+        (with_null("sentences", [[1], None]), COLUMNS, "value 3 is null"),
+        (with_null("sentences", [[1, None]]), COLUMNS, "value 4 is null"),
     ],
 )
 def test_columns_that_are_not_units_are_refused_by_name(content, columns, message, tmp_path):
@@ -175,11 +175,13 @@ def test_columns_that_are_not_units_are_refused_by_name(content, columns, messag
         assert str(caught.value).startswith(str(path))
 
 
-def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
-    path = write_parquet(tmp_path / "t", table([*ROWS, ROWS[2] | {"key": "c", "sentences": [[]]}]))
+def test_a_line_that_cannot_be_packed_is_named(tmp_path, capsys):
+    path = write_parquet(
+        tmp_path / "t", table([*LINES, LINES[2] | {"key": "c", "sentences": [[]]}])
+    )
     flags = ["--columns.lang", "lang", "--columns.sentences", "sentences"]
     assert main(["table", str(path), "--out", str(tmp_path / "c"), *flags]) == 1
-    assert f"{path}: row 3 (c): document 'c' (en): sentence 0 has 0" in capsys.readouterr().err
+    assert f"{path}: line 3 (c): document 'c' (en): sentence 0 has 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -187,9 +189,9 @@ def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
     [
         ([], "give one of --columns.units and --columns.sentences"),
         (["--columns.units", "a", "--columns.sentences", "b"], "give one of --columns.units"),
-        (["--columns.units", "a", "--columns.key", "a"], "columns a, a are not different"),
+        (["--columns.units", "a", "--columns.key", "a"], "columns a, a are not all different"),
         (["--columns.lang", "lang", "--lang", "fr"], "--columns.lang, and a language by --lang"),
-        (["--columns.sentences", "sentences"], "row 0: no language; give --lang"),
+        (["--columns.sentences", "sentences"], "line 0: no language; give --lang"),
         (
             [
                 "--columns.sentences",
@@ -199,7 +201,7 @@ def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
                 "--key-pattern",
                 "(?P<key>)(?P<sentence>)",
             ],
-            "row 0: name 'a': sentence is ''",
+            "line 0: name 'a': sentence is ''",
         ),
         (
             [
@@ -212,7 +214,7 @@ def test_a_row_that_cannot_be_packed_is_named(tmp_path, capsys):
                 "--key-pattern",
                 "(?P<key>)(?P<sentence>.)",
             ],
-            "row 0: has sentences; --key-pattern must not number them",
+            "line 0: has sentences; --key-pattern must not number them",
         ),
     ],
 )
@@ -231,7 +233,7 @@ def change_state(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: (p / "state.json").unlink(), "no state.json, so not of save_to_disk"),
+        (lambda p: (p / "state.json").unlink(), "no state.json, so save_to_disk did not write it"),
         (lambda p: (p / "state.json").write_text("{"), r"state\.json: has no list '_data_files'"),
         (lambda p: change_state(p, _data_files=3), "has no list '_data_files'"),
         (
@@ -241,11 +243,11 @@ def change_state(folder: Path, **changes: object) -> None:
         (lambda p: change_state(p, _data_files=[{"filename": "/etc/x"}]), "expected a plain file"),
         (lambda p: change_state(p, _data_files=["none.arrow"]), r"none\.arrow: no such file"),
         (lambda p: change_state(p, _data_files=[]), r"state\.json: lists no files"),
-        (lambda p: change_state(p, _indices_files=["i"]), "rows were selected by .* flattened"),
+        (lambda p: change_state(p, _indices_files=["i"]), "lines are selected by .* flattened"),
         (lambda p: next(p.glob("*.arrow")).write_bytes(b"x" * 99), "cannot be read"),
     ],
 )
-def test_folders_that_are_not_of_save_to_disk_are_refused(damage, message, tmp_path):
+def test_folders_that_save_to_disk_did_not_write_are_refused(damage, message, tmp_path):
     path = save_to_disk(tmp_path / "d", table())
     damage(path)
     with pytest.raises(ValueError, match=message):
@@ -267,8 +269,10 @@ def test_a_damaged_file_is_refused_or_read_but_never_crashes(write, tmp_path):
             assert len(read(tmp_path / "t")) <= 3
 
 
-def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "t", table())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"tables need pyarrow: pip install 'tresse\[arrow\]'"):
+    with pytest.raises(
+        ValueError, match=r"Parquet and Arrow files need pyarrow: pip install 'tresse\[arrow\]'"
+    ):
         read(path)

@@ -1,4 +1,4 @@
-"""SlamKit's files, written as its scripts write them, are read unit by unit."""
+"""Files written like SlamKit's are read, unit by unit."""
 
 import json
 from itertools import groupby
@@ -18,13 +18,13 @@ NAMES = ["/audio/x.flac", "/audio/sub/y.z.flac", "é.flac"]
 
 
 def represent(units: list[int]) -> dict:
-    """`audio_represent` of unit_tokeniser.py: tuples of units and of run lengths."""
+    """Deduplicate like `audio_represent` of unit_tokeniser.py: tuples of units and durations."""
     runs, durations = zip(*[(k, len(list(g))) for k, g in groupby(units)], strict=True)
     return {"units": runs, "duration": durations}
 
 
 def write_features(path: Path, names: list[str], heard: list[list[int]]) -> Path:
-    """`extract_features.py` adds the name last."""
+    """Write like `extract_features.py`, which adds the name last."""
     with path.open("a+") as file:
         for name, units in zip(names, heard, strict=True):
             file.write(json.dumps({**represent(units), "file_name": name}) + "\n")
@@ -32,7 +32,7 @@ def write_features(path: Path, names: list[str], heard: list[list[int]]) -> Path
 
 
 def write_tokens(path: Path, names: list[str], heard: list[list[int]]) -> Path:
-    """`prepare_tokens.py`: the record of the features less its units, and a text of them."""
+    """Write like `prepare_tokens.py`: records with a text instead of the units."""
     with path.open("a+") as file:
         for name, units in zip(names, heard, strict=True):
             text = "".join(f"<Un{unit}>" for unit in represent(units)["units"])
@@ -101,23 +101,27 @@ TOKENS = {"file_name": "a.wav", "audio_repr": "<Un1>"}
     [
         ({"units": [1]}, False, "file_name is None"),
         (GOOD | {"file_name": 3}, False, "file_name is 3"),
-        ({"file_name": "a"}, False, "neither 'units' .* nor 'audio_repr'"),
+        ({"file_name": "a"}, False, "has neither 'units' .* nor 'audio_repr'"),
         ({"prompt_path": "a", "chosen_path": "b"}, False, "file_name is None"),
         (GOOD | {"units": "1 2"}, False, "units is not a list"),
-        (GOOD | {"duration": [1]}, True, "1 durations of 2 units"),
+        (GOOD | {"duration": [1]}, True, "1 durations for 2 units"),
         (GOOD | {"duration": None}, True, "durations are missing"),
         (GOOD | {"duration": [1, 0]}, True, "durations from 0 to 1"),
         (GOOD | {"duration": [1, 2.0]}, True, "duration is 2.0, expected an integer"),
         (GOOD | {"duration": [True, 1]}, True, "duration is True"),
         (GOOD | {"units": [1, "2"]}, True, "unit is '2'"),
-        (GOOD | {"duration": [1, 1 << 70]}, True, "beyond 64 bits"),
+        (GOOD | {"duration": [1, 1 << 70]}, True, "does not fit in 64 bits"),
         (GOOD | {"duration": [1, 1 << 40]}, True, "at most 16777216 in all"),
         (TOKENS, True, "tokens.jsonl has no durations"),
         (TOKENS | {"audio_repr": "<speech><Un1><text> a"}, False, "interleaved with text"),
-        (TOKENS | {"audio_repr": "Once upon a time"}, False, "not units from 'Once upon a time'"),
-        (TOKENS | {"audio_repr": "<Un1> <Un2>"}, False, "not units from ' <Un2>'"),
-        (TOKENS | {"audio_repr": "<Un1><Un-2>"}, False, "not units from '<Un-2>'"),
-        (TOKENS | {"audio_repr": "<Un1><Un٣>"}, False, "not units from"),
+        (
+            TOKENS | {"audio_repr": "Once upon a time"},
+            False,
+            "has 'Once upon a time', expected units",
+        ),
+        (TOKENS | {"audio_repr": "<Un1> <Un2>"}, False, "has ' <Un2>', expected units"),
+        (TOKENS | {"audio_repr": "<Un1><Un-2>"}, False, "has '<Un-2>', expected units"),
+        (TOKENS | {"audio_repr": "<Un1><Un٣>"}, False, "has '<Un٣>', expected units"),
         (TOKENS | {"audio_repr": ["<Un1>"]}, False, "expected text"),
         (TOKENS | {"sentence_lengths": [2]}, False, "counts that add up to 1"),
         (TOKENS | {"sentence_lengths": [1, 0]}, False, "counts that add up to 1"),

@@ -1,4 +1,4 @@
-"""SmolTolk's flat files, written as its scripts write them; its pickle is read, never run."""
+"""Flat files written like SmolTolk's are read; its pickle is read, never run."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ SAMPLES = [[5, 5, 2047], [0], list(range(1000)), [2047, 0]]
 
 
 def write_mimi(folder: Path, samples: list[list[int]], n_q: int = 8, **changes) -> Path:
-    """`dump_mimi_codes.py`: [n_q, frames + EOS], int16, transposed; lengths int64."""
+    """Write like `dump_mimi_codes.py`: [n_q, frames + EOS], int16, transposed; lengths int64."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     with (folder / "train.bin").open("ab") as bins, (folder / "train.len").open("ab") as lens:
@@ -35,7 +35,7 @@ def write_mimi(folder: Path, samples: list[list[int]], n_q: int = 8, **changes) 
 
 
 def write_hubert(folder: Path, heard: list[list[int]], num_units: int = 500) -> Path:
-    """`dump_hubert_codes.py`: runs of units and the EOS, lengths int16, durations int8."""
+    """Write like `dump_hubert_codes.py`: units once per run, EOS; int16 lengths, int8 durations."""
     folder.mkdir(parents=True)
     files = [(folder / f"dev.{ending}").open("ab") for ending in ("bin", "dur", "len")]
     for units in heard:
@@ -78,7 +78,7 @@ def test_lengths_of_16_bits_are_told_from_64_by_their_sum(tmp_path):
     for dtype in (np.uint16, np.int16, np.uint64):
         (tmp_path / "d" / "train.len").write_bytes(np.array(lengths, dtype).tobytes())
         assert read(path) == SAMPLES
-    # Four lengths of 16 bits are also one of 64, and of another sum.
+    # Four lengths of 16 bits can also be read as one of 64 bits, with another sum.
     assert np.array(lengths, np.uint16).nbytes % 8 == 0
 
 
@@ -134,18 +134,18 @@ def test_a_token_file_is_not_held_in_memory(tmp_path):
         (lambda p: p.with_suffix(".len").write_bytes(b""), "add up to nothing"),
         (lambda p: p.with_suffix(".len").write_bytes(b"123"), "add up to nothing"),
         (lambda p: drop(p.with_suffix(".len"), 8), "add up to 1007 as uint64"),
-        (lambda p: drop(p, 16), "has 1009 frames; they do not belong together, or one is cut"),
-        (lambda p: drop(p, 1), "16159 bytes are no frames of 8 uint16 tokens"),
-        (lambda p: p.write_bytes(b""), "0 bytes are no frames"),
+        (lambda p: drop(p, 16), "has 1009 frames; the files do not belong together, or one is cut"),
+        (lambda p: drop(p, 1), "16159 bytes are no whole number of frames of 8 uint16 tokens"),
+        (lambda p: p.write_bytes(b""), "0 bytes are no whole number of frames"),
         (lambda p: p.unlink(), r"train\.bin: no such file"),
         (
             lambda p: swap_lengths(p),
-            "sample 0 ends with 2047, expected EOS 2048; .len is of another",
+            "sample 0 ends with 2047, expected EOS 2048; the .len file or",
         ),
         (lambda p: (p.parent / "meta.pkl").unlink(), r"meta\.pkl: cannot be read \(No such"),
         (lambda p: change_meta(p, n_q=4), "add up to 1010 as uint64, .* has 2020 frames"),
-        (lambda p: change_meta(p, n_q=0), "n_q 0 .* expected the specials last"),
-        (lambda p: change_meta(p, eos=0), "eos 0, .* expected the specials last"),
+        (lambda p: change_meta(p, n_q=0), "n_q 0 .* expected eos and pad as the last two"),
+        (lambda p: change_meta(p, eos=0), "eos 0, .* expected eos and pad as the last two"),
         (lambda p: change_meta(p, vocab_size="2050"), "vocab_size is '2050', expected a count"),
         (lambda p: change_meta(p, frame_rate=0), "frame_rate is 0, expected units per second"),
         (lambda p: change_meta(p, frame_rate=float("nan")), "frame_rate is nan"),
@@ -162,7 +162,7 @@ def test_files_that_do_not_belong_together_are_named(damage, message, tmp_path):
 def test_durations_that_are_missing_or_cut_are_named(tmp_path):
     path = write_hubert(tmp_path / "d", [[1, 1, 2]])
     drop(path.with_suffix(".dur"), 1)
-    with pytest.raises(ValueError, match=r"dev\.dur: 2 durations of 3 tokens"):
+    with pytest.raises(ValueError, match=r"dev\.dur: 2 durations for 3 tokens"):
         read(path, expand=True)
     path.with_suffix(".dur").unlink()
     with pytest.raises(ValueError, match=r"dev\.dur: no such file; --expand"):
@@ -189,11 +189,8 @@ def change_meta(path: Path, **changes: object) -> None:
     (path.parent / "meta.pkl").write_bytes(pickle.dumps(old | changes))
 
 
-# --- the pickle
-
-
 class Trap:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Files of textless' `transcribe.py`, written as it writes them."""
+"""Files written like those of textless' `transcribe.py` are read."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NAMES = ["1272-128104-0000", "é x", "0"]
 
 
 def transcribe(path: Path, names: list[str], heard: list[list[int]], separator: str = " ") -> Path:
-    """`transcribe` and `merge_files`: names by --preserve_name, lines stripped."""
+    """Write like `transcribe` and `merge_files`: names by --preserve_name, lines stripped."""
     for ending, field in (("units", "units"), ("durations", "duration")):
         with path.with_suffix(f".{ending}").open("w") as file:
             for i, units in enumerate(heard):
@@ -89,16 +89,20 @@ def test_durations_of_other_files_are_refused(tmp_path):
     durations = path.with_suffix(".durations")
     good = durations.read_text()
     durations.write_text(good.replace(NAMES[1], "other"))
-    with pytest.raises(ValueError, match=r"t\.units:2: is of 'é x', .*durations:2 of 'other'"):
+    with pytest.raises(
+        ValueError, match=r"t\.units:2: has the name 'é x', .*durations:2 has 'other'"
+    ):
         read(path, expand=True)
     durations.write_text(good + "more\t1\n")
-    with pytest.raises(ValueError, match=r"t\.durations:4: t\.units ends before"):
+    with pytest.raises(ValueError, match=r"t\.durations:4: t\.units has fewer lines"):
         read(path, expand=True)
     durations.write_text("".join(good.splitlines(keepends=True)[:2]))
-    with pytest.raises(ValueError, match=r"t\.units:3: the \.durations file beside ends before"):
+    with pytest.raises(
+        ValueError, match=r"t\.units:3: the \.durations file beside it has fewer lines"
+    ):
         read(path, expand=True)
     durations.write_text(good.replace("\t", "\t1 ", 1))
-    with pytest.raises(ValueError, match=r"t\.units:1: 4 durations of 3 units \(.*durations:1\)"):
+    with pytest.raises(ValueError, match=r"t\.units:1: 4 durations for 3 units \(.*durations:1\)"):
         read(path, expand=True)
     durations.unlink()
     with pytest.raises(ValueError, match=r"t\.durations: no such file"):
