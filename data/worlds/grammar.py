@@ -1,7 +1,7 @@
 """The words of the demo's stories, in English and French.
 
-Nouns with a slot for an adjective begin with a consonant in French or have the adjective before
-them, so that no article is elided; characters are masculine, so that "il" is any of them.
+In French the adjective stands between article and noun and begins with a consonant, so that no
+article is elided. All characters are masculine, so that "il" can be any of them.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ CHARACTERS = (
     ("The boy", "Le garçon"),
 )
 OPENERS = (("Then he", "Puis il"), ("Now he", "Maintenant il"), ("So he", "Alors il"))
-# In French by gender and number: masculine, feminine, their plurals.
+# French forms by gender and number: masculine, feminine, and their plurals.
 ADJECTIVES = (
     ("little", {"m": "petit", "f": "petite", "mp": "petits", "fp": "petites"}),
     ("big", {"m": "grand", "f": "grande", "mp": "grands", "fp": "grandes"}),
@@ -26,15 +26,15 @@ ARTICLES = {"m": "le", "f": "la", "mp": "les", "fp": "les"}
 
 
 class Event(NamedTuple):
-    """Something that is done to something."""
+    """An action and its object, in English and French."""
 
     verb: tuple[str, str]
     noun: tuple[str, str]
-    form: str  # gender and number of the noun in French
+    form: str  # gender and number of the French noun
 
 
 class Place(NamedTuple):
-    """Where stories happen, and what happens there in the course of a day."""
+    """A place of stories: the words of the arrival, and the events of a day there in order."""
 
     arrival: tuple[str, str]
     events: tuple[Event, ...]
@@ -111,7 +111,7 @@ PLACES = (
 
 
 def tell(event: Event, opener: int, adjective: int, language: str) -> str:
-    """One sentence, such as "Puis il nourrit les petites vaches."."""
+    """Return the sentence of an event, such as "Puis il nourrit les petites vaches."."""
     number = LANGUAGES.index(language)
     english, french = ADJECTIVES[adjective]
     if language == "en":

@@ -1,19 +1,18 @@
 """Short stories in English and French for the demo that starts from speech.
 
-Somebody goes to a place, where the day has a fixed round of events: at the farm, he feeds the cows,
-then milks the goat, then cleans the stable, ... A story enters the round anywhere, goes on with
-each sentence, and skips an event now and then. All telling is by `grammar.py`. A cloze item shows
-all sentences but the last and asks which of two endings follows, as in the story world:
+Somebody goes to a place where the day has a fixed round of events: at the farm, he feeds the cows,
+then milks the goat, then washes the horse, ... A story enters the round anywhere, moves on with
+each sentence, and sometimes skips an event. `grammar.py` has the words. A cloze item shows all
+sentences but the last and asks which of two endings follows, as in the story world:
 
-    sTC   the wrong ending is what happens at another place
-    sSC   the wrong ending happens at this place, about half a round away
+    sTC   the wrong ending happens at another place
+    sSC   the wrong ending happens at the same place, about half a round away
 
-Every ending is the right one once and the wrong one once in each task, and says "he", whoever it
-is, so that endings alone give nothing away.
+In each task every ending is right once and wrong once, and all say "he" whoever the character is,
+so that endings alone give no hint.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,30 +20,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tresse.data.durable import staged_folder
+from tresse.data.durable import replaced_file, staged_folder
 from tresse.data.store.cloze import ITEMS, write_items
+from tresse.data.worlds.endings import cloze_items
 from tresse.data.worlds.grammar import ADJECTIVES, CHARACTERS, LANGUAGES, OPENERS, PLACES, tell
-from tresse.data.worlds.story_world import items
 
-SKIP = 0.2  # probability that a story skips an event, and again for the one after
+SKIP = 0.2  # probability that a story skips the next event, drawn again for each further event
 
 
 @dataclass(frozen=True, kw_only=True)
 class StorySizes:
-    """How many stories."""
+    """Numbers of stories and their length."""
 
     train: int = 1200
-    """Training stories in both languages."""
+    """Number of training stories in both languages."""
     extra: int = 0
-    """Training stories in English only."""
+    """Number of training stories in English only."""
     valid: int = 60
-    """Held-out stories in both languages."""
+    """Number of held-out stories in both languages."""
     cloze: int = 300
-    """Held-out stories that become one sSC and one sTC item each."""
+    """Number of held-out stories in both languages that become an sSC and an sTC item each.
+    It must be a multiple of 6, the number of places, and 12 or more."""
     events: int = 4
-    """Events of a story, the ending among them."""
+    """Number of events in a story, one sentence each, after the sentence that names the place.
+    The last one is the ending."""
     seed: int = 0
-    """Draws the stories."""
+    """Seed of the stories."""
 
     def __post_init__(self) -> None:
         least = {"train": 1, "extra": 0, "valid": 1, "cloze": 2 * len(PLACES), "events": 2}
@@ -59,19 +60,19 @@ class StorySizes:
 
 
 class Story(NamedTuple):
-    """A story in no language; numbers are places in the grammar's tables."""
+    """A story in no language; its numbers are indices into the lists of the grammar."""
 
     character: int
     place: int
     events: tuple[int, ...]
-    openers: tuple[int, ...]  # of each event
-    adjectives: tuple[int, ...]  # of each event
+    openers: tuple[int, ...]  # one per event
+    adjectives: tuple[int, ...]  # one per event
 
 
 def write_stories(out: Path, sizes: StorySizes) -> None:
     """Write train.jsonl, valid.jsonl, cloze.jsonl and items.jsonl into the folder `out`.
 
-    The same sizes give the same bytes (with one version of numpy). No story is there twice.
+    Equal sizes give equal bytes with the same version of numpy. No story is written twice.
     """
     counts = {"train": sizes.train, "extra": sizes.extra}
     counts |= {"valid": sizes.valid, "cloze": sizes.cloze}
@@ -79,20 +80,20 @@ def write_stories(out: Path, sizes: StorySizes) -> None:
     stories = {kind: [next(told) for _ in range(count)] for kind, count in counts.items()}
     with staged_folder(out) as folder:
         training = [
-            *_lines(stories["train"], "train", LANGUAGES),
-            *_lines(stories["extra"], "extra", LANGUAGES[:1]),
+            *_records(stories["train"], "train", LANGUAGES),
+            *_records(stories["extra"], "extra", LANGUAGES[:1]),
         ]
         _write(folder / "train.jsonl", training)
-        _write(folder / "valid.jsonl", _lines(stories["valid"], "valid", LANGUAGES))
-        cloze = _lines(stories["cloze"], "cloze", LANGUAGES)
-        _write(folder / "cloze.jsonl", (half for line in cloze for half in _split(line)))
+        _write(folder / "valid.jsonl", _records(stories["valid"], "valid", LANGUAGES))
+        cloze = _records(stories["cloze"], "cloze", LANGUAGES)
+        _write(folder / "cloze.jsonl", (half for record in cloze for half in _split(record)))
         places = np.array([story.place for story in stories["cloze"]])
         endings = np.array([story.events[-1] for story in stories["cloze"]])
-        write_items(folder / ITEMS, items(places, endings))
+        write_items(folder / ITEMS, cloze_items(places, endings, "cloze"))
 
 
 def draw(sizes: StorySizes, num_stories: int) -> Iterator[Story]:
-    """Yield different stories, their places in turn within each part."""
+    """Yield different stories whose places take turns."""
     rng = np.random.Generator(np.random.PCG64(sizes.seed))
     seen: set[Story] = set()
     while len(seen) < num_stories:
@@ -113,7 +114,7 @@ def draw(sizes: StorySizes, num_stories: int) -> Iterator[Story]:
 
 
 def sentences(story: Story, language: str) -> list[str]:
-    """Tell a story: where somebody goes, and a sentence for each event."""
+    """Return the sentences of a story: the arrival, then one for each event."""
     number = LANGUAGES.index(language)
     place = PLACES[story.place]
     told = [f"{CHARACTERS[story.character][number]} {place.arrival[number]}."]
@@ -122,26 +123,25 @@ def sentences(story: Story, language: str) -> list[str]:
     return told
 
 
-def _lines(
+def _records(
     stories: Iterable[Story], kind: str, languages: tuple[str, ...]
 ) -> Iterator[dict[str, object]]:
+    """Yield the record of each story in each language."""
     for number, story in enumerate(stories):
         for language in languages:
             told = sentences(story, language)
             yield {"key": f"{kind}/{number:06d}", "lang": language, "sentences": told}
 
 
-def _split(line: dict[str, object]) -> Iterator[dict[str, object]]:
-    """Prompt and ending of a story, as the items call them."""
-    told = line["sentences"]
+def _split(record: dict[str, object]) -> Iterator[dict[str, object]]:
+    """Yield the prompt and the ending of a story under the keys that items use."""
+    told = record["sentences"]
     assert isinstance(told, list)
-    yield line | {"key": f"{line['key']}/prompt", "sentences": told[:-1]}
-    yield line | {"key": f"{line['key']}/ending", "sentences": told[-1:]}
+    yield record | {"key": f"{record['key']}/prompt", "sentences": told[:-1]}
+    yield record | {"key": f"{record['key']}/ending", "sentences": told[-1:]}
 
 
-def _write(path: Path, lines: Iterable[dict[str, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
-            print(json.dumps(line, ensure_ascii=False), file=file)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(path: Path, records: Iterable[dict[str, object]]) -> None:
+    with replaced_file(path) as file:
+        for record in records:
+            file.write(f"{json.dumps(record, ensure_ascii=False)}\n".encode())

@@ -1,4 +1,4 @@
-"""Stories of the demo that starts from speech: translations, and endings that give nothing away."""
+"""Stories of the speech demo are translations, and their endings alone give no hint."""
 
 import json
 from collections import Counter
@@ -16,14 +16,14 @@ SIZES = StorySizes(train=30, extra=10, valid=6, cloze=60)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `stories` writes."""
+    """Folder that `stories` writes."""
     out = tmp_path_factory.mktemp("stories") / "texts"
     write_stories(out, SIZES)
     return out
 
 
 def place_and_event(text: Text) -> tuple[int, int]:
-    """Where an English ending belongs, by its noun."""
+    """Return the place and the event of an English ending, by its noun."""
     words = text.sentences[-1].rstrip(".")
     found = [
         (place, event)

@@ -1,4 +1,4 @@
-"""The story world: what is written is what the docstring says, and a cloze needs the prompt."""
+"""The story world is as its docstring says, and a cloze item needs its prompt."""
 
 import dataclasses
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 
 from tresse.data.store.cloze import read_items
 from tresse.data.store.corpus import Corpus
+from tresse.data.worlds.endings import partners
 from tresse.data.worlds.story_world import (
     Stories,
     StoryWorld,
     draw_stories,
     generate,
     lexicon,
-    partners,
     tell,
 )
 
@@ -32,7 +32,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cloze() -> tuple[Stories, np.ndarray, np.ndarray]:
-    """Many stories that are told nowhere, and who lends each an ending."""
+    """Many stories that no corpus holds, and the lenders of their endings."""
     stories = draw_stories(WORLD, 4020)
     return stories, *partners(stories.topics, stories.places)
 
@@ -62,7 +62,7 @@ def test_the_corpora_have_the_documents_that_were_asked_for(corpora: Path):
     assert {name: [c.num_documents(x) for x in ("en", "fr")] for name, c in sizes.items()} == {
         "train": [500, 300],
         "valid": [50, 50],
-        "cloze": [1200, 1200],  # a prompt and an ending each
+        "cloze": [1200, 1200],  # each a prompt and an ending
     }
     assert len(sizes["train"].aligned(["en", "fr"])) == 300
     assert sizes["train"].num_sentences("fr") == 300 * WORLD.sentences_per_story
@@ -94,7 +94,7 @@ def test_an_aligned_sentence_says_the_same_concepts_in_every_language():
 def test_the_words_of_two_languages_have_nothing_in_common():
     en, fr = (lexicon(WORLD, language)[:-1] for language in WORLD.languages)
     shifted = np.where(fr < 0, fr, fr - WORLD.units_per_language)
-    assert (en[:, :2] == shifted[:, :2]).mean() < 0.05  # chance: one in 120
+    assert (en[:, :2] == shifted[:, :2]).mean() < 0.05  # chance is one in 120
     assert np.corrcoef((en >= 0).sum(1), (fr >= 0).sum(1))[0, 1] < 0.5
 
 
@@ -107,7 +107,7 @@ def test_a_story_without_noise_follows_the_order_of_its_topic():
     assert (stories.concepts[:, -1, 0] % world.concepts_per_topic == stories.places).all()
 
 
-def test_every_third_language_is_one_more(tmp_path: Path):
+def test_a_third_language_has_its_documents_too(tmp_path: Path):
     generate(dataclasses.replace(WORLD, languages=("en", "fr", "br")), tmp_path / "three")
     corpus = Corpus.open(tmp_path / "three" / "train")
     assert corpus.languages == ("br", "en", "fr")
@@ -115,7 +115,7 @@ def test_every_third_language_is_one_more(tmp_path: Path):
 
 
 def test_no_story_is_told_twice(corpora: Path):
-    """Train, valid and cloze share no key and no story; two tellings of one may differ in units."""
+    """Compare concepts: the same story may have different units when it is told twice."""
     concepts = draw_stories(WORLD, 300 + 200 + 50 + 600).concepts
     assert len(np.unique(concepts.reshape(len(concepts), -1), axis=0)) == len(concepts)
     opened = [Corpus.open(corpora / name) for name in ("train", "valid", "cloze")]
@@ -125,7 +125,7 @@ def test_no_story_is_told_twice(corpora: Path):
 
 def test_a_world_too_small_for_its_stories_is_an_error():
     small = dict(num_topics=2, concepts_per_topic=4, noise=0.0, skip=0.0)
-    with pytest.raises(ValueError, match="does not hold 600 different stories"):
+    with pytest.raises(ValueError, match="has fewer than 600 different stories"):
         draw_stories(dataclasses.replace(WORLD, **small), 600)
 
 
@@ -141,7 +141,8 @@ def test_wrong_endings_are_of_the_right_topic_at_the_wrong_time_or_of_another_to
     assert (stories.topics == stories.topics[same]).all()
     pairs = np.zeros((WORLD.num_topics, WORLD.num_topics), dtype=int)
     np.add.at(pairs, (stories.topics, stories.topics[other]), 1)
-    assert (pairs[~np.eye(len(pairs), dtype=bool)] == 4020 / 6 / 5).all()  # all others alike
+    others = pairs[~np.eye(len(pairs), dtype=bool)]
+    assert (others == 4020 / 6 / 5).all()  # all other topics equally often
     assert (pairs.diagonal() == 0).all()
     assert np.minimum(apart, WORLD.concepts_per_topic - apart).min() >= 2
 
@@ -184,13 +185,12 @@ def test_an_ngram_model_of_the_ending_alone_is_at_chance(corpora: Path, cloze, t
     }
     scores["mean"] = scores["sum"] / scores["length"]
     for name, score in scores.items():
-        assert accuracy(score, score[cloze[task]]) == pytest.approx(0.5, abs=0.032), (
-            name
-        )  # 4 errors
+        found = accuracy(score, score[cloze[task]])
+        assert found == pytest.approx(0.5, abs=0.032), name  # 4 standard errors
 
 
-def test_who_knows_the_world_can_tell_and_ssc_is_the_harder_task(cloze):
-    """The ceiling: the exact probability of an ending's concepts after the prompt's."""
+def test_exact_knowledge_of_the_world_answers_and_ssc_is_the_harder_task(cloze):
+    """The ceiling is the exact probability of an ending's concepts after those of the prompt."""
     stories, same, other = cloze
     right = ending_log_likelihood(WORLD, stories, np.arange(len(stories.topics)))
     ssc, stc = (
@@ -201,9 +201,9 @@ def test_who_knows_the_world_can_tell_and_ssc_is_the_harder_task(cloze):
 
 
 def ending_log_likelihood(world: StoryWorld, stories: Stories, lender: np.ndarray) -> np.ndarray:
-    """Log-probability of the lender's ending after the prompt, by the forward algorithm.
+    """Return the log-probability of the lender's ending after the prompt (forward algorithm).
 
-    The state is where the story is: one of all concepts.
+    The state is the concept that the story has reached.
     """
     n, size = len(lender), world.concepts_per_topic
     step = np.zeros((world.num_concepts, world.num_concepts))
