@@ -1,8 +1,7 @@
 """Prepare a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
 
-`manifest` reads units from our own JSON lines, `audio` turns recordings into units, and `slamkit`,
-`smoltolk`, `textless` and `table` read the files of other tools. `eval` and `eval-items` prepare
-questions that models are scored by. `stories`, `pico` and `speak` start from text.
+`manifest` reads units from our own JSON lines, `audio` turns recordings into units, and the others
+read the files of other tools. `eval` prepares questions that models are scored by.
 """
 
 import logging

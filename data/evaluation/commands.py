@@ -1,4 +1,4 @@
-"""The commands of `data/prepare.py` that make corpora with questions to score a model by."""
+"""Commands of `prepare.py` that write corpora of questions that models are scored by."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,12 @@ READERS: Mapping[Kind, Reader] = {
     "cloze": read_triples,
 }
 DEFAULTS = JobSettings()
-TASK = re.compile("([^/=]+)=")  # what stands before a "=" in a path has a "/"
+TASK = re.compile("([^/=]+)=")  # no "/": a path may have a "=" after one
 
 
 @dataclass(frozen=True)
-class Set:
-    """A set as the command line names it."""
+class EvaluationSet:
+    """A set that the command line names."""
 
     task: str
     folder: Path
@@ -56,19 +56,22 @@ def prepare_eval(
     lang: str = "",
     job: tyro.conf.OmitArgPrefixes[JobSettings] = DEFAULTS,
 ) -> Corpus | None:
-    """Turn recordings of an evaluation set into a corpus with the items.jsonl that is scored.
+    """Turn the recordings of evaluation sets into a corpus with an items.jsonl for scoring.
 
-    A recording that cannot be used is an error (as with --strict). A run that was stopped goes on
-    with the same command, and torchrun shares the work, as with `audio`.
+    As with `audio`, the same command resumes a run that was stopped, and torchrun shares the work.
+    A recording that cannot be used is an error (--strict).
 
     Args:
-        kind: How the set is laid out (docs/format.md): ZeroSpeech's lexical and syntactic folders,
-            TWIST's StoryCloze, SlamKit's pairs or triples, or triples in a folder per language.
-        folders: FOLDER or TASK=FOLDER, a task each; by default it is called like its folder.
+        kind: Layout of the sets (docs/format.md).
+            `zerospeech`: a lexical or syntactic folder with a gold.csv.
+            `storycloze`: TWIST's pairs of stories. `pairs`, `triples`: SlamKit's layouts.
+            `cloze`: triples in a folder for each language.
+        folders: Sets: FOLDER or TASK=FOLDER each; without TASK, the folder's name is the task.
         out: Folder of the corpus; must not exist, or be empty.
-        tokenizer: Which tokenizer; the one of the training corpus.
-        lang: Language of the recordings; not for `cloze`, where folders say it.
-        job: How it is used.
+        tokenizer: Tokenizer of the units; it must be that of the training corpus.
+        lang: Language of the recordings, such as "en".
+            Leave it empty for `cloze`, where folders have the names of languages.
+        job: Rules and speed of the tokenizing.
     """
     check_packages()
     from tresse.data.audio.tokenise import tokenise
@@ -82,8 +85,8 @@ def prepare_eval(
         )
         items += each.read(each.task, listed)
         found += recordings(each.task, listed)
-    settings = replace(job, strict=True)
-    prepared = tokenise(found, load_tokenizer(tokenizer), out, settings, tokenizer.variant)
+    strict = replace(job, strict=True)
+    prepared = tokenise(found, load_tokenizer(tokenizer), out, strict, tokenizer.variant)
     print(prepared.report)
     if prepared.corpus is not None:
         _write(prepared.corpus, items)
@@ -98,15 +101,16 @@ def prepare_eval_items(
     corpus: Path,
     lang: str = "",
 ) -> Corpus:
-    """Write the items.jsonl of evaluation sets whose units are in a corpus already.
+    """Write the items.jsonl of evaluation sets whose units are already in a corpus.
 
     Args:
-        kind: How the set is laid out, as of `eval`.
-        folders: TASK, whose documents have the keys TASK/NAME, where NAME is the path of the audio
-            file in the set without its ending; for `zerospeech` FOLDER or TASK=FOLDER with the
-            gold.csv.
-        corpus: Folder of the corpus, of units that other commands made.
-        lang: Language of the set; not for `cloze`, which is asked in all that have it.
+        kind: Layout of the sets, as for `eval`.
+        folders: Tasks. The documents of TASK have the keys TASK/NAME.
+            NAME is the path of the audio file within the set, without its ending.
+            For `zerospeech` give FOLDER or TASK=FOLDER, where FOLDER has the gold.csv.
+        corpus: Folder of the corpus with the units; items.jsonl is written into it.
+        lang: Language of the sets, such as "en".
+            Leave it empty for `cloze`: its items are asked in all languages of the task.
     """
     _check_language(kind, lang)
     opened = Corpus.open(corpus)
@@ -122,28 +126,29 @@ def prepare_eval_items(
 
 def _check_language(kind: Kind, lang: str) -> None:
     if kind == "cloze" and lang:
-        raise ValueError("--lang is not for cloze: every language has a folder of its name")
+        raise ValueError("--lang is not for cloze: its folders have the names of languages")
     if kind != "cloze":
         if not lang:
             raise ValueError(f"{kind} needs the language of its recordings, such as --lang en")
         check_language(lang)
 
 
-def _sets(kind: Kind, folders: Sequence[str]) -> list[Set]:
-    sets: dict[str, Set] = {}
+def _sets(kind: Kind, folders: Sequence[str]) -> list[EvaluationSet]:
+    """Return the sets that the command line names, each with its task."""
+    sets: dict[str, EvaluationSet] = {}
     for argument in folders:
         name = TASK.match(argument)
         task = name[1] if name else ""
         folder = Path(argument[name.end() if name else 0 :]).resolve()
         if kind == "zerospeech":
             gold = read_gold(folder)
-            one = Set(task or gold.task, folder, gold.read)
+            one = EvaluationSet(task or gold.task, folder, gold.read)
         else:
-            one = Set(task or folder.name, folder, READERS[kind])
+            one = EvaluationSet(task or folder.name, folder, READERS[kind])
         if one.task in sets:
             raise ValueError(
-                f"{folder} and {sets[one.task].folder} are both called {one.task}; name one by "
-                "TASK=FOLDER"
+                f"{folder} and {sets[one.task].folder} are both called {one.task}; give one a "
+                "name by TASK=FOLDER"
             )
         sets[one.task] = one
     if not sets:
@@ -152,6 +157,7 @@ def _sets(kind: Kind, folders: Sequence[str]) -> list[Set]:
 
 
 def _write(corpus: Corpus, items: Sequence[Item]) -> None:
+    """Write the items and print their number for each task."""
     write_items(corpus.path / ITEMS, items)
     counts: dict[str, int] = {}
     for item in items:

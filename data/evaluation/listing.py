@@ -1,7 +1,7 @@
-"""What an evaluation set holds: recordings by language and name, on disk or in a corpus.
+"""Recordings of an evaluation set by language and name, on disk or in a corpus.
 
-The name of a recording is its path in the set's folder without the ending, `0_7c3e_correct`. Its
-key in a corpus is TASK/NAME, so that sets whose files are called the same can share a corpus.
+The name of a recording is its path in the folder of the set without its ending: `0_7c3e_correct`.
+Its key in a corpus is TASK/NAME, so that sets with equal names can share a corpus.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,16 @@ from tresse.data.store.corpus import Corpus
 SUFFIXES = (".wav", ".flac")
 
 Names = Mapping[str, str]
-"""Names of recordings, and where each is, for messages."""
+"""Recordings of one language: the name of each, and its place for messages."""
 Reader = Callable[[str, Mapping[str, Names]], list[Item]]
-"""Makes the items of a task of its names by language; ValueError says which name is wrong."""
+"""Function that returns the items of a task, given its names by language.
+ValueError gives the place of a wrong name."""
 
 
 def list_folder(folder: Path) -> dict[str, str]:
-    """Audio files in a folder, or in the folders in it, by their names.
+    """Return the audio files in a folder, or else in its subfolders, by name.
 
-    Names that start with a dot are left out: archives made by macOS have one for every file.
+    Names that start with a dot do not count: archives of macOS add one for every file.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
@@ -32,14 +33,14 @@ def list_folder(folder: Path) -> dict[str, str]:
     deeper = list(chain.from_iterable(_audio(p) for p in sorted(folder.iterdir()) if p.is_dir()))
     if files and deeper:
         raise ValueError(
-            f"{deeper[0]}: audio in a folder of {folder}, which has audio itself ({files[0].name}, "
-            "...); one of the two is no part of the set"
+            f"{deeper[0]}: audio in a subfolder of {folder}, which has audio too ({files[0].name}, "
+            "...); remove what does not belong to the set"
         )
     names: dict[str, str] = {}
     for path in files or deeper:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in names:
-            raise ValueError(f"{path}: {names[name]} has that name too")
+            raise ValueError(f"{path}: {names[name]} has the same name")
         names[name] = str(path)
     if not names:
         raise ValueError(f"{folder}: no audio in it ({', '.join(SUFFIXES)})")
@@ -47,7 +48,7 @@ def list_folder(folder: Path) -> dict[str, str]:
 
 
 def list_languages(folder: Path) -> dict[str, dict[str, str]]:
-    """Audio files of a set that has a folder per language, named like it."""
+    """Return the audio files of a set whose folders have the names of languages."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if files := _audio(folder):
@@ -58,14 +59,14 @@ def list_languages(folder: Path) -> dict[str, dict[str, str]]:
     for path in folders:
         if not _audio(path) and (deeper := [p.name for p in sorted(path.iterdir()) if p.is_dir()]):
             raise ValueError(
-                f"{path}: expected the audio of a language in it, found the folders "
-                f"{', '.join(deeper)}; if it is a set, name it instead of {folder}"
+                f"{path}: expected the audio of a language, found the folders "
+                f"{', '.join(deeper)}; if it is a set, give it instead of {folder}"
             )
     return {check_language(path.name): list_folder(path) for path in folders}
 
 
 def list_corpus(corpus: Corpus, languages: Sequence[str], task: str) -> dict[str, dict[str, str]]:
-    """Documents of a task, those with keys TASK/..., in a corpus."""
+    """Return the documents of a task in a corpus: those with keys TASK/NAME."""
     listed: dict[str, dict[str, str]] = {}
     for language in languages:
         keys = (corpus.key(language, i) for i in range(corpus.num_documents(language)))
@@ -80,17 +81,29 @@ def list_corpus(corpus: Corpus, languages: Sequence[str], task: str) -> dict[str
 
 
 def key(task: str, name: str) -> str:
-    """Key of a recording."""
+    """Return the key of a recording."""
     return f"{task}/{name}"
 
 
 def recordings(task: str, listed: Mapping[str, Names]) -> list[Recording]:
-    """The recordings of a set of files, each a document of one sentence."""
+    """Return the recordings of a set of files, each a document of one sentence."""
     return [
         Recording(key(task, name), language, (Span(File(path)),), path)
         for language, names in listed.items()
         for name, path in names.items()
     ]
+
+
+def pair_item(task: str, language: str, id_: str, correct: str, incorrect: str) -> Item:
+    """Return the item that compares two whole recordings, given by name."""
+    return Item(
+        task=task,
+        id=id_,
+        prompt=None,
+        correct=key(task, correct),
+        incorrect=key(task, incorrect),
+        languages=(language,),
+    )
 
 
 def _audio(folder: Path) -> list[Path]:

@@ -1,9 +1,8 @@
-"""A prompt and two endings: STORY_mutual.wav, STORY_correct.wav and STORY_incorrect.wav.
+"""Triples of a prompt and two endings: STORY_mutual.wav, STORY_correct.wav, STORY_incorrect.wav.
 
-SlamKit's layout of StoryCloze across modalities; with a folder per language, where the files of one
-story are called the same, every story is asked about in every pair of languages. A prompt and its
-endings are separate documents: an ending is encoded without what was said before it, as it must be
-where that was said in another language.
+SlamKit has this layout for StoryCloze across modalities. With a folder per language and equal names
+in all of them, every story is asked in every pair of languages. Prompt and endings are separate
+documents: an ending must be encoded without its prompt, which may be in another language.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ PARTS = ("mutual", "correct", "incorrect")
 
 
 def read_triples(task: str, listed: Mapping[str, Names]) -> list[Item]:
-    """An item for each story, in all of the languages."""
+    """Return an item for each story, asked in all languages."""
     languages = tuple(listed)
     stories = {language: _stories(names) for language, names in listed.items()}
     for language, own in stories.items():
@@ -23,7 +22,7 @@ def read_triples(task: str, listed: Mapping[str, Names]) -> list[Item]:
             for story in own:
                 if story not in stories[other]:
                     where = listed[language][f"{story}_{PARTS[0]}"]
-                    raise ValueError(f"{where}: is there in {language}, but not in {other}")
+                    raise ValueError(f"{where}: this story is in {language}, but not in {other}")
     items = []
     for story in stories[languages[0]]:
         prompt, correct, incorrect = (key(task, f"{story}_{part}") for part in PARTS)
@@ -41,7 +40,7 @@ def read_triples(task: str, listed: Mapping[str, Names]) -> list[Item]:
 
 
 def _stories(names: Names) -> dict[str, None]:
-    """Stories in the order of their names, each checked to be whole."""
+    """Return the stories in the order of their names; ValueError for one that is not whole."""
     stories: dict[str, None] = {}
     for name, where in names.items():
         story, _, part = name.rpartition("_")
@@ -51,6 +50,6 @@ def _stories(names: Names) -> dict[str, None]:
             )
         for other in PARTS:
             if f"{story}_{other}" not in names:
-                raise ValueError(f"{where}: there is no {story}_{other} beside it")
+                raise ValueError(f"{where}: {story}_{other} is missing beside it")
         stories[story] = None
     return stories

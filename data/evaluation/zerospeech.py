@@ -4,18 +4,19 @@
     syntactic  filename,id,voice,type,subtype,transcription,correct
 
 The rules are those of the challenge (Nguyen et al. 2020, https://arxiv.org/abs/2011.11588, and its
-evaluation program): a word's partner has its voice and id; the i-th correct sentence's partner is
-the i-th incorrect one, and here it must also have its voice, type, subtype and id. A pair counts 1,
-1/2 or 0; voices are averaged within an id, ids within a set. `frequency` is how often LibriSpeech
-has the word.
+evaluation program). A word's partner has the same voice and id. The partner of the i-th correct
+sentence is the i-th incorrect one; here voice, type, subtype and id must be equal too. A pair
+counts 1, 1/2 or 0; voices are averaged within an id, and ids within a set. `frequency` counts the
+word in LibriSpeech.
 """
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tresse.data.evaluation.listing import Names, key
+from tresse.data.evaluation.listing import Names, pair_item
 from tresse.data.store.cloze import Item
 
 GOLD = "gold.csv"
@@ -24,23 +25,23 @@ SYNTACTIC = ("filename", "id", "voice", "type", "subtype", "correct")
 SPLITS = ("dev", "test")
 
 
-class Row(NamedTuple):
-    """A row of gold.csv."""
+class Line(NamedTuple):
+    """A line of gold.csv, which describes a recording."""
 
     where: str
     cells: dict[str, str]
 
     @property
     def name(self) -> str:
-        """Its recording."""
+        """Name of the recording."""
         return self.cells["filename"]
 
     def key(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """What its partner has too."""
+        """Return the cells that its partner must have too."""
         return tuple(self.cells[column] for column in columns)
 
     def number(self, column: str) -> int:
-        """A cell that is a whole number; tables of pandas have 12.0 for 12."""
+        """Parse a cell as a whole number; pandas writes 12.0 for 12."""
         text = self.cells[column]
         try:
             value = float(text)
@@ -52,57 +53,60 @@ class Row(NamedTuple):
 
 
 class Gold(NamedTuple):
-    """What a gold.csv says."""
+    """Content of a gold.csv."""
 
     path: Path
     columns: tuple[str, ...]
-    rows: list[Row]
+    lines: list[Line]
 
     @property
     def task(self) -> str:
-        """The name that its folder gives it: sWUGGY-dev."""
+        """Name of the task by columns and folder: sWUGGY-dev."""
         name = "sWUGGY" if self.columns == LEXICAL else "sBLIMP"
         split = self.path.parent.name
         return f"{name}-{split}" if split in SPLITS else name
 
     def read(self, task: str, listed: Mapping[str, Names]) -> list[Item]:
-        """The items, in the order of their correct rows, of the recordings of one language."""
+        """Return the items of one language in the order of their correct lines."""
         ((language, names),) = listed.items()
         self._check_names(names)
-        correct = [row for row in self.rows if row.number("correct") == 1]
-        incorrect = [row for row in self.rows if row.number("correct") == 0]
-        if len(correct) + len(incorrect) < len(self.rows):
-            (row, *_) = [row for row in self.rows if row.number("correct") > 1]
-            raise ValueError(f"{row.where}: correct is {row.cells['correct']}, expected 0 or 1")
+        correct = [line for line in self.lines if line.number("correct") == 1]
+        incorrect = [line for line in self.lines if line.number("correct") == 0]
+        for line in self.lines:
+            if line.number("correct") > 1:
+                found = line.cells["correct"]
+                raise ValueError(f"{line.where}: correct is {found}, expected 0 or 1")
         lexical = self.columns == LEXICAL
         pairs = _by_key(correct, incorrect) if lexical else self._by_order(correct, incorrect)
-        make = _word if lexical else _sentence
-        return [make(task, language, *pair) for pair in pairs]
+        build = _word if lexical else _sentence
+        return [build(task, language, *pair) for pair in pairs]
 
     def _check_names(self, names: Names) -> None:
-        seen: dict[str, Row] = {}
-        for row in self.rows:
-            former = seen.setdefault(row.name, row)
-            if former is not row:
-                raise ValueError(f"{row.where}: {row.name} is there already ({former.where})")
-            if row.name not in names:
-                raise ValueError(f"{row.where}: there is no recording {row.name}")
+        """Raise ValueError unless each line has a recording, and each recording one line."""
+        seen: dict[str, Line] = {}
+        for line in self.lines:
+            former = seen.setdefault(line.name, line)
+            if former is not line:
+                raise ValueError(f"{line.where}: {line.name} is there already ({former.where})")
+            if line.name not in names:
+                raise ValueError(f"{line.where}: the recording {line.name} is missing")
         for name, where in names.items():
             if name not in seen:
-                raise ValueError(f"{where}: is in no row of {self.path}")
+                raise ValueError(f"{where}: no line of {self.path} lists it")
 
-    def _by_order(self, correct: list[Row], incorrect: list[Row]) -> Iterator[tuple[Row, Row]]:
+    def _by_order(self, correct: list[Line], incorrect: list[Line]) -> Iterator[tuple[Line, Line]]:
+        """Pair the i-th correct line with the i-th incorrect one."""
         if len(correct) != len(incorrect):
             raise ValueError(
-                f"{self.path}: {len(correct)} correct rows and {len(incorrect)} incorrect ones"
+                f"{self.path}: {len(correct)} correct lines and {len(incorrect)} incorrect ones"
             )
         columns, seen = ("voice", "type", "subtype", "id"), {}
         for pair in zip(correct, incorrect, strict=True):
-            own, other = (row.key(columns) for row in pair)
+            own, other = (line.key(columns) for line in pair)
             if own != other:
                 raise ValueError(
                     f"{pair[1].where}: {', '.join(columns)} are {', '.join(other)}; by the order "
-                    f"of rows its partner is {pair[0].where}, with {', '.join(own)}"
+                    f"of lines its partner is {pair[0].where}, which has {', '.join(own)}"
                 )
             _note(pair[0], own, seen)
             yield pair
@@ -123,74 +127,60 @@ def read_gold(folder: Path) -> Gold:
                     f"{path}: has the columns {', '.join(columns)}; expected {', '.join(LEXICAL)} "
                     f"or {', '.join(SYNTACTIC)}"
                 )
-            rows = [_row(f"{path}:{reader.line_num}", cells, kinds[0]) for cells in reader]
+            lines = [_line(f"{path}:{reader.line_num}", cells, kinds[0]) for cells in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}") from None
-    if not rows:
-        raise ValueError(f"{path}: no rows")
-    return Gold(path, kinds[0], rows)
+    if not lines:
+        raise ValueError(f"{path}: no lines after the header")
+    return Gold(path, kinds[0], lines)
 
 
-def _row(where: str, cells: dict[str, str], columns: Sequence[str]) -> Row:
+def _line(where: str, cells: dict[str, str], columns: Sequence[str]) -> Line:
+    """Return a line with the cells of `columns`; ValueError for one that is missing or empty."""
     if None in cells or None in cells.values():
-        raise ValueError(f"{where}: not as many cells as the header has")
+        raise ValueError(f"{where}: the number of cells differs from the header's")
     for column in ("filename", "id", "voice", "correct"):
         if not cells[column]:
             raise ValueError(f"{where}: {column} is empty")
-    return Row(where, {column: cells[column] for column in columns})
+    return Line(where, {column: cells[column] for column in columns})
 
 
-def _by_key(correct: list[Row], incorrect: list[Row]) -> Iterator[tuple[Row, Row]]:
-    """Words with the nonword of the same voice and id."""
+def _by_key(correct: list[Line], incorrect: list[Line]) -> Iterator[tuple[Line, Line]]:
+    """Pair each word with the nonword of the same voice and id."""
     columns = ("voice", "id")
-    words: dict[tuple[str, ...], Row] = {}
-    nonwords: dict[tuple[str, ...], Row] = {}
-    for row in correct:
-        _note(row, row.key(columns), words)
-    for row in incorrect:
-        _note(row, row.key(columns), nonwords)
+    words: dict[tuple[str, ...], Line] = {}
+    nonwords: dict[tuple[str, ...], Line] = {}
+    for line in correct:
+        _note(line, line.key(columns), words)
+    for line in incorrect:
+        _note(line, line.key(columns), nonwords)
     for own, others in ((words, nonwords), (nonwords, words)):
-        for identity, row in own.items():
+        for identity, line in own.items():
             if identity not in others:
                 raise ValueError(
-                    f"{row.where}: {row.name} has no partner of voice {identity[0]} and id "
+                    f"{line.where}: {line.name} has no partner of voice {identity[0]} and id "
                     f"{identity[1]}"
                 )
-    for identity, row in words.items():
-        yield row, nonwords[identity]
+    for identity, line in words.items():
+        yield line, nonwords[identity]
 
 
-def _note(row: Row, identity: tuple[str, ...], seen: dict[tuple[str, ...], Row]) -> None:
-    former = seen.setdefault(identity, row)
-    if former is not row:
-        raise ValueError(f"{row.where}: {', '.join(identity)} is there already ({former.where})")
+def _note(line: Line, identity: tuple[str, ...], seen: dict[tuple[str, ...], Line]) -> None:
+    """Add a line to those seen; ValueError when another one has its identity."""
+    former = seen.setdefault(identity, line)
+    if former is not line:
+        raise ValueError(f"{line.where}: {', '.join(identity)} is there already ({former.where})")
 
 
-def _word(task: str, language: str, word: Row, nonword: Row) -> Item:
+def _word(task: str, language: str, word: Line, nonword: Line) -> Item:
     id_, voice = word.key(("id", "voice"))
     labels = {"frequency": word.number("frequency"), "length": word.number("length")}
-    return Item(
-        task=task,
-        id=f"{id_}/{voice}",
-        prompt=None,
-        correct=key(task, word.name),
-        incorrect=key(task, nonword.name),
-        languages=(language,),
-        group=id_,
-        labels=labels | {"voice": voice},
-    )
+    item = pair_item(task, language, f"{id_}/{voice}", word.name, nonword.name)
+    return replace(item, group=id_, labels=labels | {"voice": voice})
 
 
-def _sentence(task: str, language: str, sentence: Row, nonsentence: Row) -> Item:
+def _sentence(task: str, language: str, sentence: Line, nonsentence: Line) -> Item:
     type_, subtype, id_, voice = sentence.key(("type", "subtype", "id", "voice"))
     group = f"{type_}/{subtype}/{id_}"
-    return Item(
-        task=task,
-        id=f"{group}/{voice}",
-        prompt=None,
-        correct=key(task, sentence.name),
-        incorrect=key(task, nonsentence.name),
-        languages=(language,),
-        group=group,
-        labels={"type": type_, "subtype": subtype, "voice": voice},
-    )
+    item = pair_item(task, language, f"{group}/{voice}", sentence.name, nonsentence.name)
+    return replace(item, group=group, labels={"type": type_, "subtype": subtype, "voice": voice})

@@ -1,4 +1,4 @@
-"""Evaluation sets as their makers lay them out, and every way in which a file can be wrong."""
+"""Evaluation sets in the layouts of their makers, and every way in which a file can be wrong."""
 
 import itertools
 import shutil
@@ -35,24 +35,24 @@ SLOW = "tests.support.workers.slow_tokenizer:build"
 
 
 def prepare(kind: str, *words: str | Path, out: Path) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     return main(["eval", kind, *map(str, words), "--tokenizer", SLOW, "--out", str(out)])
 
 
 def prepared(kind: str, *words: str | Path, out: Path) -> tuple[Corpus, list[Item]]:
-    """Run the command that must succeed."""
+    """Run a command that must succeed; return the corpus and its items."""
     assert prepare(kind, *words, out=out) == 0
     return verify_corpus(out), list(read_items(out / "items.jsonl"))
 
 
 def fails(capsys: pytest.CaptureFixture[str], status: int) -> str:
-    """What a command that must fail said."""
+    """Return the message of a command that must fail."""
     assert status == 1
     return capsys.readouterr().err
 
 
 def assert_units(corpus: Corpus, language: str, key: str, path: Path) -> None:
-    """A document is the units of a file."""
+    """Check that a document holds the units of a file."""
     (waveform,) = read_spans([Span(File(str(path)))], Loudness.sample_rate)
     (found,) = corpus.document(language, corpus.find(language, key))
     np.testing.assert_array_equal(found, Loudness().encode([waveform])[0])
@@ -79,7 +79,7 @@ def test_swuggy_pairs_words_by_voice_and_id_whatever_the_order(tmp_path: Path) -
         assert_units(corpus, "en", f"sWUGGY-dev/{name}", folder / f"{name}.wav")
 
 
-def test_sblimp_pairs_sentences_by_the_order_of_their_rows(tmp_path: Path) -> None:
+def test_sblimp_pairs_sentences_by_the_order_of_their_lines(tmp_path: Path) -> None:
     folder = write_gold(tmp_path / "syntactic" / "test", SYNTACTIC, syntactic_rows())
     _, items = prepared("zerospeech", folder, "--lang", "en", out=tmp_path / "c")
     assert [(item.correct, item.incorrect) for item in items] == [
@@ -199,11 +199,14 @@ def swap(first: str, second: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (damage("1_s_incorrect.wav"), "0_s_correct.wav: there is no file number 1 to pair it with"),
-        (damage("2_t_correct.wav"), "3_t_incorrect.wav: there is no file number 2 to pair it with"),
+        (damage("1_s_incorrect.wav"), "0_s_correct.wav: file number 1 of its pair is missing"),
+        (damage("2_t_correct.wav"), "3_t_incorrect.wav: file number 2 of its pair is missing"),
         (copy("0_s_correct.wav", "00_u_correct.wav"), "00_u_correct.wav has the same number"),
-        (copy("0_s_correct.wav", "0_s_correct.flac"), "0_s_correct.flac has that name too"),
-        (copy("0_s_correct.wav", "x/8_s_correct.wav"), "x/8_s_correct.wav: audio in a folder of"),
+        (copy("0_s_correct.wav", "0_s_correct.flac"), "0_s_correct.flac has the same name"),
+        (
+            copy("0_s_correct.wav", "x/8_s_correct.wav"),
+            "x/8_s_correct.wav: audio in a subfolder of",
+        ),
         (copy("0_s_correct.wav", "s_correct.wav"), "set/s_correct.wav: expected a name"),
         (lambda folder: shutil.rmtree(folder), "set: no such folder"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "set: no audio in it"),
@@ -230,15 +233,15 @@ def test_a_pair_that_is_not_whole_is_named(
                 move("0_s_correct.wav", "0_s_incorrect.wav")(folder),
                 move("1_s_incorrect.wav", "1_s_correct.wav")(folder),
             ),
-            "set/0_s_incorrect.wav: its number is that of the correct ending",
+            "set/0_s_incorrect.wav: its number means the correct ending",
         ),
         (
             move("3_t_incorrect.wav", "3_t_correct.wav"),
-            "set/3_t_correct.wav: its number is that of the incorrect ending",
+            "set/3_t_correct.wav: its number means the incorrect ending",
         ),
         (
             move("3_t_incorrect.wav", "3_s_incorrect.wav"),
-            "set/3_s_incorrect.wav: its story is s, that of its partner 2_t_correct t",
+            "set/3_s_incorrect.wav: its story is s, but its partner 2_t_correct has t",
         ),
         (move("3_t_incorrect.wav", "3_t_wrong.wav"), "set/3_t_wrong.wav: expected a name like"),
     ],
@@ -259,18 +262,18 @@ def test_a_story_in_the_wrong_place_is_named(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (damage("fr/s_mutual.wav"), "fr/s_correct.wav: there is no s_mutual beside it"),
-        (damage("en/t_1_incorrect.wav"), "en/t_1_correct.wav: there is no t_1_incorrect beside it"),
-        (move("en/s_mutual.wav", "en/s_prompt.wav"), "en/s_correct.wav: there is no s_mutual"),
+        (damage("fr/s_mutual.wav"), "fr/s_correct.wav: s_mutual is missing beside it"),
+        (damage("en/t_1_incorrect.wav"), "en/t_1_correct.wav: t_1_incorrect is missing beside it"),
+        (move("en/s_mutual.wav", "en/s_prompt.wav"), "en/s_correct.wav: s_mutual is missing"),
         (copy("en/s_mutual.wav", "en/s_prompt.wav"), "en/s_prompt.wav: expected a name that ends"),
         (copy("en/s_mutual.wav", "en/_mutual.wav"), "en/_mutual.wav: expected a name that ends"),
         (
             lambda folder: [path.unlink() for path in (folder / "fr").glob("t_1*")],
-            "en/t_1_mutual.wav: is there in en, but not in fr",
+            "en/t_1_mutual.wav: this story is in en, but not in fr",
         ),
         (
             lambda folder: [path.unlink() for path in (folder / "en").glob("s_*")],
-            "fr/s_mutual.wav: is there in fr, but not in en",
+            "fr/s_mutual.wav: this story is in fr, but not in en",
         ),
         (copy("en/s_mutual.wav", "s_mutual.wav"), "s_mutual.wav: expected a folder per language"),
         (
@@ -279,7 +282,7 @@ def test_a_story_in_the_wrong_place_is_named(
                 move("en", "sSC/en")(folder),
                 move("fr", "sSC/fr")(folder),
             ),
-            "sSC: expected the audio of a language in it, found the folders en, fr",
+            "sSC: expected the audio of a language, found the folders en, fr",
         ),
         (move("fr", "fr fr"), "language 'fr fr': expected"),
         (move("fr", ".fr"), ""),
@@ -295,25 +298,25 @@ def test_a_triple_that_is_not_whole_in_every_language_is_named(
         write_tree(tmp_path / "set" / language, *TRIPLE)
     spoil(tmp_path / "set")
     status = prepare("cloze", tmp_path / "set", out=tmp_path / "c")
-    if not message:  # a folder that is hidden is no language
+    if not message:  # a hidden folder is no language
         assert status == 0
         assert Corpus.open(tmp_path / "c").languages == ("en",)
         return
     assert message in fails(capsys, status)
 
 
-def change(row: int, **cells: object) -> Callable[[Rows], object]:
-    """Put other cells in a row; the recordings stay those of the names before."""
-    return lambda rows: rows[row].update(cells)
+def change(line: int, **cells: object) -> Callable[[Rows], object]:
+    """Change cells of a line; the recordings keep their names."""
+    return lambda rows: rows[line].update(cells)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (change(0, filename="none"), "gold.csv:2: there is no recording none"),
+        (change(0, filename="none"), "gold.csv:2: the recording none is missing"),
         (change(0, filename=""), "gold.csv:2: filename is empty"),
         (change(3, filename="w7A"), "gold.csv:5: w7A is there already (GOLD/gold.csv:2)"),
-        (lambda rows: rows.pop(), "n7C.wav: is in no row of GOLD/gold.csv"),
+        (lambda rows: rows.pop(), "n7C.wav: no line of GOLD/gold.csv lists it"),
         (change(1, id="9"), "gold.csv:6: w8C has no partner of voice C and id 8"),
         (change(4, id="9"), "gold.csv:6: w8C has no partner of voice C and id 9"),
         (change(4, voice="A"), "gold.csv:8: A, 8 is there already (GOLD/gold.csv:6)"),
@@ -323,7 +326,7 @@ def change(row: int, **cells: object) -> Callable[[Rows], object]:
         (change(0, frequency="1.5"), "gold.csv:2: frequency is '1.5', expected a number"),
         (change(0, frequency="-1"), "gold.csv:2: frequency is '-1', expected a number"),
         (change(0, length="nan"), "gold.csv:2: length is 'nan', expected a number"),
-        (lambda rows: rows.clear(), "gold.csv: no rows"),
+        (lambda rows: rows.clear(), "gold.csv: no lines after the header"),
     ],
 )
 def test_a_word_that_gold_does_not_explain_is_named(
@@ -346,13 +349,13 @@ def test_a_word_that_gold_does_not_explain_is_named(
         (
             lambda rows: rows.insert(0, rows.pop(1)),
             "gold.csv:2: voice, type, subtype, id are C, agreement, anaphor, 1; by the order of "
-            "rows its partner is GOLD/gold.csv:4, with A, agreement, anaphor, 1",
+            "lines its partner is GOLD/gold.csv:4, which has A, agreement, anaphor, 1",
         ),
         (
             change(0, subtype="other"),
             "gold.csv:2: voice, type, subtype, id are A, agreement, other",
         ),
-        (change(0, correct=1), "gold.csv: 5 correct rows and 3 incorrect ones"),
+        (change(0, correct=1), "gold.csv: 5 correct lines and 3 incorrect ones"),
         (
             lambda rows: [row.update(voice="A") for row in rows],
             "gold.csv:5: A, agreement, anaphor, 1 is there already (GOLD/gold.csv:4)",
@@ -379,12 +382,15 @@ def test_sentences_that_are_not_in_order_are_named(
         (None, "gold.csv: no such file; expected a folder like sLM21-dataset/lexical/dev"),
         (b"filename,id\n", "gold.csv: has the columns filename, id; expected filename, id, voice"),
         (b"", "gold.csv: has the columns ; expected"),
-        (b"filename,id,voice,type,subtype,correct\na,1\n", "gold.csv:2: not as many cells"),
-        (b"filename,id,voice,type,subtype,correct\na,1,A,t,s,1,1\n", "gold.csv:2: not as many"),
+        (b"filename,id,voice,type,subtype,correct\na,1\n", "gold.csv:2: the number of cells"),
+        (
+            b"filename,id,voice,type,subtype,correct\na,1,A,t,s,1,1\n",
+            "gold.csv:2: the number of cells differs",
+        ),
         (b"filename,id,voice,type,subtype,correct\n\xff\n", "not CSV in UTF-8"),
     ],
 )
-def test_a_gold_file_that_is_none_is_named(
+def test_a_file_that_is_no_gold_file_is_named(
     content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_tree(tmp_path / "dev", "a")
@@ -394,7 +400,7 @@ def test_a_gold_file_that_is_none_is_named(
     assert message in found
 
 
-def test_what_a_user_got_wrong_is_one_line(
+def test_a_mistake_of_the_user_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = write_tree(tmp_path / "sSC", *STORIES), tmp_path / "c"
@@ -403,7 +409,10 @@ def test_what_a_user_got_wrong_is_one_line(
         (("pairs", folder), "pairs needs the language of its recordings, such as --lang en"),
         (("cloze", folder, "--lang", "en"), "--lang is not for cloze"),
         (("pairs", folder, "--lang", "e n"), "language 'e n': expected"),
-        (("pairs", folder, other, "--lang", "en"), "are both called sSC; name one by TASK=FOLDER"),
+        (
+            ("pairs", folder, other, "--lang", "en"),
+            "are both called sSC; give one a name by TASK=FOLDER",
+        ),
         (("pairs", "--lang", "en"), "no folders"),
     ]
     for words, message in cases:
@@ -442,7 +451,7 @@ def test_torchrun_shares_the_work(tmp_path: Path) -> None:
     assert list(read_items(out / "items.jsonl")) == items
 
 
-def test_units_that_are_there_already_need_the_names_only(
+def test_units_in_a_corpus_need_only_the_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gold = write_gold(tmp_path / "dev", LEXICAL, lexical_rows())
@@ -486,7 +495,7 @@ def test_a_missing_document_of_units_is_named(
     assert main(["manifest", str(tmp_path / "units.jsonl"), "--out", str(corpus)]) == 0
     words = ["eval-items", "storycloze", "sSC", "--corpus", str(corpus), "--lang", "en"]
     found = fails(capsys, main(words))
-    assert f"{corpus}, en: sSC/1_s_incorrect: there is no file number 0" in found
+    assert f"{corpus}, en: sSC/1_s_incorrect: file number 0 of its pair is missing" in found
 
 
 def test_merged_sets_are_asked_in_their_own_languages(tmp_path: Path) -> None:
