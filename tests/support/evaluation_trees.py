@@ -1,4 +1,4 @@
-"""Small evaluation sets on disk, laid out as those of ZeroSpeech, TWIST, SlamKit and the paper."""
+"""Small evaluation sets on disk in the layouts of ZeroSpeech, TWIST, SlamKit and the paper."""
 
 import csv
 import itertools
@@ -13,7 +13,7 @@ VOICES = ("A", "C")
 STORIES = ("0_s_correct", "1_s_incorrect", "2_t_correct", "3_t_incorrect")
 TRIPLE = ("s_mutual", "s_correct", "s_incorrect", "t_1_mutual", "t_1_correct", "t_1_incorrect")
 
-Rows = list[dict[str, object]]
+Lines = list[dict[str, object]]
 
 
 def write_tree(folder: Path, *names: str, seed: int = 0) -> Path:
@@ -24,10 +24,10 @@ def write_tree(folder: Path, *names: str, seed: int = 0) -> Path:
     return folder
 
 
-def lexical_rows() -> Rows:
-    """Two words in two voices, in no order that tells who is whose partner."""
+def lexical_lines() -> Lines:
+    """Return two words in two voices, in an order that does not tell the partners."""
     words = {"7": ("cat", 12), "8": ("dog", 0)}
-    rows: Rows = [
+    lines: Lines = [
         {
             "filename": f"{'w' if correct else 'n'}{id_}{voice}",
             "id": id_,
@@ -42,11 +42,11 @@ def lexical_rows() -> Rows:
             words.items(), VOICES, (1, 0)
         )
     ]
-    return [rows[i] for i in (0, 7, 2, 1, 6, 5, 4, 3)]
+    return [lines[i] for i in (0, 7, 2, 1, 6, 5, 4, 3)]
 
 
-def syntactic_rows() -> Rows:
-    """Two sentences in two voices."""
+def syntactic_lines() -> Lines:
+    """Return two sentences in two voices."""
     sentences = {"1": ("agreement", "anaphor"), "2": ("island", "wh, which")}
     return [
         {
@@ -64,16 +64,16 @@ def syntactic_rows() -> Rows:
     ]
 
 
-def write_gold(folder: Path, columns: Sequence[str], rows: Rows) -> Path:
-    """A folder of ZeroSpeech's."""
-    write_tree(folder, *(str(row["filename"]) for row in rows))
-    write_rows(folder, columns, rows)
+def write_gold(folder: Path, columns: Sequence[str], lines: Lines) -> Path:
+    """Write a folder like those of ZeroSpeech: recordings and their gold.csv."""
+    write_tree(folder, *(str(line["filename"]) for line in lines))
+    write_lines(folder, columns, lines)
     return folder
 
 
-def write_rows(folder: Path, columns: Sequence[str], rows: Rows) -> None:
-    """A gold.csv, whatever the recordings."""
+def write_lines(folder: Path, columns: Sequence[str], lines: Lines) -> None:
+    """Write a gold.csv, whatever the recordings."""
     with (folder / "gold.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)

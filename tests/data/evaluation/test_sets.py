@@ -15,11 +15,11 @@ from tests.support.evaluation_trees import (
     SYNTACTIC,
     TRIPLE,
     VOICES,
-    Rows,
-    lexical_rows,
-    syntactic_rows,
+    Lines,
+    lexical_lines,
+    syntactic_lines,
     write_gold,
-    write_rows,
+    write_lines,
     write_tree,
 )
 from tests.support.processes import ROOT, torchrun
@@ -59,7 +59,7 @@ def assert_units(corpus: Corpus, language: str, key: str, path: Path) -> None:
 
 
 def test_swuggy_pairs_words_by_voice_and_id_whatever_the_order(tmp_path: Path) -> None:
-    folder = write_gold(tmp_path / "lexical" / "dev", LEXICAL, lexical_rows())
+    folder = write_gold(tmp_path / "lexical" / "dev", LEXICAL, lexical_lines())
     corpus, items = prepared("zerospeech", folder, "--lang", "en", out=tmp_path / "c")
     found = {item.id: item for item in items}
     assert set(found) == {"7/A", "7/C", "8/A", "8/C"}
@@ -80,7 +80,7 @@ def test_swuggy_pairs_words_by_voice_and_id_whatever_the_order(tmp_path: Path) -
 
 
 def test_sblimp_pairs_sentences_by_the_order_of_their_lines(tmp_path: Path) -> None:
-    folder = write_gold(tmp_path / "syntactic" / "test", SYNTACTIC, syntactic_rows())
+    folder = write_gold(tmp_path / "syntactic" / "test", SYNTACTIC, syntactic_lines())
     _, items = prepared("zerospeech", folder, "--lang", "en", out=tmp_path / "c")
     assert [(item.correct, item.incorrect) for item in items] == [
         (f"sBLIMP-test/s{id_}{voice}", f"sBLIMP-test/x{id_}{voice}")
@@ -94,8 +94,8 @@ def test_sblimp_pairs_sentences_by_the_order_of_their_lines(tmp_path: Path) -> N
 def test_both_sets_of_zerospeech_share_a_corpus(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = write_gold(tmp_path / "lexical" / "dev", LEXICAL, lexical_rows())
-    sentences = write_gold(tmp_path / "syntactic" / "mine", SYNTACTIC, syntactic_rows())
+    words = write_gold(tmp_path / "lexical" / "dev", LEXICAL, lexical_lines())
+    sentences = write_gold(tmp_path / "syntactic" / "mine", SYNTACTIC, syntactic_lines())
     corpus, items = prepared("zerospeech", words, sentences, "--lang", "en", out=tmp_path / "c")
     assert corpus.num_documents("en") == 16
     assert len(items) == 8
@@ -305,9 +305,9 @@ def test_a_triple_that_is_not_whole_in_every_language_is_named(
     assert message in fails(capsys, status)
 
 
-def change(line: int, **cells: object) -> Callable[[Rows], object]:
+def change(line: int, **cells: object) -> Callable[[Lines], object]:
     """Change cells of a line; the recordings keep their names."""
-    return lambda rows: rows[line].update(cells)
+    return lambda lines: lines[line].update(cells)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def change(line: int, **cells: object) -> Callable[[Rows], object]:
         (change(0, filename="none"), "gold.csv:2: the recording none is missing"),
         (change(0, filename=""), "gold.csv:2: filename is empty"),
         (change(3, filename="w7A"), "gold.csv:5: w7A is there already (GOLD/gold.csv:2)"),
-        (lambda rows: rows.pop(), "n7C.wav: no line of GOLD/gold.csv lists it"),
+        (lambda lines: lines.pop(), "n7C.wav: no line of GOLD/gold.csv lists it"),
         (change(1, id="9"), "gold.csv:6: w8C has no partner of voice C and id 8"),
         (change(4, id="9"), "gold.csv:6: w8C has no partner of voice C and id 9"),
         (change(4, voice="A"), "gold.csv:8: A, 8 is there already (GOLD/gold.csv:6)"),
@@ -326,19 +326,18 @@ def change(line: int, **cells: object) -> Callable[[Rows], object]:
         (change(0, frequency="1.5"), "gold.csv:2: frequency is '1.5', expected a number"),
         (change(0, frequency="-1"), "gold.csv:2: frequency is '-1', expected a number"),
         (change(0, length="nan"), "gold.csv:2: length is 'nan', expected a number"),
-        (lambda rows: rows.clear(), "gold.csv: no lines after the header"),
+        (lambda lines: lines.clear(), "gold.csv: no lines after the header"),
     ],
 )
 def test_a_word_that_gold_does_not_explain_is_named(
-    spoil: Callable[[Rows], object],
+    spoil: Callable[[Lines], object],
     message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_gold(tmp_path / "dev", LEXICAL, lexical_rows())
-    rows = lexical_rows()
-    spoil(rows)
-    write_rows(folder, LEXICAL, rows)
+    folder = write_gold(tmp_path / "dev", LEXICAL, lexical_lines())
+    spoil(lines := lexical_lines())
+    write_lines(folder, LEXICAL, lines)
     found = fails(capsys, prepare("zerospeech", folder, "--lang", "en", out=tmp_path / "c"))
     assert message.replace("GOLD", str(folder)) in found
 
@@ -347,7 +346,7 @@ def test_a_word_that_gold_does_not_explain_is_named(
     ("spoil", "message"),
     [
         (
-            lambda rows: rows.insert(0, rows.pop(1)),
+            lambda lines: lines.insert(0, lines.pop(1)),
             "gold.csv:2: voice, type, subtype, id are C, agreement, anaphor, 1; by the order of "
             "lines its partner is GOLD/gold.csv:4, which has A, agreement, anaphor, 1",
         ),
@@ -357,21 +356,20 @@ def test_a_word_that_gold_does_not_explain_is_named(
         ),
         (change(0, correct=1), "gold.csv: 5 correct lines and 3 incorrect ones"),
         (
-            lambda rows: [row.update(voice="A") for row in rows],
+            lambda lines: [line.update(voice="A") for line in lines],
             "gold.csv:5: A, agreement, anaphor, 1 is there already (GOLD/gold.csv:4)",
         ),
     ],
 )
 def test_sentences_that_are_not_in_order_are_named(
-    spoil: Callable[[Rows], object],
+    spoil: Callable[[Lines], object],
     message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_gold(tmp_path / "dev", SYNTACTIC, syntactic_rows())
-    rows = syntactic_rows()
-    spoil(rows)
-    write_rows(folder, SYNTACTIC, rows)
+    folder = write_gold(tmp_path / "dev", SYNTACTIC, syntactic_lines())
+    spoil(lines := syntactic_lines())
+    write_lines(folder, SYNTACTIC, lines)
     found = fails(capsys, prepare("zerospeech", folder, "--lang", "en", out=tmp_path / "c"))
     assert message.replace("GOLD", str(folder)) in found
 
@@ -454,7 +452,7 @@ def test_torchrun_shares_the_work(tmp_path: Path) -> None:
 def test_units_in_a_corpus_need_only_the_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gold = write_gold(tmp_path / "dev", LEXICAL, lexical_rows())
+    gold = write_gold(tmp_path / "dev", LEXICAL, lexical_lines())
     for language in ("en", "fr"):
         write_tree(tmp_path / "sSC" / language, *TRIPLE)
     cases = [
@@ -499,7 +497,7 @@ def test_a_missing_document_of_units_is_named(
 
 
 def test_merged_sets_are_asked_in_their_own_languages(tmp_path: Path) -> None:
-    words = write_gold(tmp_path / "dev", LEXICAL, lexical_rows())
+    words = write_gold(tmp_path / "dev", LEXICAL, lexical_lines())
     for language in ("en", "fr"):
         write_tree(tmp_path / "sSC" / language, *TRIPLE)
     _, first = prepared("zerospeech", words, "--lang", "en", out=tmp_path / "a")
