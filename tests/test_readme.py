@@ -16,13 +16,14 @@ from tests.support.evaluation_trees import (
     LEXICAL,
     SYNTACTIC,
     TRIPLE,
-    lexical_rows,
-    syntactic_rows,
+    lexical_lines,
+    syntactic_lines,
     write_gold,
     write_tree,
 )
 from tests.support.processes import ROOT, run
 from tests.support.synthetic_audio import write_buzz
+from tresse.data.formats.commands import Output
 from tresse.data.prepare import prepare_manifest
 from tresse.data.store.cloze import read_items
 from tresse.data.store.corpus import Corpus
@@ -80,14 +81,14 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             row = {"path": str(path.relative_to(folder)), "key": str(i), "lang": "en"}
             print(json.dumps(row | {"sentences": [[0, 2.4], [2.4, 6]]}), file=file)
     zerospeech = folder / "sLM21-dataset"
-    write_gold(zerospeech / "lexical" / "dev", LEXICAL, lexical_rows())
-    write_gold(zerospeech / "syntactic" / "dev", SYNTACTIC, syntactic_rows())
+    write_gold(zerospeech / "lexical" / "dev", LEXICAL, lexical_lines())
+    write_gold(zerospeech / "syntactic" / "dev", SYNTACTIC, syntactic_lines())
     for task, language in itertools.product(("sSC", "sTC"), ("en", "fr")):
         write_tree(folder / task / language, *TRIPLE)
     for name in ("train", "valid"):
         write_manifests(Corpus.open(world / name), folder, name)
     cloze = write_manifests(Corpus.open(world / "cloze"), folder, "cloze")
-    prepare_manifest(tuple(cloze), out=folder / "corpora" / "cloze")
+    prepare_manifest(tuple(cloze), output=Output(out=folder / "corpora" / "cloze"))
     shutil.copy(world / "cloze" / "items.jsonl", folder / "corpora" / "cloze")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PET_STANDALONE", "1")  # a free port, as other tests may be running

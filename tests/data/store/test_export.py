@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.data.formats.test_slamkit import units_of
 from tests.data.store.test_corpus import UNITS, contents, small
 from tests.support.processes import run
+from tresse.data.formats.commands import Output
 from tresse.data.prepare import main, prepare_manifest
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -55,7 +56,7 @@ def test_our_manifest_gives_the_same_corpus_back(tmp_path_factory):
         folder = tmp_path_factory.mktemp("e")
         corpus = write_corpus(folder / "a", build(content, with_words), UNITS)
         export_manifest(corpus, folder / "m.jsonl")
-        again = prepare_manifest((folder / "m.jsonl",), out=folder / "b")
+        again = prepare_manifest((folder / "m.jsonl",), output=Output(out=folder / "b"))
         assert again.id == corpus.id
 
     check()
@@ -97,7 +98,7 @@ def test_the_verb_writes_a_whole_file_or_none(tmp_path):
         str(tmp_path / "new" / "m.jsonl"),
     )
     assert "wrote" in done.stdout
-    again = prepare_manifest((tmp_path / "new" / "m.jsonl",), out=tmp_path / "d")
+    again = prepare_manifest((tmp_path / "new" / "m.jsonl",), output=Output(out=tmp_path / "d"))
     assert contents(again) == contents(corpus)
     with pytest.raises(ValueError, match=r"m\.jsonl exists; choose another file"):
         export_manifest(corpus, tmp_path / "new" / "m.jsonl")
