@@ -33,26 +33,20 @@ from tresse.kernels.flash_attention_tiles import (
 
 @triton.jit
 def _add_keys(
-    y,
-    total,
-    largest,
-    q,
-    t,
-    starts,
-    k_ptr,
-    v_ptr,
+    sums,
+    queries,
+    keys,
     first,
     end,
-    stride_k,
-    stride_v,
-    offsets_k,
-    offsets_v,
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_S: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Take the keys from `first` on into y, the sum of exponentials and the largest score."""
+    """Add a block of keys to the sums: y, the sum of exponentials and the largest score."""
+    y, total, largest = sums
+    q, t, starts = queries
+    k_ptr, stride_k, offsets_k, v_ptr, stride_v, offsets_v = keys
     k = load_tile(k_ptr, offsets_k, first, stride_k, end, MASKED)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
     if MASKED:
@@ -104,52 +98,18 @@ def _forward_kernel(
     k_ptr += head // GROUP * K
     v_ptr += head // GROUP * K
     offsets_k, offsets_v = rows_s * stride_k + cols, rows_s * stride_v + cols
+    queries = q, t, starts
+    keys = k_ptr, stride_k, offsets_k, v_ptr, stride_v, offsets_v
 
     y = tl.zeros((BLOCK_T, K), ACC)
     total = tl.zeros((BLOCK_T,), ACC)
     largest = tl.full((BLOCK_T,), -float("inf"), ACC)
     for s in range(begin, masked_from, BLOCK_S):
-        y, total, largest = _add_keys(
-            y,
-            total,
-            largest,
-            q,
-            t,
-            starts,
-            k_ptr,
-            v_ptr,
-            s,
-            end,
-            stride_k,
-            stride_v,
-            offsets_k,
-            offsets_v,
-            SCALE,
-            ACC,
-            BLOCK_S,
-            False,
-        )
+        sums = y, total, largest
+        y, total, largest = _add_keys(sums, queries, keys, s, end, SCALE, ACC, BLOCK_S, False)
     for s in range(masked_from, end, BLOCK_S):
-        y, total, largest = _add_keys(
-            y,
-            total,
-            largest,
-            q,
-            t,
-            starts,
-            k_ptr,
-            v_ptr,
-            s,
-            end,
-            stride_k,
-            stride_v,
-            offsets_k,
-            offsets_v,
-            SCALE,
-            ACC,
-            BLOCK_S,
-            True,
-        )
+        sums = y, total, largest
+        y, total, largest = _add_keys(sums, queries, keys, s, end, SCALE, ACC, BLOCK_S, True)
     lse_ptr += head * N + first
     tl.store(lse_ptr + tl.arange(0, BLOCK_T).to(tl.int64), largest + tl.log2(total), mask=inside)
     y = (y / total[:, None]).to(y_ptr.dtype.element_ty)

@@ -56,26 +56,20 @@ def _delta_kernel(
 def _add_key_gradients(
     dk,
     dv,
-    k,
-    v,
-    s,
-    q_ptr,
-    dy_ptr,
-    lse_ptr,
-    delta_ptr,
-    starts_ptr,
+    keys,
+    queries,
     first,
     end,
-    stride_q,
-    offsets_q,
-    offsets_dy,
     SCALE: tl.constexpr,
-    stride_dy: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Add what the queries from `first` on give; the tile is transposed, keys by queries."""
+    """Add what a block of queries gives; the tile is transposed, keys by queries."""
+    k, v, s = keys
+    q_ptr, stride_q, offsets_q, dy_ptr, stride_dy, offsets_dy, lse_ptr, delta_ptr, starts_ptr = (
+        queries
+    )
     q = load_tile(q_ptr, offsets_q, first, stride_q, end, MASKED)
     dy = load_tile(dy_ptr, offsets_dy, first, stride_dy, end, MASKED)
     lse = load_vector(lse_ptr, first, end, BLOCK_T, MASKED)
@@ -130,57 +124,29 @@ def _key_kernel(
     v = load_tile(v_ptr + kv_head * K, rows_s * stride_v + cols, first, stride_v, N, True)
     whole_from, end = query_range(ends_ptr, first, N, BLOCK_T, BLOCK_S)
     offsets_q, offsets_dy = rows_t * stride_q + cols, rows_t * (H * K) + cols
+    keys = k, v, s
 
     dk = tl.zeros((BLOCK_S, K), ACC)
     dv = tl.zeros((BLOCK_S, K), ACC)
     for member in range(GROUP):
         head = kv_head * GROUP + member
+        queries = (
+            q_ptr + head * K,
+            stride_q,
+            offsets_q,
+            dy_ptr + head * K,
+            H * K,
+            offsets_dy,
+            lse_ptr + head * N,
+            delta_ptr + head * N,
+            starts_ptr,
+        )
         for t in range(first, whole_from, BLOCK_T):
             dk, dv = _add_key_gradients(
-                dk,
-                dv,
-                k,
-                v,
-                s,
-                q_ptr + head * K,
-                dy_ptr + head * K,
-                lse_ptr + head * N,
-                delta_ptr + head * N,
-                starts_ptr,
-                t,
-                whole_from,
-                stride_q,
-                offsets_q,
-                offsets_dy,
-                SCALE,
-                H * K,
-                ACC,
-                BLOCK_T,
-                True,
+                dk, dv, keys, queries, t, whole_from, SCALE, ACC, BLOCK_T, True
             )
         for t in range(whole_from, end, BLOCK_T):
-            dk, dv = _add_key_gradients(
-                dk,
-                dv,
-                k,
-                v,
-                s,
-                q_ptr + head * K,
-                dy_ptr + head * K,
-                lse_ptr + head * N,
-                delta_ptr + head * N,
-                starts_ptr,
-                t,
-                end,
-                stride_q,
-                offsets_q,
-                offsets_dy,
-                SCALE,
-                H * K,
-                ACC,
-                BLOCK_T,
-                False,
-            )
+            dk, dv = _add_key_gradients(dk, dv, keys, queries, t, end, SCALE, ACC, BLOCK_T, False)
     dk *= SCALE * LN_2  # which leaves 1 / sqrt(K)
     offsets = (first * num_kv_heads + kv_head) * K + rows_s * (num_kv_heads * K) + cols
     inside = (s < N)[:, None]
@@ -191,26 +157,18 @@ def _key_kernel(
 @triton.jit
 def _add_query_gradient(
     dq,
-    q,
-    dy,
-    lse,
-    delta,
-    t,
-    starts,
-    k_ptr,
-    v_ptr,
+    queries,
+    keys,
     first,
     end,
-    stride_k,
-    stride_v,
-    offsets_k,
-    offsets_v,
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_S: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Add what the keys from `first` on give."""
+    """Add what a block of keys gives."""
+    q, dy, lse, delta, t, starts = queries
+    k_ptr, stride_k, offsets_k, v_ptr, stride_v, offsets_v = keys
     k = load_tile(k_ptr, offsets_k, first, stride_k, end, MASKED)
     v = load_tile(v_ptr, offsets_v, first, stride_v, end, MASKED)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC)
@@ -261,52 +219,14 @@ def _query_kernel(
     k_ptr += head // GROUP * K
     v_ptr += head // GROUP * K
     offsets_k, offsets_v = rows_s * stride_k + cols, rows_s * stride_v + cols
+    queries = q, dy, lse, delta, t, starts
+    keys = k_ptr, stride_k, offsets_k, v_ptr, stride_v, offsets_v
 
     dq = tl.zeros((BLOCK_T, K), ACC)
     for s in range(begin, masked_from, BLOCK_S):
-        dq = _add_query_gradient(
-            dq,
-            q,
-            dy,
-            lse,
-            delta,
-            t,
-            starts,
-            k_ptr,
-            v_ptr,
-            s,
-            end,
-            stride_k,
-            stride_v,
-            offsets_k,
-            offsets_v,
-            SCALE,
-            ACC,
-            BLOCK_S,
-            False,
-        )
+        dq = _add_query_gradient(dq, queries, keys, s, end, SCALE, ACC, BLOCK_S, False)
     for s in range(masked_from, end, BLOCK_S):
-        dq = _add_query_gradient(
-            dq,
-            q,
-            dy,
-            lse,
-            delta,
-            t,
-            starts,
-            k_ptr,
-            v_ptr,
-            s,
-            end,
-            stride_k,
-            stride_v,
-            offsets_k,
-            offsets_v,
-            SCALE,
-            ACC,
-            BLOCK_S,
-            True,
-        )
+        dq = _add_query_gradient(dq, queries, keys, s, end, SCALE, ACC, BLOCK_S, True)
     dq *= SCALE * LN_2
     dq_ptr += (first * H + head) * K
     inside = (t < N)[:, None]
