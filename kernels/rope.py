@@ -117,7 +117,7 @@ def _rope_kernel(
 
 
 def launch_options(
-    num_heads: int, num_kv_heads: int, half: int, dtype: torch.dtype
+    num_heads: int, num_kv_heads: int, half: int, dtype: torch.dtype, *, backward: bool
 ) -> dict[str, Any]:
     """Constants of the kernel; 8 pairs per thread are two times 16 bytes of bf16."""
     block_half = triton.next_power_of_2(half)
@@ -131,6 +131,7 @@ def launch_options(
         "BLOCK_HEADS": block_heads,
         "BLOCK_HALF": block_half,
         "BLOCK_V": 256 * num_warps,
+        "BACKWARD": backward,
         "num_warps": num_warps,
     }
 
@@ -145,8 +146,8 @@ def _forward(
     """(N, (H + 2 Hkv) K), (T, K/2) twice -> q, k and v; all contiguous."""
     T, half = cos.shape
     q, k, v = _empty_qkv(qkv, half, num_heads, num_kv_heads)
-    options = launch_options(num_heads, num_kv_heads, half, qkv.dtype)
-    _rope_kernel[(qkv.shape[0],)](qkv, cos, sin, q, k, v, T, BACKWARD=False, **options)
+    options = launch_options(num_heads, num_kv_heads, half, qkv.dtype, backward=False)
+    _rope_kernel[(qkv.shape[0],)](qkv, cos, sin, q, k, v, T, **options)
     return q, k, v
 
 
@@ -168,8 +169,8 @@ def _backward(
     """Gradient of the packed projection, (N, (H + 2 Hkv) K); all contiguous."""
     N, num_heads, num_kv_heads = dq.shape[0], dq.shape[1], dk.shape[1]
     dqkv = _empty_packed(dq, dk)
-    options = launch_options(num_heads, num_kv_heads, cos.shape[1], dq.dtype)
-    _rope_kernel[(N,)](dqkv, cos, sin, dq, dk, dv, cos.shape[0], BACKWARD=True, **options)
+    options = launch_options(num_heads, num_kv_heads, cos.shape[1], dq.dtype, backward=True)
+    _rope_kernel[(N,)](dqkv, cos, sin, dq, dk, dv, cos.shape[0], **options)
     return dqkv
 
 

@@ -9,7 +9,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def configuration(direction: str, dtype: str, heads: tuple[int, int]) -> Configuration:
-    options = launch_options(*heads, 32, DTYPES[dtype])
+    options = launch_options(*heads, 32, DTYPES[dtype], backward=direction == "backward")
     pointers = ["packed_ptr", "cos_ptr", "sin_ptr", "q_ptr", "k_ptr", "v_ptr"]
     tables = {"cos_ptr": "*fp32", "sin_ptr": "*fp32"}
     return Configuration(
@@ -17,7 +17,7 @@ def configuration(direction: str, dtype: str, heads: tuple[int, int]) -> Configu
         kernel=_rope_kernel,
         signature=dict.fromkeys(pointers, f"*{dtype}") | tables | {"T": "i32"},
         num_warps=options.pop("num_warps"),
-        constexprs=options | {"BACKWARD": direction == "backward"},
+        constexprs=options,
         unaligned=frozenset({"T"}),
     )
 
