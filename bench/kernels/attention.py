@@ -12,11 +12,9 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from tresse.bench.kernels.inputs import BF16, Inputs, Shape, shapes
 from tresse.bench.kernels.providers import (
-    BACKWARD,
-    BOTH,
-    FORWARD,
     Case,
     Provider,
+    both_ways,
     differentiable,
     differentiated,
 )
@@ -24,11 +22,11 @@ from tresse.kernels.attention import Attend
 from tresse.kernels.attention_backends import BACKENDS, Setting, UnavailableError, choose
 
 DOCUMENT_LENGTHS = (150, 700)
-CUTS = 256  # the engine fills offsets up to a multiple of it with empty documents
+CUTS = 256  # the engine adds empty documents up to a multiple of it
 
 
 def document_cuts(shape: Shape) -> list[int]:
-    """Offsets of documents of random lengths, cut where rows end."""
+    """Draw offsets of documents of random lengths, cut where rows end."""
     low, high = (length * shape.T // 2048 for length in DOCUMENT_LENGTHS)
     generator, cuts = random.Random(0), {0}
     for row in range(shape.rows):
@@ -39,7 +37,7 @@ def document_cuts(shape: Shape) -> list[int]:
 
 
 def attention_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One document: (L, H, K), (L, Hkv, K) twice -> (L, H, K)."""
+    """Attend in one document: (L, H, K), (L, Hkv, K) twice -> (L, H, K)."""
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     scores = torch.einsum("thk,shk->hts", q, k) / q.shape[2] ** 0.5
@@ -49,7 +47,7 @@ def attention_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attention_case(documents: bool, shape: Shape, device: torch.device) -> Case:
-    """Attention forward and backward on the layout of the engine."""
+    """Attention on the layout of the engine, in rows or in documents."""
     N, T, H, Hkv, K, inputs = shape.N, shape.T, shape.H, shape.Hkv, shape.K, Inputs(device)
     leaves = [inputs.leaf(N, heads, K) for heads in (H, Hkv, Hkv)]
     cotangents = [inputs.normal(N, H, K)]
@@ -97,22 +95,14 @@ def attention_case(documents: bool, shape: Shape, device: torch.device) -> Case:
         want=want,
         providers=providers,
         # q, k, v, y; then all of these with their gradients
-        num_bytes={
-            FORWARD: read_and_written,
-            BACKWARD: 2 * read_and_written,
-            BOTH: 3 * read_and_written,
-        },
-        # of what a query may see: two products forward, five backward
-        flops={
-            FORWARD: 4.0 * K * H * pairs,
-            BACKWARD: 10.0 * K * H * pairs,
-            BOTH: 14.0 * K * H * pairs,
-        },
+        num_bytes=both_ways(read_and_written, 2 * read_and_written),
+        # of the keys that a query may see: two products forward, five backward
+        flops=both_ways(4.0 * K * H * pairs, 10.0 * K * H * pairs),
     )
 
 
 def available(setting: Setting) -> Iterator[tuple[str, Attend]]:
-    """The backends that run here, ours first."""
+    """Yield the backends that run here, ours first."""
     for name in sorted(BACKENDS, key=lambda name: name != "triton"):
         try:
             yield name, BACKENDS[name](setting)[1]
@@ -121,7 +111,7 @@ def available(setting: Setting) -> Iterator[tuple[str, Attend]]:
 
 
 def unavailable(device: torch.device) -> list[str]:
-    """Why the other backends do not run here."""
+    """Say why the other backends do not run here."""
     setting = Setting(
         device=device, dtype=BF16, head_dim=64, mask_documents=True, deterministic=False
     )
@@ -135,7 +125,7 @@ def unavailable(device: torch.device) -> list[str]:
 
 
 def block_mask(cuts: list[int], shape: Shape, device: torch.device):
-    """The causal document mask as FlexAttention takes it."""
+    """Make the causal mask of documents that FlexAttention takes."""
     lengths = torch.tensor([b - a for a, b in itertools.pairwise(cuts)], device=device)
     documents = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
     documents = documents.view(shape.rows, shape.T)
@@ -150,7 +140,7 @@ COMPILED_FLEX: Any = torch.compile(flex_attention, dynamic=False)
 
 
 def by_flex(q: Tensor, k: Tensor, v: Tensor, T: int, mask) -> Tensor:
-    """FlexAttention, compiled, as its documentation asks."""
+    """Attend by FlexAttention, compiled, as its documentation asks."""
     rows = [x.unflatten(0, (-1, T)).transpose(1, 2) for x in (q, k, v)]
     y = COMPILED_FLEX(*rows, block_mask=mask, enable_gqa=True)
     return y.transpose(1, 2).flatten(0, 1)

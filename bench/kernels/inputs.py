@@ -1,20 +1,14 @@
-"""The sizes that kernels are measured at, random inputs, and the providers that every case has.
+"""The sizes at which kernels are measured, and random inputs.
 
 Shapes are those of Llama-3.2-1B and Qwen2-0.5B with a micro-batch of 25 rows of 2,048 tokens, in
 bf16. N tokens, D width, F of the MLP, H query and Hkv key heads of width K, V columns of logits of
 which C are classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from tresse.bench.kernels import peers
-from tresse.bench.kernels.providers import Case, Function, Provider, compiled, differentiable
 
 BF16 = torch.bfloat16
 
@@ -47,7 +41,7 @@ TEXT_ROWS = 4  # of a micro-batch with a text vocabulary, whose logits are 62 ti
 
 
 def shapes(device: torch.device) -> tuple[Shape, ...]:
-    """What is measured on a device."""
+    """The models measured on a device."""
     return (LLAMA, QWEN) if device.type == "cuda" else (TINY,)
 
 
@@ -64,55 +58,19 @@ class Inputs:
         self.generator = torch.Generator(device).manual_seed(0)
 
     def normal(self, *shape: int, std: float = 1.0, dtype: torch.dtype = BF16) -> Tensor:
-        """Normals, rounded to the dtype."""
+        """Draw normals, rounded to the dtype."""
         x = torch.empty(shape, device=self.device, dtype=torch.float32)
         return x.normal_(0, std, generator=self.generator).to(dtype)
 
     def leaf(self, *shape: int, std: float = 1.0) -> Tensor:
-        """Normals that want a gradient."""
+        """Draw normals that want a gradient."""
         return self.normal(*shape, std=std).requires_grad_()
 
     def labels(self, N: int, num_classes: int) -> Tensor:
-        """(N,) int64."""
+        """Draw labels, (N,) int64."""
         return torch.randint(num_classes, (N,), device=self.device, generator=self.generator)
 
 
-def with_peers(
-    ours: Function,
-    formula: Function,
-    leaves: Sequence[Tensor],
-    cotangents: Sequence[Tensor],
-    others: Mapping[str, Callable[[], Provider]],
-    **options: Any,
-) -> dict[str, Callable[[], Provider]]:
-    """Ours, the formula in PyTorch, the same compiled, and the others that are installed."""
-    device = leaves[0].device
-    found: dict[str, Callable[[], Provider]] = {
-        "tresse": lambda: differentiable(ours, leaves, cotangents, **options),
-        "eager": lambda: differentiable(formula, leaves, cotangents, **options),
-        "compile": lambda: differentiable(compiled(formula, device), leaves, cotangents, **options),
-    }
-    if device.type == "cuda":
-        found |= {name: make for name, make in others.items() if peers.is_installed(name)}
-    return found
-
-
 def narrowed(shape: Shape, columns: int) -> Shape:
-    """Fewer rows where the logits are those of a text model."""
+    """Take fewer rows where the logits are those of a text model."""
     return replace(shape, rows=TEXT_ROWS) if columns > 8192 else shape
-
-
-Maker = Callable[[torch.device], list[Callable[[], Case]]]
-
-
-def by_shape(make: Callable[[Shape, torch.device], Case]) -> Maker:
-    """A case of each model."""
-    return lambda device: [partial(make, shape, device) for shape in shapes(device)]
-
-
-def by_vocabulary(make: Callable[[int, int, Shape, torch.device], Case]) -> Maker:
-    """A case of each vocabulary, on the first model."""
-    return lambda device: [
-        partial(make, classes, columns, shapes(device)[0], device)
-        for classes, columns in vocabularies(device)
-    ]

@@ -1,7 +1,7 @@
 """Other libraries' functions, called as their authors document it: Liger and quack.
 
-Each takes and returns what the case of its kernel does (bench/kernels/cases.py), and imports its
-library when it is first called. Signatures: liger-kernel 0.8.5, quack-kernels 0.6.5.
+Each takes and returns the same tensors as the case of its kernel (layers.py, loss.py), and imports
+its library when it is first called. Signatures: liger-kernel 0.8.5, quack-kernels 0.6.5.
 """
 
 import sys
@@ -22,17 +22,17 @@ QUACK_CHUNK = 4096  # tokens: its default
 
 @cache
 def is_installed(name: str) -> bool:
-    """Whether a provider's package can be found."""
+    """Return True where a library's package can be found."""
     return find_spec(PACKAGES[name]) is not None
 
 
 def missing() -> list[str]:
-    """Which of them are not installed."""
+    """Name the libraries that are not installed."""
     return [f"{name} is not installed" for name in PACKAGES if not is_installed(name)]
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What the compiler of quack and FlashAttention 4 raises, once it is imported."""
+    """Errors that the compiler of quack and FlashAttention 4 raises, once it is imported."""
     module = sys.modules.get("cutlass.base_dsl.common")
     return (module.DSLBaseError,) if module else ()
 

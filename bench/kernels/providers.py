@@ -1,4 +1,4 @@
-"""What computes a kernel's function: how it is called for the clock, and what it gave."""
+"""A case, one function on inputs of one shape; its providers, all that compute it; their check."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tresse.bench.kernels.peers import is_installed
 from tresse.bench.kernels.timing import Call
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
@@ -23,9 +24,9 @@ class Provider:
     """One way to compute a case."""
 
     calls: Mapping[str, Call]
-    """What is timed, by direction."""
+    """The calls that are timed, by direction."""
     results: Callable[[], list[Tensor]]
-    """Outputs and gradients on fresh inputs, in the order of the case's names."""
+    """Computes outputs and gradients on fresh inputs, in the order of the case's names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,11 @@ class Case:
     kernel: str
     shape: str
     names: Sequence[str]
-    """Of the results."""
+    """Names of the results."""
     want: Callable[[], list[Tensor]]
-    """The results in fp32."""
+    """Computes the results in fp32."""
     providers: Mapping[str, Callable[[], Provider]]
-    """By name; made when their turn comes. The first is ours."""
+    """Providers by name, made when their turn comes. The first is ours."""
     num_bytes: Mapping[str, float]
     """Bytes that must be moved, by direction: each input read once, each output written once."""
     flops: Mapping[str, float]
@@ -55,10 +56,10 @@ def differentiable(
     overwrites: bool = False,
     arrange: Callable[[list[Tensor]], list[Tensor]] = list,
 ) -> Provider:
-    """A function of tensors, its gradient by autograd.
+    """Provide a function of tensors, with its gradient by autograd.
 
-    overwrites: the function writes over its inputs or cotangents; it gets copies of its own, put
-    back before each call. arrange: takes its results to those of the case.
+    overwrites: the function writes over its inputs or cotangents, so it gets copies, which are
+    restored before each call. arrange: turns its results into those of the case.
     """
     inputs = [*leaves, *cotangents]
     if overwrites:
@@ -99,7 +100,7 @@ def differentiable(
 def differentiated(
     function: Function, leaves: Sequence[Tensor], cotangents: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Outputs and gradients of a function in fp32, the inputs widened."""
+    """Compute outputs and gradients of a function in fp32, on widened inputs."""
     wide = [x.detach().float().requires_grad_() for x in leaves]
     outputs = as_tuple(function(*wide))
     grads = torch.autograd.grad(outputs, wide, [grad.float() for grad in cotangents])
@@ -107,20 +108,74 @@ def differentiated(
 
 
 def compiled(function: Function, device: torch.device) -> Function:
-    """The function by torch.compile; on a CPU without Inductor, as a check that it traces."""
+    """Compile the function; on a CPU without Inductor, as a check that it can be traced."""
     backend = "inductor" if device.type == "cuda" else "aot_eager"
     return torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    """One tensor, or several, as a tuple."""
+    """Put one tensor, or several, into a tuple."""
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def case_with_peers(
+    ours: Function,
+    formula: Function,
+    leaves: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    kernel: str,
+    shape: str,
+    names: Sequence[str],
+    num_bytes: Mapping[str, float],
+    flops: Mapping[str, float] | None = None,
+    directions: Sequence[str] = DIRECTIONS,
+    others: Mapping[str, Function] | None = None,
+    makers: Mapping[str, Callable[[], Provider]] | None = None,
+) -> Case:
+    """Make a case of a differentiable function: ours, the formula, the same compiled, and peers.
+
+    others: functions by the name of their library; makers: the providers of libraries whose
+    functions take other inputs. Peers are called on a GPU where they are installed.
+    """
+    device = leaves[0].device
+    functions = {"tresse": ours, "eager": formula, "compile": compiled(formula, device)}
+    options: dict[str, Any] = {"cotangents": cotangents, "directions": directions}
+
+    def by(functions: Mapping[str, Function]) -> dict[str, Callable[[], Provider]]:
+        return {
+            name: functools.partial(differentiable, function, leaves, **options)
+            for name, function in functions.items()
+        }
+
+    libraries = {**by(others or {}), **(makers or {})} if device.type == "cuda" else {}
+    installed = {name: make for name, make in libraries.items() if is_installed(name)}
+    return Case(
+        kernel=kernel,
+        shape=shape,
+        names=names,
+        want=lambda: differentiated(formula, leaves, cotangents),
+        providers=by(functions) | installed,
+        num_bytes=num_bytes,
+        flops=flops or {},
+    )
+
+
+def both_ways(forward: float, backward: float) -> dict[str, float]:
+    """Bytes or operations of both directions, and of one after the other."""
+    return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}
+
+
+def product_flops(N: int, D: int, width: int) -> dict[str, float]:
+    """Operations of y = x @ w.T: one product forward, two backward."""
+    product = 2.0 * N * D * width
+    return both_ways(product, 2 * product)
 
 
 def compare(
     names: Sequence[str], found: Sequence[Tensor], want: Sequence[Tensor]
 ) -> tuple[float, str]:
-    """Largest relative error in the norm, and what is wrong; empty where nothing is."""
+    """Return the largest relative error in the norm, and what is wrong: empty where nothing is."""
     worst, complaints = 0.0, []
     for name, x, y in zip(names, found, want, strict=True):
         if x.shape != y.shape:

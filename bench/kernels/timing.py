@@ -1,12 +1,12 @@
-"""Milliseconds of calls that take turns, and what the machine can do at best.
+"""Milliseconds of calls that take turns, and the ceilings: the plainest work on this machine.
 
 On a GPU each call lies between two CUDA events, and a read of BURNER_BYTES is queued before it: the
 host queues the call while that read runs, so launch gaps of up to a quarter of a millisecond stay
-out of the time, and the L2 holds clean lines of something else, so that neither a warm cache nor
-the write-back of a filled one meets the call. The calls of a case are measured in ROUNDS rounds, in
+out of the time, and the L2 holds clean lines of another tensor, so that the call meets neither a
+warm cache nor the write-back of a filled one. The calls of a case are measured in ROUNDS rounds, in
 an order that rotates, so that a drift of the clocks meets all of them.
 
-On a CPU the host's clock is read: that shows that a benchmark runs, and no speed of a kernel.
+On a CPU the host's clock is read: the benchmark runs, but says nothing of a kernel's speed.
 """
 
 import functools
@@ -19,7 +19,7 @@ import torch
 
 BURNER_BYTES = 2**30
 ROUNDS = 5
-WARMUP_CALLS = 3  # compilation, the first launch, and one that is neither
+WARMUP_CALLS = 3  # compilation, the first launch, and an ordinary call
 MAX_CALLS = 40  # of a round
 COPY_BYTES = {"cuda": 2**32, "cpu": 2**20}
 MATMUL_WIDTH = {"cuda": 8192, "cpu": 64}
@@ -31,12 +31,12 @@ class Call:
 
     run: Callable[[], Any]
     before: Callable[[], Any] | None = None
-    """Runs before each call, outside the time: puts back what the call overwrites."""
+    """Runs before each call, outside the time, to restore what the call overwrites."""
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the machine reaches on the plainest work."""
+    """The rates that the machine reaches on the plainest work."""
 
     copy_gb_per_s: float
     """A device-to-device copy, bytes read plus bytes written."""
@@ -44,7 +44,7 @@ class Ceilings:
     """A bf16 matrix product on random data."""
 
     def floor_ms(self, num_bytes: float, flops: float) -> tuple[float, str]:
-        """Least milliseconds for bytes and operations, and which of the two binds."""
+        """Return the least milliseconds for bytes and operations, and which of the two binds."""
         times = {
             "copy": num_bytes / self.copy_gb_per_s / 1e6,
             "matmul": flops / self.matmul_tflop_per_s / 1e9,
@@ -56,7 +56,7 @@ class Ceilings:
 def measure(
     calls: Mapping[str, Call], device: torch.device, budget_ms: float
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call; each call gets about `budget_ms`, and at least ROUNDS times."""
+    """Time every call for about `budget_ms`, and at least ROUNDS times; return milliseconds."""
     times = cuda_times if device.type == "cuda" else host_times
     counts = {}
     for name, call in calls.items():
@@ -73,7 +73,7 @@ def measure(
 
 
 def cuda_times(call: Call, count: int) -> list[float]:
-    """Milliseconds of calls in a row, each with a cold L2."""
+    """Time successive calls, each with a cold L2; return milliseconds."""
     events = [
         (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
         for _ in range(count)
@@ -90,7 +90,7 @@ def cuda_times(call: Call, count: int) -> list[float]:
 
 
 def host_times(call: Call, count: int) -> list[float]:
-    """Milliseconds of calls in a row by the host's clock."""
+    """Time successive calls by the host's clock; return milliseconds."""
     times = []
     for _ in range(count):
         if call.before:
@@ -107,7 +107,7 @@ def _burner() -> torch.Tensor:
 
 
 def ceiling_calls(device: torch.device) -> tuple[dict[str, Call], dict[str, float]]:
-    """The two plainest calls, and the bytes or operations of each."""
+    """Return the copy and the matrix product, and the bytes or operations of each."""
     size, width = COPY_BYTES[device.type], MATMUL_WIDTH[device.type]
     source = torch.randint(2**31 - 1, (size // 4,), device=device, dtype=torch.int32)
     target = torch.empty_like(source)

@@ -57,9 +57,9 @@ def test_every_kernel_is_checked_and_timed_beside_pytorch_and_drawn(tmp_path: Pa
 
 WRONG = """
 import sys
-from tresse.bench.kernels import cases, run
-cases.rmsnorm = lambda x, weight, eps: 1.05 * cases.rmsnorm_formula(x, weight)
-cases.swiglu_linear = lambda gate_up, weight: gate_up @ weight
+from tresse.bench.kernels import layers, run
+layers.rmsnorm = lambda x, weight, eps: 1.05 * layers.rmsnorm_formula(x, weight)
+layers.swiglu_linear = lambda gate_up, weight: gate_up @ weight
 options = run.Options(device="cpu", only="rmsnorm,swiglu_linear", budget_ms=1, csv=sys.argv[1])
 sys.exit(run.main(options))
 """
@@ -78,13 +78,13 @@ def test_a_wrong_result_and_a_failure_get_a_row_each_and_no_time(tmp_path: Path)
     assert {row["provider"] for row in rows_of(out) if row["ms"]} == {"torch", "eager", "compile"}
 
 
-def test_rows_of_a_cpu_are_no_results():
+def test_times_of_a_cpu_are_no_results():
     out = ROOT / "bench" / "results" / "kernels.csv"
     before = out.exists()
     done = bench("--csv", str(out), check=False)
     assert done.returncode
     words = done.stderr.replace("│", " ").split()  # the message stands in a box
-    assert "rows of a CPU are no results" in " ".join(words)
+    assert "times of a CPU are no results" in " ".join(words)
     assert out.exists() == before
 
 
