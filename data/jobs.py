@@ -1,14 +1,15 @@
-"""What the ranks of a long job have finished, so that a killed one goes on where it was.
+"""Jobs of hours that ranks share, and that continue where they were stopped or killed.
 
-A job is a list of numbered groups of work. Its folder, `{out}.parts`, holds `job.json`, which says
-what is being made of what, and a file per process of JSON lines, one for each finished group:
+A job is a list of numbered groups of work, and an output folder `{out}` made of all their results.
+Results are kept in the journal, the folder `{out}.parts`. It holds `job.json`, which says what is
+made from what, and for each process a file of JSON lines, one for each finished group:
 
     ["9f86d081884c7d65", 17, {...}]
 
-a checksum (xxh3_64 of what follows it), the number, the result. A process only appends to its own
-file and never to one that it found, so that ranks share nothing but the file system, and a new run
-may have another number of them. A line that was cut by a crash is not counted: its group is done
-again.
+a checksum (xxh3_64 of what follows it), the number of the group, its result. A process appends to
+its own file only, and never to a file that it found. So ranks share nothing but the file system,
+and a later run may have another number of ranks. A line that a crash cut is not counted: its group
+is done again.
 """
 
 import fcntl
@@ -17,20 +18,110 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import xxhash
 
-from tresse.data.durable import sync, write_text
+from tresse.data.durable import check_vacant, commit, sync, write_text
+from tresse.data.interrupt import Interrupt
 from tresse.data.lines import decode_json
+from tresse.data.processes import rank
 
 logger = logging.getLogger(__name__)
 
-FILE = "job.json"
+FILE, SKIPPED, PREPARED = "job.json", "skipped.jsonl", "prepared.json"
 HASH_END = len('["0123456789abcdef", ')
+
+Result = dict[str, Any]
+Results = Generator[Result, None, None]
+
+
+def run_job(
+    out: Path,
+    job: Mapping[str, Any],
+    num_groups: int,
+    own: Sequence[int],
+    work: Callable[[Sequence[int], Interrupt], Results],
+    write: Callable[[Path, Iterator[Result]], None],
+) -> str:
+    """Do this rank's groups of a job, and write `out` when the groups of all ranks are finished.
+
+    job: what the results depend on, JSON.
+    own: numbers of this rank's groups, in the order in which it does them.
+    work: yields the results of these groups in order; called with those that are not finished.
+    write: fills a folder, which does not exist yet, from the results of all groups in order.
+    Returns "" when this rank has written `out`, else the reason for not writing it.
+    KeyboardInterrupt after a signal, when the current group is finished. ValueError when another
+    job was begun there.
+    """
+    if not own:
+        return "done; there are more ranks than groups"
+    with Journal.open(parts_of(out), job, rank()) as journal:
+        todo = [number for number in own if number not in journal.finished]
+        with Interrupt() as interrupt, closing(work(todo, interrupt)) as results:
+            for number, result in zip(todo, results, strict=True):
+                journal.append(number, result)
+                stop_if_asked(interrupt)
+        return _complete(out, num_groups, journal, write)
+
+
+def parts_of(out: Path) -> Path:
+    """Return the folder of the journal for the output folder `out`."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def stop_if_asked(interrupt: Interrupt) -> None:
+    """Raise KeyboardInterrupt, with advice for the user, when a signal has come."""
+    if interrupt.requested:
+        raise KeyboardInterrupt(
+            "stopped; what is finished is kept, and the same command goes on from there"
+        )
+
+
+def find_output(out: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the report that the same job wrote to `out` before; None when nothing is there.
+
+    A late rank finds it too, when others have done its groups. ValueError when `out` holds
+    anything else.
+    """
+    path = out / PREPARED
+    if path.exists() and (report := read_own(path, "job"))["job"] == job:
+        return report
+    check_vacant(out)
+    return None
+
+
+def write_report(
+    folder: Path,
+    job: Mapping[str, Any],
+    skipped: Iterable[Mapping[str, str]],
+    counts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the list of what was left out, then the report that `find_output` reads."""
+    write_text(folder / SKIPPED, "".join(f"{json.dumps(each)}\n" for each in skipped))
+    write_text(folder / PREPARED, json.dumps({"job": job, **(counts or {})}, indent=1) + "\n")
+
+
+def _complete(
+    out: Path, num_groups: int, journal: "Journal", write: Callable[[Path, Iterator[Result]], None]
+) -> str:
+    """Write the output unless groups are missing or another process writes it."""
+    journal.refresh()
+    if missing := num_groups - len(journal.finished):
+        return f"done; other ranks have not finished {missing} of {num_groups} groups"
+    with journal.alone() as mine:
+        if not mine or (out.exists() and any(out.iterdir())):
+            return "done; another rank writes the output"
+        for left in journal.folder.glob("output*"):
+            shutil.rmtree(left)
+        staged = journal.folder / "output"
+        write(staged, journal.results(range(num_groups)))
+        commit(staged, out)
+        journal.remove()
+    return ""
 
 
 class _Place(NamedTuple):
@@ -40,7 +131,7 @@ class _Place(NamedTuple):
 
 
 class Journal:
-    """The finished groups of a job; a context, in which this process may append."""
+    """The finished groups of a job; within its context this process may append to them."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder, self._rank = folder, rank
@@ -50,15 +141,15 @@ class Journal:
 
     @staticmethod
     def open(folder: Path, job: Mapping[str, Any], rank: int) -> "Journal":
-        """Begin a job, or go on with one that was begun there.
+        """Begin a job, or continue the one that was begun there.
 
         job: what the results depend on, JSON. ValueError when another job was begun in the folder,
-        or its file is damaged.
+        or job.json is damaged.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
         if not path.exists():
-            write_text(path, json.dumps(job, indent=1))  # every rank writes the same
+            write_text(path, json.dumps(job, indent=1))  # ranks that start at once write the same
         begun = read_own(path)
         for name in sorted({*begun, *job}):
             if begun.get(name) != job.get(name):
@@ -79,27 +170,27 @@ class Journal:
 
     @property
     def finished(self) -> set[int]:
-        """Numbers of the groups that were finished when last looked."""
+        """Numbers of the groups that were finished at the last look."""
         return set(self._places)
 
     def refresh(self) -> None:
-        """Look at what has been appended, here and by other processes."""
+        """Read what this and other processes have appended since."""
         for path in sorted(self.folder.glob("*.jsonl")):
             start = self._read.get(path, 0)
             try:
                 file = path.open("rb")
-            except FileNotFoundError:  # another process has completed the job meanwhile
+            except FileNotFoundError:  # meanwhile another process has completed the job
                 return
             with file:
                 file.seek(start)
                 for line in file:
-                    if line.endswith(b"\n"):  # else its writer is at it, or is no more
+                    if line.endswith(b"\n"):  # else its writer has not ended it, or was killed
                         self._note(path, start, line)
                         start += len(line)
             self._read[path] = start
 
     def append(self, number: int, result: Mapping[str, Any]) -> None:
-        """Add a finished group; it is on the disk when this returns."""
+        """Add the result of a finished group; it is on the disk when this returns."""
         body = f"{number}, {json.dumps(result, separators=(',', ':'))}]".encode()
         line = f'["{xxhash.xxh3_64_hexdigest(body)}", '.encode() + body + b"\n"
         if self._file is None:
@@ -109,8 +200,8 @@ class Journal:
         self._file.flush()
         sync(self._file.fileno())
 
-    def results(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Results of finished groups, one at a time, in the order of the numbers."""
+    def results(self, numbers: Iterable[int]) -> Iterator[Result]:
+        """Yield results of finished groups in the order of the numbers, reading one at a time."""
         for number in numbers:
             place = self._places[number]
             with place.path.open("rb") as file:
@@ -119,7 +210,7 @@ class Journal:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether this process is the only one in such a context; a process that dies leaves it."""
+        """Yield True in one process at a time, False in others; a process that dies leaves it."""
         try:
             descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another process has completed the job and removed the folder
@@ -134,7 +225,7 @@ class Journal:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the folder, in one step for others, when the job's output is complete."""
+        """Remove the folder when the output is complete; for other processes it is gone at once."""
         gone = self.folder.with_name(f"{self.folder.name}.{secrets.token_hex(4)}.tmp")
         self.folder.rename(gone)
         shutil.rmtree(gone)

@@ -1,9 +1,9 @@
-"""Which recordings are encoded together, and by whom: functions of the manifest alone.
+"""Groups of recordings that are encoded together, and their ranks: functions of the manifest alone.
 
-A *group* is a run of recordings in the manifest's order, of a few batches together. Batches are
-formed within a group, so that units depend neither on the number of ranks nor on where a run was
-killed, even where a GPU's rounding depends on the shape of a batch. Groups are what ranks share
-out and what the journal counts.
+A group is a run of recordings in the manifest's order, a few batches long. Batches are formed
+within a group. So units depend neither on the number of ranks nor on where a run was killed, even
+where a GPU's rounding depends on the shape of a batch. Ranks share groups, and the journal counts
+them.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ class Group(NamedTuple):
 
     start: int
     end: int
-    seconds: float  # an estimate where only sizes are known
+    seconds: float  # an estimate where only the sizes of files are known
 
 
-class Plan(NamedTuple):
-    """All the work of a job."""
+class Grouping(NamedTuple):
+    """All groups of a job."""
 
     groups: list[Group]
     hash: str  # of all recordings, their spans and the sizes of their files
 
 
-def make_plan(recordings: Sequence[Recording], group_seconds: float) -> Plan:
-    """Form groups of at most `group_seconds`; a longer recording is one of its own."""
+def form_groups(recordings: Sequence[Recording], group_seconds: float) -> Grouping:
+    """Form groups of at most `group_seconds`; a longer recording is a group of its own."""
     starts = range(0, len(recordings), STAT_BLOCK)
     with ThreadPoolExecutor(STAT_THREADS) as pool:
         blocks = pool.map(_sizes, (recordings[i : i + STAT_BLOCK] for i in starts))
@@ -54,11 +54,14 @@ def make_plan(recordings: Sequence[Recording], group_seconds: float) -> Plan:
         seconds += length
     if len(recordings) > start:
         groups.append(Group(start, len(recordings), seconds))
-    return Plan(groups, hasher.hexdigest())
+    return Grouping(groups, hasher.hexdigest())
 
 
-def share(groups: Sequence[Group], rank: int, world_size: int) -> list[int]:
-    """Numbers of a rank's groups, long ones first: ranks differ by less than the longest."""
+def groups_of_rank(groups: Sequence[Group], rank: int, world_size: int) -> list[int]:
+    """Return the numbers of a rank's groups, from long to short.
+
+    The seconds of two ranks differ by at most the longest group.
+    """
     order = sorted(range(len(groups)), key=lambda i: (-groups[i].seconds, i))
     return order[rank::world_size]
 
@@ -73,7 +76,7 @@ def _size(source: Source) -> int:
     try:
         return source.num_bytes()
     except OSError:
-        return -1  # reading it will say why
+        return -1  # the error comes when it is read
 
 
 def _estimate(recording: Recording, sizes: dict[Source, int]) -> float:

@@ -42,7 +42,7 @@ class JobSettings:
         if self.workers < 1:
             raise ValueError(f"--workers is {self.workers}, expected at least 1")
 
-    def decisive(self) -> dict[str, Any]:
-        """What the units depend on."""
+    def deciding_units(self) -> dict[str, Any]:
+        """Return the settings that units depend on."""
         names = ("joint", "min_seconds", "max_seconds", "silence_db", "batch_seconds")
         return {name: getattr(self, name) for name in names}

@@ -1,14 +1,14 @@
 """Texts as recordings, spoken by SVOX Pico (package ttspico): no network, no weights to fetch.
 
 Pico has one voice per language and speaks 120 times faster than real time. A document is a FLAC
-file of 16 kHz; `recordings.jsonl` has where its sentences start and end. Pitch and rate of a
-document are drawn by its key, the same in all languages, so that translations are as one speaker's.
+file of 16 kHz; `recordings.jsonl` lists the files, and the times at which sentences start and end.
+Pitch and rate of a document are drawn by its key, the same in all languages, so that translations
+sound like one speaker.
 """
 
-import json
 import multiprocessing
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from tresse.data.durable import check_vacant, commit, sync
+from tresse.data.durable import check_vacant
 from tresse.data.interrupt import Interrupt
-from tresse.data.jobs import Journal
+from tresse.data.jobs import Result, Results, parts_of, run_job
+from tresse.data.speech.spoken_files import flac_name, write_flac, write_recordings
 from tresse.data.speech.texts import Text
 
 SAMPLE_RATE = 16_000
 VOICES = {"en": "en-GB", "fr": "fr-FR", "de": "de-DE", "es": "es-ES", "it": "it-IT"}
 VOLUME = 50  # percent; at 100 Pico clips
 SILENCE = 200  # of 32768
-MARGIN = SAMPLE_RATE // 25  # samples kept around what is louder than that
+MARGIN = SAMPLE_RATE // 25  # samples kept before and after what is louder
 TEXTS_PER_GROUP = 16
-RECORDINGS = "recordings.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,13 @@ class PicoSettings:
     """How Pico speaks."""
 
     pitch: tuple[int, int] = (85, 115)
-    """Lowest and highest pitch of a document, in percent of Pico's."""
+    """Lowest and highest pitch of a document, in percent of Pico's own (50 to 200)."""
     rate: tuple[int, int] = (110, 130)
-    """Lowest and highest rate."""
+    """Lowest and highest speed of a document, in percent of Pico's own (20 to 500)."""
     seed: int = 0
-    """Draws pitch and rate, with the key."""
+    """Seed of the draw of pitch and rate for each document."""
     workers: int = 2
-    """Processes."""
+    """Number of processes that speak."""
 
     def __post_init__(self) -> None:
         for name, least, most in (("pitch", 50, 200), ("rate", 20, 500)):
@@ -74,52 +74,43 @@ def speak_all(texts: Sequence[Text], out: Path, settings: PicoSettings) -> int:
     out = out.resolve()
     check_vacant(out)
     groups = [texts[i : i + TEXTS_PER_GROUP] for i in range(0, len(texts), TEXTS_PER_GROUP)]
-    parts = out.with_name(f"{out.name}.parts")
-    speech = parts / "speech"
-    with Journal.open(parts, _describe_job(texts, settings), rank=0) as journal:
-        for language in {text.language for text in texts}:
-            (speech / language).mkdir(parents=True, exist_ok=True)
-        _speak_groups(groups, speech, settings, journal)
-        journal.refresh()
-        with (speech / RECORDINGS).open("w", encoding="utf-8", newline="\n") as file:
-            for result in journal.results(range(len(groups))):
-                for row in result["recordings"]:
-                    print(json.dumps(row, ensure_ascii=False), file=file)
-            file.flush()
-            sync(file.fileno())
-        commit(speech, out)
-        journal.remove()
+    kept = parts_of(out) / "speech"
+
+    def work(todo: Sequence[int], _: Interrupt) -> Results:
+        return _speak_groups([groups[i] for i in todo], len(groups), kept, settings)
+
+    def write(folder: Path, results: Iterator[Result]) -> None:
+        records = (record for result in results for record in result["recordings"])
+        write_recordings(kept, folder, records, ascii_only=False)
+
+    run_job(out, _describe_job(texts, settings), len(groups), range(len(groups)), work, write)
     return len(texts)
 
 
 def _speak_groups(
-    groups: Sequence[Sequence[Text]], folder: Path, settings: PicoSettings, journal: Journal
-) -> None:
-    """Speak what is not in the journal, in processes: Pico does not free the GIL."""
-    todo = [i for i in range(len(groups)) if i not in journal.finished]
+    groups: Sequence[Sequence[Text]], num_groups: int, folder: Path, settings: PicoSettings
+) -> Results:
+    """Speak groups in processes, as Pico does not free the GIL; yields the records of each."""
     work = partial(_record_group, folder=folder, settings=settings)
     context = multiprocessing.get_context("spawn")
-    bar = tqdm(total=len(groups), initial=len(groups) - len(todo), desc="speak", disable=None)
-    with (
-        Interrupt() as interrupt,
-        ProcessPoolExecutor(settings.workers, context, _leave_signals_to_parent) as pool,
-        bar,
-    ):
-        done = pool.map(work, (groups[i] for i in todo))
-        for i in todo:
-            if interrupt.requested:
-                pool.shutdown(cancel_futures=True)
-                raise KeyboardInterrupt(
-                    "stopped; what is spoken is kept, and the same command goes on from there"
-                )
-            try:
-                journal.append(i, {"recordings": next(done)})
-            except BrokenProcessPool:
-                first, last = groups[i][0], groups[i][-1]
-                raise ValueError(
-                    f"Pico crashed near {first.where} to {last.where}; correct these texts"
-                ) from None
-            bar.update()
+    bar = tqdm(total=num_groups, initial=num_groups - len(groups), desc="speak", disable=None)
+    with ProcessPoolExecutor(settings.workers, context, _leave_signals_to_parent) as pool, bar:
+        done = pool.map(work, groups)
+        try:
+            for group in groups:
+                yield {"recordings": _next(done, group)}
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _next(done: Iterator[list[dict[str, Any]]], group: Sequence[Text]) -> list[dict[str, Any]]:
+    try:
+        return next(done)
+    except BrokenProcessPool:
+        raise ValueError(
+            f"Pico crashed near {group[0].where} to {group[-1].where}; correct these texts"
+        ) from None
 
 
 def _leave_signals_to_parent() -> None:
@@ -137,17 +128,17 @@ def _describe_job(texts: Sequence[Text], settings: PicoSettings) -> dict[str, An
 
 
 def draw_voice(key: str, settings: PicoSettings) -> tuple[int, int]:
-    """Pitch and rate of a document, a function of its key, the seed and the two ranges."""
+    """Return pitch and rate of a document, a function of its key, the seed and the two ranges."""
     digest = xxhash.xxh3_128_intdigest(key.encode(), seed=settings.seed)
     (low, high), (slow, fast) = settings.pitch, settings.rate
     return low + digest % (high - low + 1), slow + (digest >> 64) % (fast - slow + 1)
 
 
 def speak(text: Text, settings: PicoSettings) -> list[np.ndarray]:
-    """int16 [samples] of each sentence, at 16 kHz.
+    """Return the sound of each sentence, int16 [samples] at 16 kHz.
 
-    Pico's noise goes on from what an engine has said before; a new engine, which costs 1 ms, says
-    a sentence the same way each time.
+    Pico's noise depends on what the engine has said before. A new engine, which costs 1 ms, says a
+    sentence the same way each time.
     """
     import ttspico
 
@@ -161,7 +152,7 @@ def speak(text: Text, settings: PicoSettings) -> list[np.ndarray]:
 
 
 def find_sound(sound: np.ndarray) -> tuple[int, int]:
-    """First sample of int16 [samples] that is not silence, and the one after the last."""
+    """Return where the sound of int16 [samples] starts and ends, with a margin of silence."""
     loud = np.flatnonzero(np.abs(sound.astype(np.int32)) > SILENCE)
     if not loud.size:
         raise ValueError("Pico says nothing")
@@ -175,9 +166,7 @@ def _record_group(
 
 
 def _record(text: Text, folder: Path, settings: PicoSettings) -> dict[str, Any]:
-    """Write the file of a text; returns its line of the manifest."""
-    import soundfile
-
+    """Write the file of a text and return its record of the manifest."""
     sounds, times, before = speak(text, settings), [], 0
     for sentence, sound in zip(text.sentences, sounds, strict=True):
         try:
@@ -186,11 +175,6 @@ def _record(text: Text, folder: Path, settings: PicoSettings) -> dict[str, Any]:
             raise ValueError(f"{text.where}: {error} for {sentence!r}") from None
         times.append([(before + start) / SAMPLE_RATE, (before + end) / SAMPLE_RATE])
         before += sound.size
-    name = f"{text.language}/{xxhash.xxh3_128_hexdigest(text.key.encode())}.flac"
-    temporary = folder / f"{name}.tmp"
-    with temporary.open("wb") as file:
-        soundfile.write(file, np.concatenate(sounds), SAMPLE_RATE, format="FLAC")
-        file.flush()
-        sync(file.fileno())
-    temporary.replace(folder / name)
+    name = flac_name(text)
+    write_flac(folder / name, np.concatenate(sounds), SAMPLE_RATE)
     return {"path": name, "key": text.key, "lang": text.language, "sentences": times}

@@ -3,7 +3,7 @@
 from itertools import chain
 from pathlib import Path
 
-from tresse.data.audio.groups import Group, make_plan, share
+from tresse.data.audio.groups import Group, form_groups, groups_of_rank
 from tresse.data.audio.recordings import File, Recording, Span
 
 
@@ -13,17 +13,17 @@ def recording(i: int, seconds: float, folder: Path = Path("/none")) -> Recording
 
 
 def test_groups_are_runs_of_recordings_as_long_as_asked_for() -> None:
-    plan = make_plan([recording(i, s) for i, s in enumerate((3, 4, 5, 30, 1, 1))], 10)
-    assert plan.groups == [Group(0, 2, 7), Group(2, 3, 5), Group(3, 4, 30), Group(4, 6, 2)]
-    assert make_plan([], 10).groups == []
+    grouping = form_groups([recording(i, s) for i, s in enumerate((3, 4, 5, 30, 1, 1))], 10)
+    assert grouping.groups == [Group(0, 2, 7), Group(2, 3, 5), Group(3, 4, 30), Group(4, 6, 2)]
+    assert form_groups([], 10).groups == []
 
 
 def test_without_times_the_size_of_a_file_says_how_long_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"x" * 96_000)
     (tmp_path / "b.mp3").write_bytes(b"x" * 96_000)
     spans = [(Span(File(str(tmp_path / name))),) for name in ("a.wav", "b.mp3", "none.wav")]
-    plan = make_plan([Recording(str(i), "en", own) for i, own in enumerate(spans)], 1e9)
-    assert plan.groups == [Group(0, 3, 2 + 12)]
+    grouping = form_groups([Recording(str(i), "en", own) for i, own in enumerate(spans)], 1e9)
+    assert grouping.groups == [Group(0, 3, 2 + 12)]
 
 
 def test_the_hash_covers_all_that_units_depend_on(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_the_hash_covers_all_that_units_depend_on(tmp_path: Path) -> None:
 
     def hash_of(key: str = "k", language: str = "en", end: float = 1) -> str:
         spans = (Span(File(str(path)), 0, end),)
-        return make_plan([Recording(key, language, spans, "anywhere:1")], 10).hash
+        return form_groups([Recording(key, language, spans, "anywhere:1")], 10).hash
 
     base = hash_of()
     others = {hash_of(key="l"), hash_of(language="fr"), hash_of(end=2)}
@@ -47,8 +47,8 @@ def test_the_hash_covers_all_that_units_depend_on(tmp_path: Path) -> None:
 def test_ranks_share_every_group_once_and_evenly() -> None:
     groups = [Group(i, i + 1, float(s)) for i, s in enumerate((5, 1, 9, 9, 2, 7, 3, 3, 8, 1))]
     for world_size in (1, 2, 3, 4, 20):
-        shares = [share(groups, rank, world_size) for rank in range(world_size)]
+        shares = [groups_of_rank(groups, rank, world_size) for rank in range(world_size)]
         assert sorted(chain(*shares)) == list(range(10))
         seconds = [sum(groups[i].seconds for i in own) for own in shares]
         assert max(seconds) - min(seconds) <= 9
-    assert share(groups, 0, 2)[0] == 2
+    assert groups_of_rank(groups, 0, 2)[0] == 2

@@ -20,9 +20,10 @@ import soundfile
 from tests.support.processes import ROOT, environment, torchrun
 from tests.support.synthetic_audio import buzz, write_buzz
 from tests.support.workers.slow_tokenizer import Loudness
+from tresse.data.audio.encoder import cut_units
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import File, Recording, Span, read_recordings
-from tresse.data.audio.tokenise import Prepared, cut_units, tokenise
+from tresse.data.audio.tokenise import Prepared, tokenise
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus, verify_corpus
@@ -132,7 +133,8 @@ def test_ranks_come_to_the_same_corpus(
     if world_size < 10:
         assert len(complete) == 1
         assert [prepared.report for prepared in found[:-1]] == [
-            f"done; {missing} of 9 groups are others'" for missing in ((5,), (6, 3))[world_size - 2]
+            f"done; other ranks have not finished {missing} of 9 groups"
+            for missing in ((5,), (6, 3))[world_size - 2]
         ]
 
 
@@ -209,11 +211,11 @@ def test_a_run_that_died_while_it_wrote_the_corpus_writes_it_again(
     manifest: Path, expected: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, parts = tmp_path / "c", tmp_path / "c.parts"
-    monkeypatch.setattr("tresse.data.audio.tokenise.commit", lambda *_: 1 / 0)
+    monkeypatch.setattr("tresse.data.jobs.commit", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tokenise(read_recordings([manifest]), Loudness(), out, SMALL)
-    assert (parts / "corpus" / "corpus.json").exists()
-    (parts / "corpus.0123.tmp").mkdir()
+    assert (parts / "output" / "corpus.json").exists()
+    (parts / "output.0123.tmp").mkdir()
     monkeypatch.undo()
     prepared = tokenise(read_recordings([manifest]), Loudness(), out, SMALL)
     assert prepared.corpus is not None
