@@ -21,7 +21,8 @@ import tyro
 from tresse.bench.rows import write_rows
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.kmeans import fit
-from tresse.data.audio.recordings import File, Recording, Span
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import File, Span
 from tresse.data.audio.tokenise import tokenise
 from tresse.data.audio.tokenizers import AudioTokenizer
 from tresse.data.processes import device

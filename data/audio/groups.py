@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import xxhash
 
-from tresse.data.audio.recordings import Recording, Source
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import Source
 
 BYTES_PER_SECOND = {".wav": 48_000, ".flac": 24_000, ".mp3": 8_000, ".ogg": 8_000, ".opus": 4_000}
 OTHER_BYTES_PER_SECOND = 24_000

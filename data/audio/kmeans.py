@@ -1,10 +1,10 @@
 """Units without a download: k-means over MFCCs at 12.5 Hz.
 
-The features are Kaldi's MFCCs (13 coefficients every 10 ms, of 16 kHz, without dither), each 80 ms
-as two means of 40 ms, divided by their standard deviation over the sample. The classic units of
-speech before networks learnt better ones: they carry sounds rather than meaning, but are made from
-a user's own recordings in minutes. A file of units is a safetensors file with `centroids` float32
-[K, 26], `mean` and `scale` float32 [26], and the settings in its metadata.
+The features are Kaldi's MFCCs (13 coefficients every 10 ms, of 16 kHz, without dither). Each 80 ms
+are two means of 40 ms, less the mean of the sample and divided by its standard deviation. These
+are the classic units of speech before networks learnt better ones: they carry sounds rather than
+meaning, but are fitted on a user's own recordings in minutes. A file of units is a safetensors file
+with `centroids` float32 [K, 26], `mean` and `scale` float32 [26], and the settings in its metadata.
 """
 
 import json
@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.waveforms import check_sound, read_spans
-from tresse.data.durable import commit, sync
+from tresse.data.durable import replaced_file
 from tresse.data.store.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ MIN_FRAMES_PER_UNIT = 10
 
 @dataclass(frozen=True)
 class Features:
-    """How 80 ms of sound become a vector."""
+    """Settings by which 80 ms of sound become a vector."""
 
     sample_rate: int = 16_000
     num_mels: int = 40
@@ -45,7 +45,7 @@ class Features:
     window_ms: int = 25
     frame_ms: int = 80
     parts: int = 2
-    """Means within a frame."""
+    """Means within a frame, one after the other."""
 
     @property
     def frame_samples(self) -> int:
@@ -58,15 +58,15 @@ class Features:
         return self.parts * self.num_coefficients
 
     def compute(self, waveform: np.ndarray) -> np.ndarray:
-        """float32 [ceil(samples / frame_samples), width] of float32 [samples]."""
+        """Return float32 [ceil(samples / frame_samples), width] for float32 [samples]."""
         num_frames = -(-waveform.size // self.frame_samples)
         # Kaldi's scale is that of 16-bit integers.
         padded = np.pad(waveform * 32768, (0, num_frames * self.frame_samples - waveform.size))
         mfcc = kaldi_native_fbank.OnlineMfcc(self._options())
         mfcc.accept_waveform(self.sample_rate, padded)  # pyright: ignore[reportArgumentType]
         mfcc.input_finished()
-        rows = np.stack([mfcc.get_frame(i) for i in range(mfcc.num_frames_ready)])
-        means = rows.reshape(num_frames, self.parts, -1, self.num_coefficients).mean(axis=2)
+        shifts = np.stack([mfcc.get_frame(i) for i in range(mfcc.num_frames_ready)])
+        means = shifts.reshape(num_frames, self.parts, -1, self.num_coefficients).mean(axis=2)
         return means.reshape(num_frames, self.width)
 
     def _options(self) -> kaldi_native_fbank.MfccOptions:
@@ -78,18 +78,18 @@ class Features:
         frame.frame_shift_ms = self.shift_ms
         frame.frame_length_ms = self.window_ms
         frame.dither = 0
-        frame.snip_edges = False  # as many rows as shifts in the waveform
+        frame.snip_edges = False  # a vector for every shift of the waveform
         return options
 
 
 @dataclass(frozen=True, eq=False)
 class KMeansUnits:
-    """The nearest centroid of every 80 ms, an `AudioTokenizer`."""
+    """An `AudioTokenizer` whose units are the nearest centroid of every 80 ms."""
 
     identity: Tokenizer
     features: Features
     centroids: np.ndarray
-    """float32 [K, width], of features less `mean`, divided by `scale`."""
+    """float32 [K, width], for features less `mean`, divided by `scale`."""
     mean: np.ndarray
     """float32 [width]."""
     scale: np.ndarray
@@ -97,15 +97,15 @@ class KMeansUnits:
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the waveforms it wants."""
+        """Sample rate in Hz of the waveforms that `encode` takes."""
         return self.features.sample_rate
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Units of each waveform, int64 [ceil(samples / 1280)].
+        """Return the units of each waveform, int64 [ceil(samples / 1280)].
 
         waveforms: mono, float32 [samples], 16 kHz.
         """
-        # |x - c|^2 less |x|^2, in fp64: how BLAS splits the product then decides on no unit.
+        # |x - c|^2 less |x|^2, in fp64, so that no unit depends on how BLAS splits the product.
         centroids = self.centroids.astype(np.float64)
         squares = (centroids**2).sum(axis=1)
         units = []
@@ -119,7 +119,7 @@ class KMeansUnits:
 
     @staticmethod
     def open(path: Path) -> "KMeansUnits":
-        """Read what `fit` wrote; ValueError names the file and what is wrong with it."""
+        """Read a file that `fit` wrote; ValueError names the file and its fault."""
         try:
             content = path.read_bytes()
             with safe_open(path, framework="numpy") as file:
@@ -129,7 +129,7 @@ class KMeansUnits:
             raise ValueError(f"{path}: cannot be read as k-means units ({error})") from None
         settings = json.loads(metadata.get(FORMAT, "{}"))
         if settings.get("version") != VERSION:
-            raise ValueError(f"{path}: not a file that fit-kmeans of this version wrote")
+            raise ValueError(f"{path}: not a file that fit-kmeans wrote (version {VERSION})")
         features = Features(**settings["features"])
         return _build(features, tensors, xxhash.xxh3_64_hexdigest(content))
 
@@ -144,25 +144,25 @@ def fit(
 ) -> KMeansUnits:
     """Fit units on `hours` of the recordings, drawn by the seed, and write them to `out`.
 
-    The same recordings and seed give the same file. What cannot be read, is silent or very short
-    is left out from there on, with a warning, by the defaults of `JobSettings`. ValueError when
-    what is left is too short for so many units.
+    The same recordings and seed give the same file. At the first sentence that cannot be read, is
+    silent or is very short (the defaults of `JobSettings`), the rest of its recording is left out
+    with a warning. ValueError when what is left is too short for so many units.
     """
-    from sklearn.cluster import MiniBatchKMeans  # tokenising does without
+    from sklearn.cluster import MiniBatchKMeans  # only fitting needs it
 
     if num_units < 1:
         raise ValueError(f"--units is {num_units}, expected at least 1")
     if not 0 < hours < inf:
         raise ValueError(f"--hours is {hours}, expected a finite number above 0")
     if out.exists():
-        raise ValueError(f"{out} exists; remove it or choose another name")
+        raise ValueError(f"{out} exists; choose another file or remove it")
     features = Features()
     sampled = list(_sample(recordings, features, hours, seed))
     vectors = np.concatenate([np.empty((0, features.width), np.float32), *sampled])
     if len(vectors) < MIN_FRAMES_PER_UNIT * num_units:
         raise ValueError(
-            f"{len(vectors)} frames of 80 ms for {num_units} units, at least {MIN_FRAMES_PER_UNIT} "
-            "each are needed: give more recordings or ask for fewer units"
+            f"found {len(vectors)} frames of 80 ms for {num_units} units, expected at least "
+            f"{MIN_FRAMES_PER_UNIT} for each; give more recordings or ask for fewer units"
         )
     mean = vectors.mean(axis=0, dtype=np.float64)
     scale = np.maximum(vectors.std(axis=0, dtype=np.float64), 1e-6)
@@ -171,14 +171,18 @@ def fit(
     tensors = {"centroids": fitted.cluster_centers_, "mean": mean, "scale": scale}
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     settings = json.dumps({"version": VERSION, "features": asdict(features)})
-    _write(out, tensors, {FORMAT: settings})  # one field: safetensors writes several in any order
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(out) as file:
+        file.write(
+            save(tensors, {FORMAT: settings})
+        )  # safetensors writes several fields in any order
     return KMeansUnits.open(out)
 
 
 def _sample(
     recordings: Sequence[Recording], features: Features, hours: float, seed: int
 ) -> Iterator[np.ndarray]:
-    """Vectors of recordings in an order drawn by the seed, until there are `hours`."""
+    """Yield vectors of recordings, in an order drawn by the seed, until `hours` are reached."""
     left, rate = round(hours * 3_600_000 / features.frame_ms), features.sample_rate
     order = np.random.default_rng(seed).permutation(len(recordings))
     for index in order:
@@ -200,13 +204,3 @@ def _build(features: Features, tensors: dict[str, np.ndarray], hash_: str) -> KM
     assert centroids.shape[1:] == mean.shape == scale.shape == (features.width,)
     identity = Tokenizer("kmeans", hash_, "25/2", len(centroids))
     return KMeansUnits(identity, features, centroids, mean, scale)
-
-
-def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(save(tensors, metadata))
-        file.flush()
-        sync(file.fileno())
-    commit(temporary, path)

@@ -5,100 +5,24 @@ JSON lines or CSV, one line per file:
     {"path": "en/0001.flac", "key": "0001", "lang": "en", "sentences": [[0, 2.4], [2.4, 5.1]]}
     {"path": "fr/0001-0.wav", "key": "0001", "lang": "fr", "sentence": 0}
 
-`sentences` are times in seconds in a longer recording, `sentence` is a number where every sentence
-has a file of its own; without either the file is one sentence. `path` is relative to the manifest.
-In CSV the cell of `sentences` holds its JSON. Recordings of different languages with the same key
-are translations of each other, sentence by sentence.
+`sentences` are the times of sentences in seconds; `sentence` is the number of a sentence that has a
+file of its own; a file without either is one sentence. `path` is relative to the manifest. In CSV
+the cell of `sentences` holds JSON. Recordings of different languages with the same key are
+translations of each other, sentence by sentence.
 """
 
 import csv
-import errno
-import math
 import os
-import stat
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
+from tresse.data.audio.sources import File, Span, time_spans
 from tresse.data.lines import check_fields, check_files, decode_json, read_records
 from tresse.data.naming import check_language
 
 REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences")
-
-
-class Source(Protocol):
-    """Where the bytes of an audio file are. `str` names it in messages and must never change."""
-
-    def num_bytes(self) -> int:
-        """Size without opening it; OSError when it is not there."""
-        ...
-
-    def open(self) -> str | BinaryIO:
-        """Path or binary file to decode; OSError when it is not there."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """An audio file."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
-
-    def num_bytes(self) -> int:
-        """Size without opening it."""
-        return Path(self.path).stat().st_size
-
-    def open(self) -> str | BinaryIO:
-        """Path: libsndfile reads it without Python in between."""
-        # An OSError says more than libsndfile's "System error", and a pipe would never end.
-        if not stat.S_ISREG(Path(self.path).stat().st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return self.path
-
-
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """An audio file within an uncompressed tar, found once and then read without scanning."""
-
-    tar: str
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.tar}:{self.name}"
-
-    def num_bytes(self) -> int:
-        """Size without opening it."""
-        return self.size
-
-    def open(self) -> str | BinaryIO:
-        """Its bytes."""
-        with Path(self.tar).open("rb") as file:
-            file.seek(self.offset)
-            return BytesIO(file.read(self.size))
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of an audio file: a sentence."""
-
-    source: Source
-    start: float = 0.0
-    """Seconds."""
-    end: float | None = None
-    """Seconds, or None for the end of the file."""
-
-    @property
-    def seconds(self) -> float | None:
-        """Its length, where it is known without opening the file."""
-        return None if self.end is None else self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +34,18 @@ class Recording:
     sentences: tuple[Span, ...]
     """At least one."""
     where: str = ""
-    """Where it was listed, for messages: "train.jsonl:12"."""
+    """Place in the manifest, for messages: "train.jsonl:12"."""
 
     def __str__(self) -> str:
         return f"{self.language}/{self.key}"
 
 
 def read_recordings(paths: Sequence[str | Path]) -> list[Recording]:
-    """The recordings of one or more manifests, in the order of their first lines.
+    """Read one or more manifests; returns their recordings in the order of the first lines.
 
     ValueError names file and line: not JSON or CSV, fields missing, unknown or of another type,
-    times that do not increase, sentences that are not 0 .. n-1, what `check_recordings` finds.
-    Whether the files exist, and are long enough, shows when they are read.
+    times that do not increase, sentences that are not 0 .. n-1. Files that are missing or too short
+    show only when they are read.
     """
     pieces: dict[tuple[str, str], _Pieces] = {}
     for path in check_files(paths, "manifest"):
@@ -138,7 +62,7 @@ def read_recordings(paths: Sequence[str | Path]) -> list[Recording]:
 def check_recordings(recordings: Iterable[Recording]) -> None:
     """Raise ValueError when a key occurs twice in a language or its translations differ in length.
 
-    This is known before hours of audio are tokenised; `write_corpus` would find it after.
+    `write_corpus` would find the same, but after hours of tokenising.
     """
     seen: dict[tuple[str, str], Recording] = {}
     first: dict[str, Recording] = {}
@@ -158,23 +82,12 @@ def check_recordings(recordings: Iterable[Recording]) -> None:
             )
 
 
-def list_tar(path: str | Path) -> Iterator[TarMember]:
-    """The files in an uncompressed tar, in order; reads headers only."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    yield TarMember(str(path), member.name, member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
-        raise ValueError(f"{path}: cannot be read as an uncompressed tar ({error})") from None
-
-
 @dataclass(slots=True)
 class _Pieces:
     """The lines of one document so far."""
 
     where: str
-    spans: list[Span] | None
+    spans: tuple[Span, ...] | None
     numbered: dict[int, tuple[Span, str]]
 
     def recording(self, language: str, key: str) -> Recording:
@@ -185,8 +98,8 @@ class _Pieces:
                         f"{where}: key {key!r} ({language}) has sentence {found} but no sentence "
                         f"{number}; expected 0 to {len(self.numbered) - 1}, each once"
                     )
-            self.spans = [self.numbered[number][0] for number in range(len(self.numbered))]
-        return Recording(key, language, tuple(self.spans), self.where)
+            self.spans = tuple(span for _, (span, _) in sorted(self.numbered.items()))
+        return Recording(key, language, self.spans, self.where)
 
 
 def _add(
@@ -201,9 +114,11 @@ def _add(
         if former is not None:
             raise ValueError(
                 f"key {identity[1]!r} is in {identity[0]} already ({former.where}); files of one "
-                "document need a field 'sentence' each"
+                "document need numbers, the field 'sentence'"
             )
-        pieces[identity] = _Pieces(where, _spans(source, record.get("sentences")), {})
+        times = record.get("sentences")
+        spans = (Span(source),) if times is None else time_spans(source, times)
+        pieces[identity] = _Pieces(where, spans, {})
         return
     if former is None:
         former = pieces[identity] = _Pieces(where, None, {})
@@ -222,14 +137,16 @@ def _check_fields(record: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {record[name]!r}, expected text")
     if not _can_be_path(record["path"]):
         raise ValueError(
-            f"path is {record['path']!r}, expected the name of a file, without NUL characters and "
+            f"path is {record['path']!r}, expected the name of a file, without NUL characters or "
             "halves of surrogate pairs"
         )
     if len(set(OPTIONAL) & set(record)) == 2:
-        raise ValueError("both 'sentence' and 'sentences'; the first is for a file per sentence")
+        raise ValueError(
+            "both 'sentence' and 'sentences'; give 'sentence' only where each sentence has a file"
+        )
     number = record.get("sentence", 0)
     if type(number) is not int or number < 0:
-        raise ValueError(f"sentence is {number!r}, expected a number from 0")
+        raise ValueError(f"sentence is {number!r}, expected an integer of at least 0")
 
 
 def _can_be_path(text: str) -> bool:
@@ -239,37 +156,17 @@ def _can_be_path(text: str) -> bool:
         return False
 
 
-def _spans(source: Source, times: Any) -> list[Span]:
-    """Check [[start, end], ...] in seconds."""
-    if times is None:
-        return [Span(source)]
-    if not isinstance(times, list) or not times:
-        raise ValueError(f"sentences is {times!r}, expected [[start, end], ...] in seconds")
-    spans, before = [], 0.0
-    for i, pair in enumerate(times):
-        is_pair = isinstance(pair, list) and len(pair) == 2
-        if not is_pair or not all(type(t) in (int, float) and math.isfinite(t) for t in pair):
-            raise ValueError(f"sentence {i} is {pair!r}, expected [start, end] in seconds")
-        if not before <= pair[0] < pair[1]:
-            raise ValueError(
-                f"sentence {i} is {pair}, expected a start from {before} on and a later end"
-            )
-        spans.append(Span(source, float(pair[0]), float(pair[1])))
-        before = pair[1]
-    return spans
-
-
 def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows as the JSON lines would have them; an empty cell is an absent field."""
+    """Yield the lines as JSON lines would have them; an empty cell is an absent field."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             _check_columns(path, reader.fieldnames)
-            for row in reader:
+            for cells in reader:
                 where = f"{path}:{reader.line_num}"
-                if None in row or None in row.values():
+                if None in cells or None in cells.values():
                     raise ValueError(f"{where}: not as many cells as the header has")
-                record: dict[str, Any] = {name: cell for name, cell in row.items() if cell}
+                record: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
                 for name in set(OPTIONAL) & set(record):
                     try:
                         record[name] = decode_json(record[name].encode())
@@ -283,7 +180,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_columns(path: Path, names: Sequence[str] | None) -> None:
-    """None are the names of an empty file, which has no rows either."""
+    # An empty file has no names, and no lines that would need them.
     if names is not None and not set(REQUIRED) <= set(names):
         raise ValueError(
             f"{path}: columns are {', '.join(map(repr, names)) or 'none'}; expected "

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from tresse.data.audio.recordings import Source, Span
+from tresse.data.audio.sources import Source, Span
 
 BLOCK_FRAMES = 1 << 16
 # Aligners round the end of the last sentence up.

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from tresse.data.audio.recordings import File, Recording, Span
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import File, Span
 from tresse.data.naming import check_language
 from tresse.data.store.cloze import Item
 from tresse.data.store.corpus import Corpus

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tresse.data.audio.readers.pieces import Channel, Piece, is_time, time_spans
-from tresse.data.audio.recordings import File, Source, Span
+from tresse.data.audio.readers.pieces import Piece
+from tresse.data.audio.sources import Channel, File, Source, Span, is_time, time_spans
 from tresse.data.lines import check_files, read_records
 
 TOLERANCE_S = 0.001  # times are rounded: a supervision may begin that much before the last ends

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tresse.data.audio.readers.pieces import Channel, Piece, is_time, time_spans
-from tresse.data.audio.recordings import File, Span
+from tresse.data.audio.readers.pieces import Piece
+from tresse.data.audio.sources import Channel, File, Span, is_time, time_spans
 from tresse.data.lines import check_files, decode_json, read_records
 from tresse.data.naming import stem
 

@@ -1,94 +1,36 @@
-"""Recordings of other tools, named and gathered as utterances are, and channels of stereo files."""
+"""Pieces of recordings in the files of other tools, named and gathered into documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from io import BytesIO
-from math import isfinite
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tresse.data.audio.recordings import Recording, Source, Span
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import Span
 from tresse.data.naming import LeftOut, Naming, find_fault
 
 
 class Piece(NamedTuple):
-    """Spans of one audio file or cut."""
+    """Sentences of one audio file or cut."""
 
     name: str
-    """As the file has it."""
+    """Name in the file, in which a key pattern searches."""
     key: str
-    """What it is called when no pattern says otherwise."""
+    """Key of the document when there is no key pattern."""
     spans: tuple[Span, ...]
+    """A span for each sentence."""
     where: str
+    """Place in the file, for messages."""
     language: str = ""
-    """Where the file says."""
+    """Language by the file; empty when it names none."""
     sentence: int | None = None
-    """Its number, where the file says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """One channel of an audio file, decoded whole when it is opened."""
-
-    source: Source
-    number: int
-    """From 0; the left one is 0."""
-
-    def __str__(self) -> str:
-        return f"{self.source} channel {self.number}"
-
-    def num_bytes(self) -> int:
-        """Size of the whole file."""
-        return self.source.num_bytes()
-
-    def open(self) -> BinaryIO:
-        """A WAV of the channel."""
-        import soundfile
-
-        try:
-            with soundfile.SoundFile(self.source.open()) as file:
-                samples = file.read(dtype="float32", always_2d=True)
-                rate = file.samplerate
-        except soundfile.LibsndfileError as error:
-            raise OSError(f"not an audio file we know: {error}") from None
-        if self.number >= samples.shape[1]:
-            raise OSError(f"it has {samples.shape[1]} channels")
-        content = BytesIO()
-        soundfile.write(content, samples[:, self.number], rate, format="WAV", subtype="FLOAT")
-        content.seek(0)
-        return content
-
-
-def time_spans(source: Source, times: Any, start: float = 0.0) -> tuple[Span, ...]:
-    """Spans at [[start, end], ...] seconds after `start`, none before the end of the last.
-
-    ValueError names the sentence.
-    """
-    if not isinstance(times, Sequence) or not times:
-        raise ValueError(f"sentences are {times!r}, expected [[start, end], ...] in seconds")
-    spans, before = [], 0.0
-    for i, pair in enumerate(times):
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(is_time, pair)):
-            raise ValueError(f"sentence {i} is {pair!r}, expected [start, end] in seconds")
-        if not before <= pair[0] < pair[1]:
-            raise ValueError(
-                f"sentence {i} is from {pair[0]} to {pair[1]}, expected a start from {before} on "
-                "and a later end"
-            )
-        spans.append(Span(source, start + pair[0], start + pair[1]))
-        before = pair[1]
-    return tuple(spans)
-
-
-def is_time(value: object) -> bool:
-    """Whether it is a number of seconds."""
-    return type(value) in (int, float) and isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
+    """Number of the sentence by the file; None when it gives none."""
 
 
 @dataclass
 class _Document:
-    """What is known of a recording so far."""
+    """The pieces of a document so far, by the number of the sentence."""
 
     where: str
     pieces: dict[int, tuple[Span, ...]] = field(default_factory=dict)
@@ -96,10 +38,11 @@ class _Document:
 
 
 def gather_recordings(pieces: Iterable[Piece], naming: Naming) -> list[Recording]:
-    """Recordings in the order of their first pieces; numbered sentences in the order of numbers.
+    """Return recordings in the order of their first pieces, with sentences in order of number.
 
-    ValueError says where: a name without a key or language, a key that is there twice, a sentence
-    that is missing or there twice. With `naming.skip_incomplete` incomplete ones are left out.
+    ValueError names the place: a name without a key or language, a key that occurs twice, a
+    sentence that is missing or occurs twice. With `naming.skip_incomplete` documents with missing
+    sentences are left out instead.
     """
     documents: dict[tuple[str, str], _Document] = {}
     for piece in pieces:
@@ -126,12 +69,15 @@ def _add(documents: dict[tuple[str, str], _Document], piece: Piece, naming: Nami
     own = documents.setdefault((name.language, name.key), _Document(piece.where))
     if own.pieces and (number is None or not own.is_numbered):
         raise ValueError(
-            f"key {name.key!r} is in {name.language} already ({own.where}); name files apart, or "
-            "number the sentences of a document by --key-pattern"
+            f"key {name.key!r} is in {name.language} already ({own.where}); give files different "
+            "names, or number the sentences of a document by --key-pattern"
         )
     own.is_numbered = number is not None
     if own.is_numbered and len(piece.spans) > 1:
-        raise ValueError(f"sentence {number} of {name.key!r} has {len(piece.spans)} sentences")
+        raise ValueError(
+            f"sentence {number} of {name.key!r} has times for {len(piece.spans)} sentences; give "
+            "either numbers or times of sentences"
+        )
     if (number or 0) in own.pieces:
-        raise ValueError(f"sentence {number} of {name.key!r} ({name.language}) is there twice")
+        raise ValueError(f"sentence {number} of {name.key!r} ({name.language}) occurs twice")
     own.pieces[number or 0] = piece.spans

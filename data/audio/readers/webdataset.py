@@ -15,8 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tresse.data.audio.readers.pieces import Piece, time_spans
-from tresse.data.audio.recordings import Span, TarMember
+from tresse.data.audio.readers.pieces import Piece
+from tresse.data.audio.sources import Span, TarMember, time_spans
 from tresse.data.lines import check_files, decode_json
 
 AUDIO = {"wav", "flac", "mp3", "ogg", "opus"}

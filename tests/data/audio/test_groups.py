@@ -4,7 +4,8 @@ from itertools import chain
 from pathlib import Path
 
 from tresse.data.audio.groups import Group, form_groups, groups_of_rank
-from tresse.data.audio.recordings import File, Recording, Span
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import File, Span
 
 
 def recording(i: int, seconds: float, folder: Path = Path("/none")) -> Recording:

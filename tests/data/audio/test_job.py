@@ -22,7 +22,8 @@ from tests.support.synthetic_audio import buzz, write_buzz
 from tests.support.workers.slow_tokenizer import Loudness
 from tresse.data.audio.encoder import cut_units
 from tresse.data.audio.job_settings import JobSettings
-from tresse.data.audio.recordings import File, Recording, Span, read_recordings
+from tresse.data.audio.recordings import Recording, read_recordings
+from tresse.data.audio.sources import File, Span
 from tresse.data.audio.tokenise import Prepared, tokenise
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.prepare import main

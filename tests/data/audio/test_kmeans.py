@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.synthetic_audio import buzz, write_buzz
 from tresse.data.audio.kmeans import Features, KMeansUnits, fit
-from tresse.data.audio.recordings import File, Recording, Span
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import File, Span
 from tresse.data.prepare import main
 from tresse.data.store.corpus import verify_corpus
 

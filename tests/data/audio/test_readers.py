@@ -18,8 +18,8 @@ from tests.support.processes import ROOT, run
 from tests.support.synthetic_audio import buzz, write_buzz
 from tests.support.workers.slow_tokenizer import Loudness
 from tresse.data.audio.readers.any_format import AudioFormat, read_audio
-from tresse.data.audio.readers.pieces import Channel
-from tresse.data.audio.recordings import File, Recording, Span, TarMember
+from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import Channel, File, Span, TarMember
 from tresse.data.audio.tokenise import tokenise
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.naming import Naming
@@ -338,7 +338,7 @@ def source(**changes: object) -> dict:
         ({"supervisions": [{"start": 0, "duration": None}]}, "a supervision from 0 for None s"),
         (
             {"supervisions": [{"start": 0, "duration": 0.6}, {"start": 0.5, "duration": 0.5}]},
-            "sentence 1 is from 0.5 to 1.0, expected a start from 0.6 on",
+            "sentence 1 is from 0.5 to 1.0, expected a start of at least 0.6 and",
         ),
         (
             {"supervisions": [

@@ -1,19 +1,12 @@
 """The manifest of recordings, and what it refuses."""
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from tresse.data.audio.recordings import (
-    File,
-    Recording,
-    Span,
-    check_recordings,
-    list_tar,
-    read_recordings,
-)
+from tresse.data.audio.recordings import Recording, check_recordings, read_recordings
+from tresse.data.audio.sources import File, Span
 
 
 def write(path: Path, *rows: dict | str) -> Path:
@@ -87,8 +80,11 @@ def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
         ([row(sentences=[[0]])], r"m.jsonl:1: sentence 0 is \[0\]"),
         ([row(sentences=[[0, "1"]])], r"m.jsonl:1: sentence 0 is \[0, '1'\]"),
         ([row(sentences=[[0, 1e999]])], "m.jsonl:1: sentence 0 is"),
-        ([row(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* expected a start from 0.0"),
-        ([row(sentences=[[0, 2], [1, 3]])], "m.jsonl:1: sentence 1 .* expected a start from 2 on"),
+        ([row(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* expected \[start, end\]"),
+        (
+            [row(sentences=[[0, 2], [1, 3]])],
+            "m.jsonl:1: sentence 1 .* expected a start of at least 2 and",
+        ),
         ([row(sentences=[[0, 2], [2, 2]])], "m.jsonl:1: sentence 1 is .* a later end"),
         ([row(), row(path="b")], "m.jsonl:2: key 'a' is in en already .*m.jsonl:1"),
         ([row(), row(sentence=0)], "m.jsonl:2: sentence 0 .*there already .*m.jsonl:1"),
@@ -140,24 +136,3 @@ def test_translations_need_equally_many_sentences(tmp_path: Path) -> None:
     check_recordings(recordings[:2])
     with pytest.raises(ValueError, match=r"m.jsonl:2: key 'b' is in en already"):
         check_recordings([recordings[1], Recording("b", "en", (), f"{path}:2")])
-
-
-def test_members_of_a_tar_are_read_where_they_lie(tmp_path: Path) -> None:
-    contents = {"one.wav": b"first", "folder/two.flac": bytes(range(256)) * 9}
-    for name, content in contents.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    with tarfile.open(tmp_path / "t.tar", "w") as tar:
-        tar.add(tmp_path / "folder", "folder", recursive=False)
-        for name in contents:
-            tar.add(tmp_path / name, name)
-    members = list(list_tar(tmp_path / "t.tar"))
-    assert [member.name for member in members] == list(contents)
-    for member in members:
-        file = member.open()
-        assert not isinstance(file, str)
-        assert file.read() == contents[member.name]
-        assert member.num_bytes() == len(contents[member.name])
-    (tmp_path / "not.tar").write_bytes(b"no tar")
-    with pytest.raises(ValueError, match=r"not\.tar: cannot be read as an uncompressed tar"):
-        list(list_tar(tmp_path / "not.tar"))

@@ -11,7 +11,7 @@ import soxr
 
 from tests.support.synthetic_audio import buzz, write_buzz
 from tresse.data.audio import waveforms
-from tresse.data.audio.recordings import File, Span, TarMember
+from tresse.data.audio.sources import File, Span, TarMember
 from tresse.data.audio.waveforms import AudioReader, read_joint, read_spans
 
 RATE = 24_000

@@ -24,7 +24,7 @@ from tests.support.evaluation_trees import (
 )
 from tests.support.processes import ROOT, torchrun
 from tests.support.workers.slow_tokenizer import Loudness
-from tresse.data.audio.recordings import File, Span
+from tresse.data.audio.sources import File, Span
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.prepare import main
 from tresse.data.store.cloze import Item, read_items
