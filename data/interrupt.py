@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the loop answers between two steps."""
+"""Ctrl-C and SIGTERM as a request to stop, which a loop answers between two steps."""
 
 import signal
 from types import FrameType
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Interrupt:
-    """Within the context, remembers that a signal to stop has come and ignores further ones."""
+    """A context that notes a signal to stop instead of stopping; `requested` tells of it."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,4 +1,4 @@
-"""Functions of the user's own, named on the command line as `module:function`."""
+"""Functions that a user wrote, named on the command line as `module:function`."""
 
 import importlib
 import sys
@@ -10,8 +10,10 @@ from typing import Any
 def build_own(flag: str, name: str, known: str, device: str, members: Sequence[str]) -> Any:
     """Call the user's `module:function` with a device and return the object that it builds.
 
+    known: names that the flag takes besides `module:function`, for the message.
+    members: attributes that the object must have.
     ValueError names flag and value: not found, not a function of a device, or a member is missing.
-    What is raised within the user's function stays as it is.
+    An error that is raised within the user's function is not changed.
     """
     build = _import_own(flag, name, known)
     try:

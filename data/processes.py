@@ -1,20 +1,23 @@
-"""Which of several processes this one is, as torchrun and batch systems say it, and its GPU."""
+"""Place of this process among all that torchrun or a batch system started, and its GPU."""
 
 import os
 
 
 def rank() -> int:
-    """Return this process' number, RANK; 0 where nothing says it."""
+    """Return the number of this process, the variable RANK; 0 when it is not set."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return the number of processes, WORLD_SIZE; 1 where nothing says it."""
+    """Return the number of processes, the variable WORLD_SIZE; 1 when it is not set."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> str:
-    """The GPU of this process where there is one, torchrun's LOCAL_RANK, else the CPU."""
+    """Return this process' GPU, "cuda:LOCAL_RANK", or "cpu" on a machine without one.
+
+    ValueError when there are more processes than GPUs.
+    """
     import torch
 
     if not torch.cuda.is_available():

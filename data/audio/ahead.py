@@ -1,7 +1,7 @@
 """Decoding in threads, some recordings ahead of the device; libsndfile and soxr free the GIL.
 
-Results come in the order of the recordings, a clip at a time. Each recording has room for a few
-MiB, so that memory is bounded by the threads, however long the recordings are.
+Clips come one at a time, in the order of the recordings. Each recording that is being decoded may
+hold a few MiB, so the number of threads bounds the memory, however long the recordings are.
 """
 
 from collections import deque
@@ -19,11 +19,11 @@ Piece = TypeVar("Piece")
 
 
 class _ReaderGoneError(RuntimeError):
-    """The reader has gone."""
+    """Nobody reads the pipe any more."""
 
 
 class _Pipe(Generic[Piece]):
-    """A queue of one writer and one reader that holds so many bytes, or one larger piece."""
+    """A queue of one writer and one reader; holds PIPE_BYTES, or a single larger piece."""
 
     def __init__(self) -> None:
         self._pieces: deque[tuple[Piece, int]] = deque()
@@ -42,13 +42,13 @@ class _Pipe(Generic[Piece]):
             self._changed.notify_all()
 
     def end(self) -> None:
-        """No more is to come."""
+        """Say that the last piece was put; the writer calls it."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody reads any more."""
+        """Say that nobody reads any more, which ends a writer that waits; the reader calls it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -70,9 +70,11 @@ def run_ahead(
     decode: Callable[[Work], Iterator[tuple[Piece, int]]],
     num_workers: int,
 ) -> Generator[tuple[Work, Iterator[Piece]], None, None]:
-    """Each piece of work with what `decode` makes of it, pieces and their bytes, in order.
+    """Yield each item of work, in order, with an iterator over its pieces.
 
-    An error in `decode` is raised where its pieces end. Read the pieces of one before the next.
+    decode: yields the pieces of an item, each with its number of bytes; runs in a thread.
+    Read all pieces of an item before the next item. An error in `decode` is raised after the pieces
+    that came before it.
     """
     todo = iter(work)
     pipes: deque[tuple[Work, _Pipe[Piece], Future[None]]] = deque()

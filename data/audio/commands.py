@@ -1,4 +1,4 @@
-"""The commands of `data/prepare.py` that start from audio."""
+"""The commands of `data/prepare.py` that read audio."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -30,19 +30,22 @@ def prepare_audio(
     naming: tyro.conf.OmitArgPrefixes[Naming] = BY_NAME,
     root: Path | None = None,
 ) -> Corpus | None:
-    """Turn recordings into units and write them as a corpus; under torchrun, on many GPUs.
+    """Turn recordings into units and write them as a corpus; with torchrun, on many GPUs.
 
-    What is finished is kept in {out}.parts: a run that was stopped or killed goes on with the same
-    command, on any number of processes, and comes to the same corpus.
+    Finished work is kept in {out}.parts. A run that was stopped or killed goes on with the same
+    command, on any number of processes, and writes the same corpus.
 
     Args:
-        manifests: JSON lines or CSV of recordings, or files of `format` (docs/format.md).
-        out: Folder of the corpus; must not exist, or be empty.
-        tokenizer: Which tokenizer.
-        job: How it is used.
-        format: Our manifest, JSON lines of moshi-finetune, WebDataset tars or cuts of Lhotse.
-        naming: How names become keys and languages, where they are not in a manifest.
-        root: Folder of the audio, where moshi-finetune's or Lhotse's paths do not lead there.
+        manifests: Lists of recordings, JSON lines or CSV, or files of another `format`
+            (docs/format.md).
+        out: Folder of the corpus. It must be empty or not exist.
+        tokenizer: The tokenizer, and how it runs.
+        job: How recordings become units.
+        format: Kind of the input: our manifest, JSON lines of moshi-finetune, WebDataset tars or
+            cuts of Lhotse.
+        naming: How names of files become keys and languages; not for a manifest, which lists them.
+        root: Folder in which the paths of moshi-finetune or Lhotse start. By default the folder of
+            the list for moshi-finetune, the current folder for Lhotse.
     """
     check_packages()
     from tresse.data.audio.tokenise import tokenise
@@ -68,14 +71,15 @@ def fit_kmeans(
     """Fit k-means units on a sample of recordings, for `audio --tokenizer kmeans --kmeans OUT`.
 
     Args:
-        manifests: JSON lines or CSV of recordings, or files of `format` (docs/format.md).
-        out: File of the units, .safetensors.
-        units: How many.
-        hours: Audio to fit them on, drawn from all recordings.
-        seed: Draws the sample and the first centroids.
-        format: As of `audio`.
-        naming: As of `audio`.
-        root: As of `audio`.
+        manifests: Lists of recordings, JSON lines or CSV, or files of another `format`
+            (docs/format.md).
+        out: File to write the units to, .safetensors. It must not exist.
+        units: Number of units.
+        hours: Hours of audio to fit the units on, drawn from all recordings.
+        seed: Seed of the draw of the sample and of the first centroids.
+        format: Kind of the input, as for `audio`.
+        naming: How names of files become keys and languages, as for `audio`.
+        root: Folder in which paths start, as for `audio`.
     """
     check_packages()
     from tresse.data.audio.kmeans import fit
@@ -94,7 +98,7 @@ def _read(
 
 
 def check_packages() -> None:
-    """Raise ValueError unless the extra is installed; importing them all would take a while."""
+    """Raise ValueError unless the extra [audio] is installed; imports nothing, as that is slow."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ValueError(f"audio needs {', '.join(missing)}: pip install 'tresse[audio]'")
 

@@ -1,9 +1,8 @@
-"""Groups of recordings that are encoded together, and their ranks: functions of the manifest alone.
+"""Groups of recordings that are encoded together, and the groups of each rank.
 
-A group is a run of recordings in the manifest's order, a few batches long. Batches are formed
-within a group. So units depend neither on the number of ranks nor on where a run was killed, even
-where a GPU's rounding depends on the shape of a batch. Ranks share groups, and the journal counts
-them.
+A group is a run of recordings in the manifest's order, a few batches long, and depends on the
+manifest alone. Batches are formed within a group. So units depend neither on the number of ranks
+nor on where a run was killed, even where a GPU's rounding depends on the shape of a batch.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How recordings become units, whatever the tokenizer."""
+"""Settings of the job from recordings to units, whatever the tokenizer."""
 
 from dataclasses import dataclass
 from math import inf
@@ -10,28 +10,31 @@ class JobSettings:
     """How recordings become units."""
 
     joint: bool = False
-    """Encode a document whole, gaps included, and cut its units at the sentences' times; else each
-    sentence is encoded by itself."""
+    """Encode a document as a whole, gaps included, and cut its units at the times of its sentences.
+    By default each sentence is encoded by itself."""
     min_seconds: float = 0.08
-    """Recordings with a shorter sentence are left out."""
+    """Shortest sentence in seconds. Recordings with a shorter one are left out."""
     max_seconds: float = 300.0
-    """Recordings with a longer sentence, with --joint a longer document, are left out."""
+    """Longest sentence in seconds; with --joint the longest document. Longer recordings are left
+    out."""
     silence_db: float = -60.0
-    """Recordings with a sentence that never gets louder than this are left out; 0 is full scale."""
+    """Loudness in dB that each sentence must exceed somewhere; 0 is full scale. Recordings with a
+    quieter sentence are left out."""
     batch_seconds: float = 240.0
-    """Audio that is encoded at once, padding included."""
+    """Seconds of audio that are encoded at once, padding included. Less takes less memory."""
     workers: int = 4
-    """Threads that decode."""
+    """Number of threads that decode audio files."""
     strict: bool = False
     """Stop at the first recording that would be left out."""
     skip_misaligned: bool = False
-    """Leave out the keys whose documents differ in their number of sentences."""
+    """Leave out the keys whose translations differ in their number of sentences. By default they
+    are an error."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_seconds <= self.max_seconds:
             raise ValueError(
                 f"--min-seconds is {self.min_seconds}, --max-seconds {self.max_seconds}; expected "
-                "numbers above 0, the second not below the first"
+                "numbers above 0, the first at most the second"
             )
         if not self.silence_db <= 0:
             raise ValueError(f"--silence-db is {self.silence_db}, expected a number of at most 0")

@@ -1,8 +1,9 @@
-"""Mimi's first codebook: 2,048 units at 12.5 Hz, the ones that carry what is said.
+"""Mimi's first codebook: 2,048 units at 12.5 Hz, which carry what is said.
 
 Mimi is Kyutai's neural codec (Défossez et al. 2024, https://arxiv.org/abs/2410.00037). The encoder
-is causal: a unit depends on the sound up to the end of its 80 ms and none after, so that waveforms
-are padded to the right into one batch, and a long one goes through in chunks with its state kept.
+is causal: a unit depends on the sound up to the end of its 80 ms, and on nothing after it. So
+waveforms are padded to the right into one batch, and a long batch is encoded in chunks, with the
+encoder's state kept from one to the next.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 REPOSITORY = "kyutai/moshiko-pytorch-bf16"
 WEIGHTS = "tokenizer-e351c8d8-checkpoint125.safetensors"
 INSTALL = 'pip install "tresse[mimi]" && pip install --no-deps "moshi==0.2.13"'
-# Attention of a whole waveform takes memory by its square; 60 s are 1,500 positions.
+# Memory for attention grows with the square of the length; 60 s are 1,500 positions.
 MAX_WHOLE_FRAMES = 750
 CHUNK_FRAMES = 125
 
@@ -43,27 +44,27 @@ class Mimi:
         self.identity = Tokenizer("mimi", weights_hash, "25/2", model.cardinality)
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Units of each waveform, int64 [ceil(samples / 1920)].
+        """Return the units of each waveform, int64 [ceil(samples / 1920)].
 
         waveforms: mono, float32 [samples], 24 kHz.
         """
         lengths = [-(-waveform.size // self.frame_samples) for waveform in waveforms]
         batch = torch.zeros(len(waveforms), 1, max(lengths) * self.frame_samples)
-        for row, waveform in zip(batch, waveforms, strict=True):
-            row[0, : waveform.size] = torch.from_numpy(waveform)
+        for padded, waveform in zip(batch, waveforms, strict=True):
+            padded[0, : waveform.size] = torch.from_numpy(waveform)
         with (
             torch.no_grad(),
             torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocasts),
         ):
             codes = self._encode(batch).cpu().numpy()
-        return [row[:length] for row, length in zip(codes, lengths, strict=True)]
+        return [own[:length] for own, length in zip(codes, lengths, strict=True)]
 
     def _encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """int64 [B, T] of float32 [B, 1, samples], whole frames."""
+        """Return int64 [B, T] for float32 [B, 1, samples], whole frames."""
         num_frames = batch.shape[-1] // self.frame_samples
         if num_frames <= MAX_WHOLE_FRAMES:
             return self._model.encode(batch.to(self._device))[:, 0]
-        # Chunks of one size, as moshi captures a CUDA graph of the first.
+        # All chunks have one size: moshi captures a CUDA graph of the first.
         size = CHUNK_FRAMES * self.frame_samples
         batch = torch.nn.functional.pad(batch, (0, -batch.shape[-1] % size))
         with self._streaming(batch.shape[0]):
@@ -71,12 +72,12 @@ class Mimi:
         return torch.cat(codes, dim=-1)[:, 0]
 
     @contextmanager
-    def _streaming(self, num_rows: int) -> Iterator[None]:
+    def _streaming(self, batch_size: int) -> Iterator[None]:
         """Keep the encoder's state from chunk to chunk.
 
         moshi 0.2.13 keeps as many keys as a step attends to, and a chunk overwrites the oldest
         before its first steps have read them: units after the first 10 s would change. So the
-        cache is made larger by a chunk; the attention's mask is not.
+        cache is made larger by a chunk; the mask of the attention stays.
         """
         from moshi.modules.transformer import set_attention_context
 
@@ -85,7 +86,7 @@ class Mimi:
         chunk_steps = round(CHUNK_FRAMES * self._model.encoder_frame_rate / self._model.frame_rate)
         set_attention_context(transformer, self._context + chunk_steps)
         try:
-            with self._model.streaming(num_rows):
+            with self._model.streaming(batch_size):
                 set_attention_context(transformer, self._context)
                 yield
         finally:
@@ -93,7 +94,7 @@ class Mimi:
 
 
 def _attention_context(model: "MimiModel") -> int:
-    """Steps that the encoder's attention looks back."""
+    """Return the number of steps that the encoder's attention looks back."""
     from moshi.modules.transformer import StreamingMultiheadAttention
 
     assert model.encoder_transformer is not None
@@ -111,9 +112,9 @@ def load_mimi(
     *,
     compile_encoder: bool = False,
 ) -> Mimi:
-    """Mimi with these weights: a safetensors file, hf://owner/repository/file, or Kyutai's.
+    """Load Mimi from a safetensors file or hf://owner/repository/file; Kyutai's weights when empty.
 
-    ValueError when the package or the weights are missing, or are another model's.
+    ValueError when the package or the weights are missing, or belong to another model.
     """
     try:
         from moshi.models.loaders import get_mimi
@@ -131,7 +132,7 @@ def load_mimi(
 
 
 def _find(weights: str) -> Path:
-    """A local file as it is; one of the hub, downloaded once."""
+    """Return the path of a local file, or of one that is downloaded from the hub once."""
     if weights and not weights.startswith("hf://"):
         path = Path(weights)
         if not path.is_file():
@@ -155,6 +156,6 @@ def _find(weights: str) -> Path:
         return Path(hf_hub_download(repository, file))
     except OSError as error:
         raise ValueError(
-            f"Mimi's weights {repository}/{file} are neither here nor to be had from the hub "
+            f"Mimi's weights {repository}/{file} are not on this machine and cannot be downloaded "
             f"({error}); name a file with --mimi-weights"
         ) from None

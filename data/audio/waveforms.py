@@ -1,7 +1,7 @@
-"""Waveforms: audio files of any kind as mono float32 at the rate that a tokenizer wants.
+"""Waveforms: audio files of any kind as mono float32 at the sample rate of a tokenizer.
 
-libsndfile decodes (WAV, FLAC, MP3, Ogg Vorbis and Opus, and more), soxr resamples; both work block
-by block, so that memory holds the stretch that is asked for and no more of the file.
+libsndfile decodes (WAV, FLAC, MP3, Ogg Vorbis and Opus, and more), soxr resamples. Both work block
+by block, so memory holds only the stretch that is asked for.
 """
 
 import re
@@ -23,25 +23,27 @@ TIME_TOLERANCE_S = 0.05
 MAX_SAMPLE = 1e6
 # Without a Xing header the length of an MP3 is an estimate.
 MIN_SHARE_OF_MP3 = 0.9
-# libsndfile shortens a WAV that was cut in silence, but notes it in its log. Writers to a pipe put
-# 0 or numbers beyond 2**31 there, as they cannot know the size.
+# libsndfile reads a WAV that was cut without an error, but notes the cut in its log. Writers to a
+# pipe put 0 or numbers beyond 2**31 there, as they cannot know the size.
 CUT_WAV = re.compile(r"data : (\d+) \(should be (\d+)\)")
 
 
 class Joint(NamedTuple):
-    """Sentences in one waveform."""
+    """Sentences in one waveform, gaps included."""
 
     waveform: np.ndarray  # float32 [samples]
     bounds: list[tuple[float, float]]  # seconds in it where each sentence starts and ends
 
 
 class _SoundFile(soundfile.SoundFile):
-    """soundfile seeks to where it is after every read, and an MP3 goes wrong there: the next frame
-    needs bits of the one before, so that hundreds of samples are off. Without a seek it does not.
+    """A sound file that soundfile does not seek in when it is an MP3.
+
+    soundfile seeks to the current place after every read. In an MP3 the next frame needs bits of
+    the one before, so after a seek hundreds of samples are wrong.
     """
 
     def seekable(self) -> bool:
-        """Whether it may seek."""
+        """Return whether a seek leaves the samples right."""
         return self.format != "MP3"
 
 
@@ -76,17 +78,17 @@ class AudioReader:
     def read(
         self, start: float, end: float | None, sample_rate: int, max_seconds: float = inf
     ) -> np.ndarray:
-        """float32 [samples], mono at `sample_rate`, from `start` to `end` seconds.
+        """Return float32 [samples], mono at `sample_rate`, from `start` to `end` seconds.
 
-        ValueError names the source: it cannot be decoded, ends early, holds a number that is none
-        or absurd, or has more than `max_seconds` there.
+        ValueError names the source: it cannot be decoded, ends early, holds a sample that is not
+        finite or absurdly large, or the stretch is longer than `max_seconds`.
         """
         rate = self._file.samplerate
         first = round(start * rate)
         last = max(first, self._file.frames if end is None else round(end * rate))
         if last - first > max_seconds * rate:
             raise ValueError(
-                f"{self.source}: {(last - first) / rate:.2f} s from {start:g} s on, at most "
+                f"{self.source}: {(last - first) / rate:.2f} s after {start:g} s, expected at most "
                 f"{max_seconds:g} s (--max-seconds)"
             )
         resampler = None
@@ -101,7 +103,7 @@ class AudioReader:
         return np.concatenate(pieces)
 
     def _go_to(self, frame: int) -> None:
-        """Seek, or decode up to there where that would not be exact."""
+        """Seek to a frame, or decode up to it in a file where a seek is not exact."""
         if self._file.seekable():
             self._position = self._file.seek(min(frame, self._file.frames))
             return
@@ -112,7 +114,7 @@ class AudioReader:
             pass
 
     def _read(self, frames: int) -> np.ndarray:
-        """float32 [at most BLOCK_FRAMES, channels], the next of the file."""
+        """Return the next frames of the file, float32 [at most BLOCK_FRAMES, channels]."""
         block = self._file.read(min(frames, BLOCK_FRAMES), dtype="float32", always_2d=True)
         self._position += len(block)
         return block
@@ -120,7 +122,7 @@ class AudioReader:
     def _blocks(
         self, frames: int, resampler: soxr.ResampleStream | None
     ) -> tuple[list[np.ndarray], int]:
-        """Mono pieces at the new rate, and how many frames of the file they are."""
+        """Return mono pieces at the new rate, and the number of frames of the file in them."""
         pieces: list[np.ndarray] = []
         taken, ended = 0, False
         while not ended:
@@ -151,9 +153,10 @@ class AudioReader:
 def read_spans(
     spans: Sequence[Span], sample_rate: int, max_seconds: float = inf
 ) -> Iterator[np.ndarray]:
-    """Waveform of each span, float32 [samples]; a file is opened once for spans that follow.
+    """Yield the waveform of each span, float32 [samples].
 
-    ValueError as `AudioReader.read` has it.
+    A file is opened once for all its spans that follow each other. ValueError as for
+    `AudioReader.read`.
     """
     for source, own in groupby(spans, lambda span: span.source):
         with AudioReader(source) as reader:
@@ -164,10 +167,10 @@ def read_spans(
 def check_sound(
     waveform: np.ndarray, sample_rate: int, source: Source, min_seconds: float, silence_db: float
 ) -> None:
-    """Raise ValueError for a waveform that is shorter or never louder; 0 dB is full scale."""
+    """Raise ValueError for a waveform that is too short or too quiet; 0 dB is full scale."""
     if waveform.size < min_seconds * sample_rate:
         raise ValueError(
-            f"{source}: a sentence of {waveform.size / sample_rate:.3f} s, at least "
+            f"{source}: a sentence of {waveform.size / sample_rate:.3f} s, expected at least "
             f"{min_seconds:g} s (--min-seconds)"
         )
     peak = float(np.abs(waveform).max())
@@ -177,9 +180,9 @@ def check_sound(
 
 
 def read_joint(spans: Sequence[Span], sample_rate: int, max_seconds: float = inf) -> Joint:
-    """One waveform from the start of the first span to the end of the last, gaps included.
+    """Return one waveform from the start of the first span to the end of the last, gaps included.
 
-    Files follow each other without a pause. At most `max_seconds` together.
+    Files follow each other without a pause. ValueError when all are longer than `max_seconds`.
     """
     waveforms, bounds, before = [], [], 0
     for source, group in groupby(spans, lambda span: span.source):
@@ -208,6 +211,6 @@ def _check_samples(block: np.ndarray) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Short reason of libsndfile's error."""
+    """Return the short reason of an error of libsndfile."""
     text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
     return text.removeprefix("Error : ").rstrip(".")

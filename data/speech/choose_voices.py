@@ -1,6 +1,6 @@
-"""Voices that stay themselves from one language to another, as the paper chooses its 44.
+"""Voices that sound the same in several languages; so the paper chooses its 44.
 
-Each candidate says the same sentences in several languages; its score is the mean cosine of the
+Each candidate says the same sentences in several languages. Its score is the mean cosine of the
 speaker embeddings of a sentence and its translation (Moumen et al. 2025, section 4.1).
 """
 
@@ -17,13 +17,13 @@ from tresse.data.audio.recordings import Recording, read_recordings
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.durable import staged_file
 from tresse.data.speech.embedders import SpeakerEmbedder
+from tresse.data.speech.spoken_files import RECORDINGS
 
-RECORDINGS = "recordings.jsonl"
 NUM_SHOWN = 10
 
 
 class Score(NamedTuple):
-    """How alike a voice is to itself in another language."""
+    """Likeness of a voice to itself in another language: mean cosine, over so many pairs."""
 
     similarity: float
     num_pairs: int
@@ -32,14 +32,14 @@ class Score(NamedTuple):
 def choose_voices(
     folder: Path, embedder: SpeakerEmbedder, min_similarity: float, out: Path
 ) -> dict[str, Score]:
-    """Score the voices FOLDER/VOICE/recordings.jsonl and write who reaches `min_similarity`.
+    """Score the voices FOLDER/VOICE/recordings.jsonl and write those that reach `min_similarity`.
 
-    Returns all scores, best first; `out` is JSON with the chosen names under `voices`, best first.
-    ValueError when nothing is to be chosen from, or nobody reaches it.
+    Returns all scores, best first. `out` is JSON, with the chosen names under `voices`, best first.
+    ValueError when there are no voices, or none reaches the similarity.
     """
     manifests = sorted(folder.rglob(RECORDINGS))
     if not manifests:
-        raise ValueError(f"{folder}: no voices, expected folders with {RECORDINGS}")
+        raise ValueError(f"{folder}: no voices, expected a folder with {RECORDINGS} for each")
     scores: dict[str, Score] = {}
     for path in tqdm(manifests, desc="voices", disable=None):
         scores[path.parent.relative_to(folder).as_posix()] = _score(path, embedder)
@@ -61,12 +61,14 @@ def choose_voices(
 def _score(path: Path, embedder: SpeakerEmbedder) -> Score:
     cosines = [cosine for pair in _pairs(path) for cosine in _cosines(*pair, embedder)]
     if not cosines:
-        raise ValueError(f"{path}: no key is there in two languages")
+        raise ValueError(
+            f"{path}: no key has recordings in two languages; list translations by the same key"
+        )
     return Score(float(np.mean(cosines)), len(cosines))
 
 
 def _pairs(path: Path) -> Iterator[tuple[Recording, Recording]]:
-    """Translations of each other, every pair of languages once."""
+    """Yield recordings that are translations of each other, every pair of languages once."""
     keys: dict[str, list[Recording]] = {}
     for recording in read_recordings([path]):
         keys.setdefault(recording.key, []).append(recording)
@@ -81,12 +83,12 @@ def _pairs(path: Path) -> Iterator[tuple[Recording, Recording]]:
 
 
 def _cosines(one: Recording, other: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
-    """Of each sentence and its translation, float64 [num_sentences]."""
+    """Return the cosine of each sentence and its translation, float64 [num_sentences]."""
     return np.sum(_embed(one, embedder) * _embed(other, embedder), axis=1)
 
 
 def _embed(recording: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
-    """Unit vectors of its sentences, float64 [num_sentences, D]."""
+    """Return unit vectors of the sentences, float64 [num_sentences, D]."""
     waveforms = list(read_spans(recording.sentences, embedder.sample_rate))
     vectors = np.asarray(embedder.embed(waveforms), np.float64)
     if vectors.ndim != 2 or len(vectors) != len(waveforms):

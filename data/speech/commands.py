@@ -1,4 +1,4 @@
-"""The commands of `data/prepare.py` that start from text."""
+"""The commands of `data/prepare.py` that write and speak texts."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +24,9 @@ def prepare_stories(*, out: Path, sizes: tyro.conf.OmitArgPrefixes[StorySizes] =
     """Write short stories in English and French, to be spoken by `pico`.
 
     Args:
-        out: Folder of train.jsonl, valid.jsonl, cloze.jsonl (docs/format.md), and of items.jsonl.
-        sizes: How many.
+        out: Folder for the texts train.jsonl, valid.jsonl and cloze.jsonl (docs/format.md), and for
+            items.jsonl, the questions that a model is scored by.
+        sizes: How many of each.
     """
     write_stories(out, sizes)
     print(f"wrote {out}")
@@ -34,13 +35,15 @@ def prepare_stories(*, out: Path, sizes: tyro.conf.OmitArgPrefixes[StorySizes] =
 def speak_by_pico(
     texts: Texts, /, *, out: Path, settings: tyro.conf.OmitArgPrefixes[PicoSettings] = PICO
 ) -> None:
-    """Speak texts with SVOX Pico (English, French, German, Spanish, Italian) into recordings.
+    """Speak texts with SVOX Pico as recordings (English, French, German, Spanish, Italian).
 
-    A run that was stopped or killed goes on with the same command.
+    Finished work is kept in {out}.parts: a run that was stopped or killed goes on with the same
+    command.
 
     Args:
-        texts: JSON lines of sentences (docs/format.md).
-        out: Folder of FLAC files and recordings.jsonl; must not exist, or be empty.
+        texts: Lists of texts, JSON lines (docs/format.md).
+        out: Folder for FLAC files and recordings.jsonl, which lists them for `audio`. It must be
+            empty or not exist.
         settings: How Pico speaks.
     """
     if missing := [name for name in ("soundfile", "ttspico") if find_spec(name) is None]:
@@ -59,18 +62,19 @@ def speak_units(
     model: tyro.conf.OmitArgPrefixes[DsmSettings] = DSM,
     settings: tyro.conf.OmitArgPrefixes[SpeakSettings] = SPEAK,
 ) -> Corpus | None:
-    """Speak texts with Kyutai's TTS as a corpus of Mimi's units; under torchrun, on many GPUs.
+    """Speak texts with Kyutai's TTS as a corpus of Mimi's units; with torchrun, on many GPUs.
 
-    What is finished is kept in {out}.parts: a run that was stopped or killed goes on with the same
+    Finished work is kept in {out}.parts: a run that was stopped or killed goes on with the same
     command, on any number of processes.
 
     Args:
-        texts: JSON lines of sentences (docs/format.md).
-        out: Folder of the corpus; must not exist, or be empty.
-        voices: Voice embeddings (.safetensors), as of kyutai/tts-voices: a file, or a folder of
-            them. A document has one voice in all languages, drawn by its key.
-        chosen: The voices to draw from, as `choose-voices` wrote them; else all.
-        model: Which model speaks.
+        texts: Lists of texts, JSON lines (docs/format.md).
+        out: Folder of the corpus. It must be empty or not exist.
+        voices: Voice embeddings (.safetensors), such as those of kyutai/tts-voices: one file, or a
+            folder of files. A document has one voice in all languages, drawn by its key.
+        chosen: File that `choose-voices` wrote, with the voices to draw from. By default all are
+            used.
+        model: The model that speaks, and how it samples.
         settings: How texts are spoken.
     """
     read, found = read_texts(texts), list_voices(voices, chosen)
@@ -90,14 +94,16 @@ def choose_voices(
     min_similarity: float = 0.9,
     embedder: str = "resemblyzer",
 ) -> None:
-    """Choose the voices that stay themselves from one language to another, for `speak --chosen`.
+    """Choose the voices that sound the same in several languages, for `speak --chosen`.
 
     Args:
-        folder: A folder for each voice with its recordings.jsonl (docs/format.md): the same
-            sentences in two or more languages.
-        out: File of the chosen names and of all scores, JSON.
-        min_similarity: Least mean cosine of a sentence's and its translation's embeddings.
-        embedder: resemblyzer, or module:function for one of your own.
+        folder: Folder with a subfolder for each voice. Its recordings.jsonl lists the same
+            sentences in two or more languages (docs/format.md).
+        out: File to write the chosen names and all scores to, JSON. It must not exist.
+        min_similarity: Lowest score of a chosen voice: the mean cosine of the speaker embeddings of
+            a sentence and its translation, at most 1.
+        embedder: Model of the speaker embeddings: resemblyzer, or module:function for one of your
+            own.
     """
     if missing := [name for name in ("soundfile", "soxr") if find_spec(name) is None]:
         raise ValueError(f"choose-voices needs {', '.join(missing)}: pip install 'tresse[audio]'")

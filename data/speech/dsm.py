@@ -2,8 +2,9 @@
 
 The TTS (delayed streams modelling, Zeghidour et al. 2025, https://arxiv.org/abs/2509.08753) takes
 in a word at a time and generates Mimi's codes: a frame of all codebooks every 80 ms, `delay_steps`
-after the text that it belongs to. So its first codebook is what Mimi's encoder is used for, and
-the step at which it took in a word says where the word starts: sentences need no aligner.
+after the text that it belongs to. Its first codebook gives the units that Mimi's encoder would find
+in the audio. The step at which the TTS took in a word is the start of the word, so sentences need
+no aligner.
 """
 
 import json
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 INSTALL = 'pip install "tresse[mimi]" && pip install --no-deps "moshi==0.2.13"'
 FILES = ("moshi_name", "mimi_name", "tokenizer_name")
-# moshi ends a text's sound so many steps after the one that asked for a word beyond the last.
+# moshi ends the sound of a text this many steps after the step that asked for one word too many.
 LAST_STEPS = 2
 
 
@@ -35,11 +36,11 @@ class Spoken(NamedTuple):
 
     sentences: list[np.ndarray]  # int64 [num_frames] each
     words: list[list[int]]  # offsets in each sentence at which its words start
-    waveform: np.ndarray | None = None  # float32 [samples] of all its frames, where it is kept
+    waveform: np.ndarray | None = None  # float32 [samples] of all frames; None when not kept
 
 
 class DsmSpeaker:
-    """A TTS model of moshi as a function from texts to units."""
+    """A TTS model of moshi as a `Speaker`, which turns texts into units."""
 
     def __init__(
         self,
@@ -51,19 +52,21 @@ class DsmSpeaker:
         keep_audio: bool = False,
     ) -> None:
         if not model.multi_speaker:
-            raise ValueError("the TTS model takes its voice from audio, expected embeddings")
+            raise ValueError(
+                "the TTS model takes its voice from audio, expected one that takes voice embeddings"
+            )
         self._model, self._keep_audio = model, keep_audio
         self._guidance: float | None = guidance
         if not model.valid_cfg_conditionings:
             self._guidance, model.cfg_coef = None, guidance
         elif guidance not in model.valid_cfg_conditionings:
             known = ", ".join(f"{each:g}" for each in sorted(model.valid_cfg_conditionings))
-            raise ValueError(f"guidance is {guidance:g}, this model knows {known}")
+            raise ValueError(f"--guidance is {guidance:g}, expected one of {known} for this model")
         self.weights_hash = weights_hash
         self.identity = Tokenizer("mimi", mimi_hash, "25/2", model.lm.card)
 
     def speak(self, texts: Sequence[Text], voices: Sequence[Path], seed: int) -> list[Spoken | str]:
-        """Speak a batch, each text in its voice; a reason in place of one that did not succeed."""
+        """Speak a batch, each text in its voice; a text that failed has a reason in its place."""
         torch.manual_seed(seed)
         scripts = [" ".join(text.sentences) for text in texts]
         entries = [self._model.prepare_script([script], padding_between=1) for script in scripts]
@@ -87,18 +90,18 @@ class DsmSpeaker:
 
     @torch.no_grad()
     def _decode(self, result: "TTSResult") -> np.ndarray:
-        """float32 [B, samples] of all frames from the first that is heard."""
+        """Return the sound of all frames after the delay, float32 [B, samples]."""
         codes = torch.cat(result.frames[self._model.delay_steps :], dim=-1)[:, 1:]
         return self._model.mimi.decode(codes)[:, 0].clamp(-1, 1).float().cpu().numpy()
 
     def _count_words(self, text: Text) -> list[int]:
-        """Words of each sentence as the model takes them; pauses (<break>) are none."""
+        """Return the model's number of words in each sentence; pauses (<break>) do not count."""
         scripts = [self._model.prepare_script([sentence]) for sentence in text.sentences]
         return [sum(bool(entry.tokens) for entry in entries) for entries in scripts]
 
 
 def first_codebook(result: "TTSResult", delay_steps: int) -> np.ndarray:
-    """int64 [B, T] of frames [B, 1 + codebooks, 1], where column i is the sound of text step i."""
+    """Return int64 [B, T] from frames [B, 1 + codebooks, 1]; column i is the sound of step i."""
     frames = torch.cat([frame[:, 1] for frame in result.frames], dim=-1)
     return frames[:, delay_steps:].cpu().numpy()
 
@@ -106,10 +109,10 @@ def first_codebook(result: "TTSResult", delay_steps: int) -> np.ndarray:
 def cut(
     units: np.ndarray, steps: Sequence[int], end_step: int | None, num_words: Sequence[int]
 ) -> Spoken | str:
-    """Cut a text's units [T] where its sentences start; the pause before one ends the other.
+    """Cut the units [T] of a text where its sentences start; a pause belongs to the one before it.
 
-    steps: where each word starts; num_words: words of each sentence. What comes before the first
-    word is dropped. A reason is returned where the words did not all come.
+    steps: start of each word, in frames; num_words: number of words of each sentence. Units before
+    the first word are dropped. Returns a reason instead when not all words were spoken.
     """
     if end_step is None or len(steps) != sum(num_words):
         return f"{len(steps)} of {sum(num_words)} words were spoken"
@@ -127,7 +130,7 @@ def cut(
 
 
 def load_speaker(settings: DsmSettings, device: str, *, keep_audio: bool = False) -> DsmSpeaker:
-    """Load the model; ValueError when the package or a file is missing, or runs code."""
+    """Load the model; ValueError when the package or a file is missing, or weights are pickled."""
     try:
         from moshi.models.loaders import CheckpointInfo
         from moshi.models.tts import TTSModel
@@ -138,8 +141,8 @@ def load_speaker(settings: DsmSettings, device: str, *, keep_audio: bool = False
             checkpoint = CheckpointInfo.from_hf_repo(settings.tts_repo)
         except OSError as error:
             raise ValueError(
-                f"{settings.tts_repo} is neither here nor to be had from the hub ({error}); name a "
-                "folder of its files with --tts-weights"
+                f"{settings.tts_repo} is not on this machine and cannot be downloaded ({error}); "
+                "name a folder of its files with --tts-weights"
             ) from None
     else:
         checkpoint = _find(settings.tts_weights)
@@ -160,12 +163,14 @@ def load_speaker(settings: DsmSettings, device: str, *, keep_audio: bool = False
 
 
 def _find(folder: Path) -> "CheckpointInfo":
-    """The checkpoint in a folder."""
+    """Return the checkpoint in a folder."""
     from moshi.models.loaders import CheckpointInfo
 
     config = folder / "config.json"
     if not config.is_file():
-        raise ValueError(f"--tts-weights {folder}: no config.json in it")
+        raise ValueError(
+            f"--tts-weights {folder}: no config.json in it; expected the folder of a moshi TTS"
+        )
     names = json.loads(config.read_text(encoding="utf-8"))
     paths = []
     for field in FILES:
@@ -173,7 +178,7 @@ def _find(folder: Path) -> "CheckpointInfo":
             raise ValueError(f"{config}: no {field}; expected the configuration of a moshi TTS")
         paths.append(folder / names[field])
         if not paths[-1].is_file():
-            raise ValueError(f"{config} names {names[field]}, which is not there")
+            raise ValueError(f"{config} names {names[field]}, which is not in its folder")
     if "tts_config" not in names:
         raise ValueError(f"{config}: no tts_config; expected the configuration of a moshi TTS")
     moshi, mimi, tokenizer = paths

@@ -1,8 +1,8 @@
-"""Embeddings of speakers: what is near is one voice.
+"""Embeddings of speakers: vectors that are near for one voice and far for two.
 
-A model of your own is a function in a module that Python can import, or that lies in the current
-folder, named as `--embedder module:function`. It is called with the device and returns an object
-with the members of `SpeakerEmbedder`.
+For a model of your own write a function, in a module that Python can import or that lies in the
+current folder, and name it as `--embedder module:function`. It is called with the device and
+returns an object with the members of `SpeakerEmbedder`.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ MEMBERS = ("sample_rate", "embed")
 
 
 class SpeakerEmbedder(Protocol):
-    """Waveforms to vectors."""
+    """A model that turns waveforms into vectors."""
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the waveforms it wants."""
+        """Sample rate in Hz of the waveforms that `embed` takes."""
         ...
 
     def embed(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors [N, D], of any length each, of N waveforms, mono, float32 [samples]."""
+        """Return vectors [N, D], of any norm, of N waveforms, mono, float32 [samples]."""
         ...
 
 
@@ -44,11 +44,11 @@ class Resemblyzer:
     sample_rate = 16_000
     window, hop, num_mels = 400, 160, 40
     frames, step = 160, 77
-    """Of a mel spectrogram: in a window, and from one to the next."""
+    """Frames of the mel spectrogram in a window, and from the start of one to the next."""
     level_db = -30.0
-    """Quieter waveforms are made so loud; 0 is full scale."""
+    """Loudness in dB to which quieter waveforms are amplified; 0 is full scale."""
     min_share = 0.75
-    """Of the last window that must be there, or it is left out."""
+    """Share of the last window that the waveform must fill; else that window is left out."""
 
     def __init__(self, weights: Path, device: str) -> None:
         self._device = device
@@ -63,7 +63,7 @@ class Resemblyzer:
 
     @torch.no_grad()
     def embed(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 [N, 256], each the mean of its windows' unit vectors."""
+        """Return float32 [N, 256], each the mean of the unit vectors of its windows."""
         windows = [self._windows(torch.from_numpy(waveform)) for waveform in waveforms]
         _, (hidden, _) = self._lstm(torch.cat(windows).to(self._device))
         vectors = nn.functional.normalize(self._linear(hidden[-1]).relu(), dim=1)
@@ -71,7 +71,7 @@ class Resemblyzer:
         return torch.stack([own.mean(dim=0) for own in parts]).numpy()
 
     def _windows(self, waveform: Tensor) -> Tensor:
-        """float32 [num_windows, frames, num_mels] of float32 [samples]."""
+        """Return float32 [num_windows, frames, num_mels] for float32 [samples]."""
         num_frames = -(-(len(waveform) + 1) // self.hop)
         starts = range(0, max(1, num_frames - self.frames + self.step + 1), self.step)
         there = (len(waveform) - starts[-1] * self.hop) / (self.frames * self.hop)
@@ -84,7 +84,7 @@ class Resemblyzer:
         return torch.stack([mels[start : start + self.frames] for start in starts])
 
     def _mels(self, waveform: Tensor) -> Tensor:
-        """Power in bands of frequency, float32 [samples // hop + 1, num_mels]."""
+        """Return the power in bands of frequency, float32 [samples // hop + 1, num_mels]."""
         spectrum = torch.stft(
             waveform,
             self.window,
@@ -97,9 +97,9 @@ class Resemblyzer:
 
 
 def mel_filters(sample_rate: int, window: int, num_mels: int) -> Tensor:
-    """Triangles of equal area on Slaney's mel scale, float32 [num_mels, window // 2 + 1].
+    """Return triangles of equal area on Slaney's mel scale, float32 [num_mels, window // 2 + 1].
 
-    The scale is linear to 1000 Hz, 15 mel, and logarithmic from there, 27 mel to a factor of 6.4.
+    The scale is linear up to 1000 Hz, which is 15 mel; above, a factor of 6.4 in Hz is 27 mel.
     """
     top = 15 + 27 * np.log(sample_rate / 2 / 1000) / np.log(6.4)
     mel = np.linspace(0, top, num_mels + 2)
@@ -112,10 +112,12 @@ def mel_filters(sample_rate: int, window: int, num_mels: int) -> Tensor:
 
 
 def load_embedder(name: str, device: str) -> SpeakerEmbedder:
-    """Return `resemblyzer`, or what `module:function` returns; ValueError when it is not there."""
+    """Load `resemblyzer`, or the embedder that `module:function` builds; ValueError without one."""
     if name == "resemblyzer":
         package = find_spec("resemblyzer")
         if package is None or not package.submodule_search_locations:
-            raise ValueError("the package is missing: pip install --no-deps resemblyzer")
+            raise ValueError(
+                "--embedder resemblyzer needs the package: pip install --no-deps resemblyzer"
+            )
         return Resemblyzer(Path(package.submodule_search_locations[0]) / "pretrained.pt", device)
     return build_own("--embedder", name, "resemblyzer", device, MEMBERS)

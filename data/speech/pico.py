@@ -52,11 +52,11 @@ class PicoSettings:
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ValueError(
-                    f"{name} is {low} to {high}, expected two numbers from {least} to {most} in "
+                    f"--{name} is {low} to {high}, expected two numbers from {least} to {most} in "
                     "order"
                 )
         if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}, expected at least 1")
+            raise ValueError(f"--workers is {self.workers}, expected at least 1")
 
 
 def speak_all(texts: Sequence[Text], out: Path, settings: PicoSettings) -> int:

@@ -1,4 +1,4 @@
-"""Which model speaks texts, and how."""
+"""Settings of `prepare.py speak`: the model that speaks texts, and the job."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,24 +7,27 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class DsmSettings:
-    """Which model speaks, and how."""
+    """The model that speaks, and how it samples."""
 
     tts_repo: str = "kyutai/tts-1.6b-en_fr"
-    """Repository of the hub."""
+    """Repository of the TTS model on the Hugging Face hub."""
     tts_weights: Path | None = None
-    """Folder with config.json and the files that it names, instead of the hub's."""
+    """Folder with the model's config.json and the files that it names. By default they are
+    downloaded from `tts_repo`."""
     guidance: float = 2.0
-    """Strength of classifier-free guidance; models distilled for it know 1 to 4 by 0.5."""
+    """Strength of classifier-free guidance. Models that are distilled for it, as the default one,
+    take 1 to 4 in steps of 0.5."""
     temperature: float = 0.6
-    """Of sampling, in text and audio."""
+    """Temperature of sampling, for text and audio."""
     codebooks: int = 32
-    """Codebooks that are generated, as the model hears itself; fewer are faster and worse."""
+    """Number of codebooks that the model generates and hears; the corpus has the first alone. Fewer
+    are faster and sound worse."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the model."""
+    """Precision of the model."""
 
     @property
     def variant(self) -> str:
-        """What changes units beyond the weights: the same in all parts of a job."""
+        """Settings that change units beyond the weights; the same throughout a job."""
         return (
             f"guidance {self.guidance:g}, temperature {self.temperature:g}, {self.codebooks} "
             f"codebooks, {self.precision}"
@@ -36,14 +39,15 @@ class SpeakSettings:
     """How texts are spoken."""
 
     batch: int = 32
-    """Texts that are spoken at once."""
+    """Number of texts that are spoken at once."""
     seed: int = 0
-    """Draws the voices, and the model's samples."""
+    """Seed of the draw of voices and of the model's sampling."""
     keep_audio: bool = False
-    """Decode the audio too: CORPUS/recordings.jsonl lists it, to listen to or for choose-voices."""
+    """Write the audio too, as FLAC files that CORPUS/recordings.jsonl lists: to listen to, or for
+    choose-voices."""
     strict: bool = False
-    """Stop at the first text that would be left out."""
+    """Stop at the first text that would be left out, because it was not spoken to its end."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise ValueError(f"batch is {self.batch}, expected at least 1")
+            raise ValueError(f"--batch is {self.batch}, expected at least 1")

@@ -1,4 +1,4 @@
-"""Texts: documents in one language that are still to be spoken, and the manifest that lists them.
+"""Texts: documents in one language that a voice will speak, and the manifest that lists them.
 
 JSON lines, one document per line:
 
@@ -27,17 +27,18 @@ class Text:
     sentences: tuple[str, ...]
     """At least one."""
     where: str = ""
-    """Where it was listed, for messages: "train.jsonl:12"."""
+    """Place in the manifest, for messages: "train.jsonl:12"."""
 
     def __str__(self) -> str:
         return f"{self.language}/{self.key}"
 
 
 def read_texts(paths: Sequence[str | Path]) -> list[Text]:
-    """The texts of one or more manifests, in order.
+    """Return the texts of one or more manifests, in order.
 
     ValueError names file and line: not JSON, fields missing, unknown or of another type, a sentence
-    that cannot be spoken, a key that is there twice, translations of other lengths.
+    that cannot be spoken, a key that occurs twice in a language, translations with different
+    numbers of sentences.
     """
     texts: list[Text] = []
     seen: dict[tuple[str, str], str] = {}

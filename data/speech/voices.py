@@ -1,4 +1,4 @@
-"""Voices of documents: drawn by the key, so that translations are as one speaker's."""
+"""Voices of documents, drawn by the key, so that translations sound like one speaker."""
 
 import json
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ import xxhash
 
 
 def list_voices(folder: Path, chosen: Path | None = None) -> list[Path]:
-    """Voice embeddings (.safetensors) in a folder and those below it, in the order of their names.
+    """Return the voice embeddings (.safetensors) in a folder and its subfolders, sorted by name.
 
-    The file itself where `folder` is one.
-    chosen: what `choose-voices` wrote; only the voices that it names, without their suffixes.
+    folder: may be a single voice's file.
+    chosen: the file that `choose-voices` wrote; only the voices that it names are returned.
     """
     if folder.is_file() and chosen is None:
         return [folder]
@@ -37,5 +37,5 @@ def list_voices(folder: Path, chosen: Path | None = None) -> list[Path]:
 
 
 def draw_voice(key: str, voices: Sequence[Path], seed: int) -> Path:
-    """The voice of a document in any language: a function of its key and the seed."""
+    """Return the voice of a document in all languages, a function of its key and the seed."""
     return voices[xxhash.xxh3_64_intdigest(key.encode(), seed=seed) % len(voices)]

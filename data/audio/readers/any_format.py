@@ -17,16 +17,16 @@ AudioFormat = Literal["manifest", "moshi", "webdataset", "lhotse"]
 def read_audio(
     paths: Sequence[str | Path], format: AudioFormat, naming: Naming, root: Path | None
 ) -> list[Recording]:
-    """Recordings in the order of their files; ValueError says where."""
+    """Return the recordings in the order of their files; ValueError names the place of a fault."""
     if format == "manifest":
         if naming != Naming() or root is not None:
             raise ValueError(
-                "a manifest has keys, languages and paths; "
+                "a manifest gives keys, languages and paths; "
                 "leave --lang, --key-pattern and --root out"
             )
         return read_recordings(paths)
     if naming.split_long:
-        raise ValueError("--split-long is for units; recordings have --max-seconds")
+        raise ValueError("--split-long is for units; for recordings use --max-seconds")
     pieces = {
         "moshi": lambda: read_moshi(paths, root),
         "webdataset": lambda: read_webdataset(paths),

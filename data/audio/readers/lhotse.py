@@ -1,14 +1,14 @@
-"""Cut manifests of Lhotse (https://github.com/lhotse-speech/lhotse), as LibriHeavy has them.
+"""Cut manifests of Lhotse (https://github.com/lhotse-speech/lhotse), such as LibriHeavy's.
 
-A line of cuts.jsonl.gz is a stretch of a recording, with supervisions in it:
+A line of cuts.jsonl.gz is a cut: a stretch of a recording, with supervisions in it:
 
     {"id": "small/100/a_0", "start": 243.919, "duration": 7.36, "channel": 0, "type": "MonoCut",
      "supervisions": [{"start": 0, "duration": 7.36, "language": "English", ...}],
      "recording": {"sources": [{"type": "file", "channels": [0], "source": "down/a.flac"}], ...}}
 
-A cut is a document and its supervisions are the sentences; a cut without any is one sentence. With
+A cut is a document, and its supervisions are the sentences; a cut without any is one sentence. With
 a key pattern that finds `sentence` in the id, the cuts of a recording are its sentences. Lhotse
-itself is not needed.
+need not be installed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,16 @@ from tresse.data.audio.readers.pieces import Piece
 from tresse.data.audio.sources import Channel, File, Source, Span, is_time, time_spans
 from tresse.data.lines import check_files, read_records
 
-TOLERANCE_S = 0.001  # times are rounded: a supervision may begin that much before the last ends
+TOLERANCE_S = 0.001  # times are rounded, so a supervision may begin this much before the last ends
 
 
 def read_lhotse(
     paths: Sequence[str | Path], root: Path | None, *, languages_too: bool
 ) -> Iterator[Piece]:
-    """A piece of each cut; relative paths start at `root`, as in Lhotse the working folder.
+    """Yield a piece for each cut; ValueError names the line.
 
-    `languages_too` takes the languages of the supervisions. ValueError names the line.
+    root: folder in which relative paths start; the current folder when None, as in Lhotse.
+    languages_too: take the languages of the supervisions.
     """
     for where, cut in read_records(check_files(paths, "cut manifest")):
         try:
@@ -40,7 +41,9 @@ def read_lhotse(
 
 def _piece(cut: dict[str, Any], root: Path, languages_too: bool, where: str) -> Piece:
     if cut.get("type") != "MonoCut":
-        raise ValueError(f"type is {cut.get('type')!r}, expected MonoCut; save simple cuts")
+        raise ValueError(
+            f"type is {cut.get('type')!r}, expected MonoCut; save the cuts as MonoCut by Lhotse"
+        )
     name, start, duration = cut["id"], cut["start"], cut["duration"]
     if not isinstance(name, str) or not is_time(start) or not is_time(duration) or not duration:
         raise ValueError(
@@ -57,7 +60,7 @@ def _piece(cut: dict[str, Any], root: Path, languages_too: bool, where: str) -> 
 
 
 def _times(supervisions: list[dict[str, Any]], duration: float) -> list[list[float]]:
-    """Start and end of each supervision within the cut."""
+    """Return start and end of each supervision within the cut."""
     times, before = [], 0.0
     for own in supervisions:
         start, length = own["start"], own["duration"]
@@ -74,7 +77,7 @@ def _times(supervisions: list[dict[str, Any]], duration: float) -> list[list[flo
 def _source(cut: dict[str, Any], root: Path) -> Source:
     recording = cut.get("recording")
     if not isinstance(recording, dict):
-        raise ValueError("has no recording; cuts of features alone have no audio")
+        raise ValueError("the cut has no recording; a cut of features alone has no audio")
     if recording.get("transforms"):
         raise ValueError("the recording has transforms, which are not applied; save the audio")
     channel, sources = cut["channel"], recording["sources"]

@@ -1,10 +1,11 @@
 """Datasets of moshi-finetune (https://github.com/kyutai-labs/moshi-finetune).
 
-    {"path": "data_stereo/a.wav", "duration": 24.52}          DATA.jsonl, paths beside it
+    {"path": "data_stereo/a.wav", "duration": 24.52}          DATA.jsonl; paths start at its folder
     {"alignments": [["Hello,", [0.1, 0.4], "SPEAKER_MAIN"]]}  data_stereo/a.json
 
-Stereo: the left channel is Moshi, whose words the alignments have; the right one is the user and is
-not read. Sentences end with a word that ends with a full stop, a question or exclamation mark.
+The audio is stereo: the left channel is Moshi, whose words are listed under `alignments`; the right
+one is the user and is not read. A sentence ends with a word that ends with a full stop, a question
+or exclamation mark.
 """
 
 import re
@@ -23,7 +24,10 @@ ENDS_SENTENCE = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*\s*$")
 
 
 def read_moshi(paths: Sequence[str | Path], root: Path | None) -> Iterator[Piece]:
-    """A document of each line; ValueError names the line or the `.json`."""
+    """Yield a piece, a document, for each line; ValueError names the line or the `.json`.
+
+    root: folder in which paths start; the folder of the list when None.
+    """
     for path in check_files(paths, "moshi-finetune"):
         for where, record in read_records([path]):
             name, duration = record.get("path"), record.get("duration")
@@ -42,7 +46,7 @@ def read_moshi(paths: Sequence[str | Path], root: Path | None) -> Iterator[Piece
 
 
 def _read_words(path: Path) -> list[tuple[str, float, float]]:
-    """Word, start and end of Moshi's words."""
+    """Return word, start and end of Moshi's words."""
     try:
         content = decode_json(path.read_bytes())
         words = content["alignments"]
@@ -69,10 +73,10 @@ def _word(index: int, entry: Any) -> tuple[str, float, float]:
 def _sentences(
     audio: Path, words: list[tuple[str, float, float]], duration: float
 ) -> tuple[Span, ...]:
-    """A span from the first to the last word of each sentence.
+    """Return the spans of sentences, each from its first to its last word.
 
-    Whisper's times overlap now and then: a sentence starts where the last ended, and one of which
-    nothing is left goes to the one before.
+    Whisper's times sometimes overlap: a sentence starts at the earliest where the last ended, and
+    one that is over by then joins the last.
     """
     if not words:
         raise ValueError(f"no words of {SPEAKER}, so no sentences")

@@ -1,10 +1,10 @@
-"""WebDataset tars of audio: members that share a name up to its first dot are a sample.
+"""WebDataset tars of audio: a sample is the members that share a name up to its first dot.
 
     0001/v07.flac   the audio: .wav, .flac, .mp3, .ogg or .opus
-    0001/v07.json   optional {"key": "0001", "lang": "fr", "sentence": 0}, other fields are ignored
-    0001/v07.txt    anything else is ignored
+    0001/v07.json   optional {"key": "0001", "lang": "fr", "sentence": 0}; other fields are ignored
+    0001/v07.txt    other members are ignored
 
-Nothing is unpacked: members are read where they are in the tar, which must not be compressed.
+Nothing is unpacked: audio is read from its place in the tar, which must not be compressed.
 """
 
 import tarfile
@@ -25,7 +25,7 @@ MAX_JSON_BYTES = 1 << 24
 
 @dataclass
 class _Sample:
-    """Members of one name."""
+    """The audio and the fields of the members of one name."""
 
     name: str
     audio: list[TarMember] = field(default_factory=list)
@@ -33,7 +33,7 @@ class _Sample:
 
 
 def read_webdataset(paths: Sequence[str | Path]) -> Iterator[Piece]:
-    """A piece of each sample; ValueError names the tar and the member."""
+    """Yield a piece for each sample; ValueError names the tar and the member."""
     files = check_files(paths, "tar")
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="list", disable=None) as bar:
@@ -59,7 +59,7 @@ def _piece(sample: _Sample, where: str) -> Piece:
             raise ValueError(f"{name} is {fields[name]!r}, expected text")
     sentence = fields.get("sentence")
     if sentence is not None and (type(sentence) is not int or sentence < 0):
-        raise ValueError(f"sentence is {sentence!r}, expected a number")
+        raise ValueError(f"sentence is {sentence!r}, expected an integer of at least 0")
     key = fields.get("key", sample.name)
     return Piece(audio.name, key, spans, where, fields.get("lang", ""), sentence)
 
@@ -90,7 +90,7 @@ def _samples(path: Path, bar: tqdm) -> Iterator[_Sample]:
 
 
 def _check_member(path: Path, member: tarfile.TarInfo) -> None:
-    """Refuse what is no plain file within the folder, though nothing is unpacked."""
+    """Refuse all but plain files and folders within the tar, though nothing is unpacked."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"{path}: member {member.name!r} leaves the folder; write the tar again")
@@ -101,7 +101,7 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Name of the sample, up to the first dot of the file's name, and the last ending."""
+    """Return the sample's name, up to the first dot of the file's name, and the last ending."""
     folder, _, file = name.rpartition("/")
     first, _, endings = file.partition(".")
     return f"{folder}/{first}".lstrip("/"), endings.rpartition(".")[2].lower()
@@ -109,7 +109,10 @@ def _split(name: str) -> tuple[str, str]:
 
 def _read_json(path: Path, member: tarfile.TarInfo, file: Any) -> dict[str, Any]:
     if member.size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: member {member.name!r} has {member.size} bytes of JSON")
+        raise ValueError(
+            f"{path}: member {member.name!r} has {member.size} bytes, expected at most "
+            f"{MAX_JSON_BYTES} of JSON"
+        )
     file.seek(member.offset_data)
     try:
         content = decode_json(file.read(member.size))

@@ -298,9 +298,9 @@ REASONS = {
     "silent": r"silent\.wav: a silent sentence \(all zero",
     "quiet": r"quiet\.wav: a silent sentence \(-\d\d dB at most",
     "none": r"none\.wav: cannot be read \(No such file",
-    "short": r"good\.wav: a sentence of 0\.050 s, at least 0\.08 s",
-    "long": r"good\.wav: 1\.90 s from 0 s on, at most 1\.5 s",
-    "late": r"good\.wav: (4\.00 s from|ends at 2\.00 s, a sentence at 5 s)",
+    "short": r"good\.wav: a sentence of 0\.050 s, expected at least 0\.08 s",
+    "long": r"good\.wav: 1\.90 s after 0 s, expected at most 1\.5 s",
+    "late": r"good\.wav: (4\.00 s after|ends at 2\.00 s, a sentence at 5 s)",
 }
 
 

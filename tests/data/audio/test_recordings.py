@@ -80,7 +80,11 @@ def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
         ([row(sentences=[[0]])], r"m.jsonl:1: sentence 0 is \[0\]"),
         ([row(sentences=[[0, "1"]])], r"m.jsonl:1: sentence 0 is \[0, '1'\]"),
         ([row(sentences=[[0, 1e999]])], "m.jsonl:1: sentence 0 is"),
-        ([row(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* expected \[start, end\]"),
+        ([row(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* in seconds, both at least 0"),
+        (
+            [row(sentences=[[0, 10**400]])],
+            "m.jsonl:1: sentence 0 is .* in seconds, both at least 0",
+        ),
         (
             [row(sentences=[[0, 2], [1, 3]])],
             "m.jsonl:1: sentence 1 .* expected a start of at least 2 and",

@@ -123,7 +123,7 @@ def test_what_cannot_be_chosen_from_is_an_error(
     with pytest.raises(ValueError, match="en/k has 2 sentences, its translation fr/k has 1"):
         choose_voices(voices / "uneven", Means(), 0.9, out)
     write_voice(voices / "english", {"en": [0.1]})
-    with pytest.raises(ValueError, match="no key is there in two languages"):
+    with pytest.raises(ValueError, match="no key has recordings in two languages"):
         choose_voices(voices / "english", Means(), 0.9, out)
     assert not out.exists()
     for name in ("speaker", "json:nothing", "nowhere:build"):
