@@ -117,7 +117,7 @@ def test_what_cannot_be_chosen_from_is_an_error(
     assert "0.622" in str(error.value), "the scores are not lost"
     with pytest.raises(ValueError, match=r"recordings\.jsonl:1: en/k has a silent sentence"):
         choose_voices(voices, Silent(), 0.9, out)
-    with pytest.raises(ValueError, match="no voices, expected folders"):
+    with pytest.raises(ValueError, match="no voices, expected a folder with recordings"):
         choose_voices(tmp_path / "nothing", Means(), 0.9, out)
     write_voice(voices / "uneven", {"en": [0.1, 0.2], "fr": [0.1]})
     with pytest.raises(ValueError, match="en/k has 2 sentences, its translation fr/k has 1"):
