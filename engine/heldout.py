@@ -47,8 +47,7 @@ def _mean_loss(
     for first in range(0, plan.num_rows, micro_rows * ranks.world_size):
         packed = plan.fill(first + ranks.rank * micro_rows, micro_rows)
         batch = to_device(packed, ranks.device, packing.mask_documents)
-        T = batch.tokens.shape[1]
-        _, losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, T)
+        _, losses = engine(batch.tokens, batch.labels, batch.cu_seqlens)
         num_languages = len(plan.languages)
         totals[0] += sum_by_language(losses, batch.languages, num_languages).sum()
         totals[1] += count_targets(batch, num_languages).sum()

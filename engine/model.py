@@ -61,21 +61,19 @@ class Transformer(nn.Module):
         tokens: torch.Tensor,
         labels: torch.Tensor | None = None,
         cu_seqlens: torch.Tensor | None = None,
-        max_seqlen: int | None = None,
         scale: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """The loss to train on and the losses of the labels; without labels the logits.
 
         tokens: (B, T) int64; labels: (B, T) int64, -100 where nothing is to be predicted (loss 0).
-        cu_seqlens, max_seqlen: the document mask, as `kernels.attention` takes it. scale: () fp32,
-        1 where it is None.
+        cu_seqlens: the document mask, as in `kernels.attention`. scale: () fp32, 1 by default.
         Returns (loss, losses): () fp32, scale times the sum of the losses; (B, T) fp32 in nats,
         which have no gradient. Or the logits, (B, T, vocab_used).
         """
         tables = self._rope_tables(tokens)
         branch, residual = self.embedding(tokens), None
         for layer in self.layers:
-            branch, residual = layer(branch, residual, tables, cu_seqlens, max_seqlen)
+            branch, residual = layer(branch, residual, tables, cu_seqlens)
         hidden, _ = self.norm(branch, residual)
         tied = self.config.tie_embeddings
         weight = self.embedding.weight if tied else self.head.weight
@@ -94,7 +92,7 @@ class Transformer(nn.Module):
         branch, residual = self.embedding(tokens), None
         states = [branch]
         for layer in self.layers:
-            branch, residual = layer(branch, residual, tables, None, None)
+            branch, residual = layer(branch, residual, tables, None)
             states.append(branch + residual)
         states[-1], _ = self.norm(branch, residual)
         return tuple(states)
@@ -157,14 +155,13 @@ class Block(nn.Module):
         residual: torch.Tensor | None,
         tables: Tables,
         cu_seqlens: torch.Tensor | None,
-        max_seqlen: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the last layer's output, not yet added to the residual, and return this layer's so.
 
         branch, residual: (B, T, D). The addition is left to the next norm, which reads both anyway.
         """
         x, residual = self.attention_norm(branch, residual)
-        x = self._attend(self.qkv_proj(x), tables, cu_seqlens, max_seqlen)
+        x = self._attend(self.qkv_proj(x), tables, cu_seqlens)
         x, residual = self.mlp_norm(self.o_proj(x), residual)
         return self.down_proj(self.gate_up_proj(x)), cast(torch.Tensor, residual)
 
@@ -173,11 +170,10 @@ class Block(nn.Module):
         qkv: torch.Tensor,
         tables: Tables,
         cu_seqlens: torch.Tensor | None,
-        max_seqlen: int | None,
     ) -> torch.Tensor:
         H, Hkv = self.num_heads, self.num_kv_heads
         q, k, v = rope_qkv(qkv.flatten(0, 1), *tables, H, Hkv)
-        y = self.attend(q, k, v, qkv.shape[1], cu_seqlens, max_seqlen)
+        y = self.attend(q, k, v, qkv.shape[1], cu_seqlens)
         return y.view(*qkv.shape[:2], -1)
 
 

@@ -73,8 +73,7 @@ def train_step(
     losses = torch.zeros(num_languages, dtype=torch.float64, device=ranks.device)
     grad_norm = math.nan
     for position, batch in enumerate(micro_batches):
-        T = batch.tokens.shape[1]
-        loss, token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, T, scale)
+        loss, token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, scale)
         # DeepSpeed 0.19.8 divides the gradient of a model's output by the number of micro-batches
         # before it learns that it should not; of what is computed from the output it does not.
         engine.backward(loss.clone(), scale_wrt_gas=False)

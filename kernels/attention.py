@@ -26,13 +26,8 @@ class Attend(Protocol):
         v: torch.Tensor,
         row_length: int,
         cu_seqlens: torch.Tensor | None = None,
-        max_seqlen: int | None = None,
     ) -> torch.Tensor:
-        """Attend within rows, or within the documents of cu_seqlens: (N, H, K), in q's dtype.
-
-        max_seqlen: the longest document as a host integer, row_length if not given; a smaller one
-        saves some backends work.
-        """
+        """Attend within rows, or within the documents of cu_seqlens: (N, H, K), in q's dtype."""
         ...
 
 
@@ -42,7 +37,6 @@ def attention(
     v: torch.Tensor,
     row_length: int,
     cu_seqlens: torch.Tensor | None = None,
-    max_seqlen: int | None = None,  # noqa: ARG001
 ) -> torch.Tensor:
     """Attend by PyTorch: cuDNN or FlashAttention for rows on a GPU; a (T, T) mask of documents."""
     rows = [x.unflatten(0, (-1, row_length)).transpose(1, 2) for x in (q, k, v)]

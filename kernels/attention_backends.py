@@ -140,7 +140,7 @@ def _triton(setting: Setting) -> tuple[str, Attend]:
         raise UnavailableError(
             f"triton needs model.head_dim of {HEAD_DIMS}, this is {setting.head_dim}"
         )
-    return importlib.metadata.version("triton"), _attend_triton
+    return importlib.metadata.version("triton"), flash_attention
 
 
 BACKENDS: dict[str, Callable[[Setting], tuple[str, Attend]]] = {
@@ -208,14 +208,12 @@ def _of_package(package: ModuleType, setting: Setting) -> Attend:
         v: torch.Tensor,
         row_length: int,
         cu_seqlens: torch.Tensor | None = None,
-        max_seqlen: int | None = None,
     ) -> torch.Tensor:
         if cu_seqlens is None:
             rows = (x.unflatten(0, (-1, row_length)) for x in (q, k, v))
             return _first(dense(*rows, **options)).flatten(0, 1)
-        longest = max_seqlen or row_length
         offsets: dict[str, Any] = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens}
-        offsets |= {"max_seqlen_q": longest, "max_seqlen_k": longest}
+        offsets |= {"max_seqlen_q": row_length, "max_seqlen_k": row_length}
         return _first(varlen(q, k, v, **offsets, **options))
 
     return attend
@@ -233,7 +231,6 @@ def _attend_varlen(
     v: torch.Tensor,
     row_length: int,
     cu_seqlens: torch.Tensor | None = None,
-    max_seqlen: int | None = None,
 ) -> torch.Tensor:
     """Attend by torch's varlen_attn, which is deterministic where torch is told to be."""
     options: dict[str, Any] = {"window_size": (-1, 0)}  # nothing ahead: causal
@@ -244,18 +241,4 @@ def _attend_varlen(
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     if cu_seqlens is None:
         cu_seqlens = torch.arange(0, len(q) + 1, row_length, dtype=torch.int32, device=q.device)
-        max_seqlen = row_length
-    longest = max_seqlen or row_length
-    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **options)
-
-
-def _attend_triton(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    row_length: int,
-    cu_seqlens: torch.Tensor | None = None,
-    max_seqlen: int | None = None,  # noqa: ARG001
-) -> torch.Tensor:
-    """Attend by `flash_attention`; its tiles follow the documents, whatever the longest one is."""
-    return flash_attention(q, k, v, row_length, cu_seqlens)
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, row_length, row_length, **options)

@@ -153,7 +153,7 @@ def test_document_mask_gives_each_document_the_logits_it_has_alone():
     tokens = random_tokens()
     T = tokens.shape[1]
     cuts = [0, 1, 13, T, T, 2 * T, 2 * T + 20, 3 * T]  # length 1, an empty one, a row of its own
-    logits = model(tokens, cu_seqlens=torch.tensor(cuts, dtype=torch.int32), max_seqlen=T)
+    logits = model(tokens, cu_seqlens=torch.tensor(cuts, dtype=torch.int32))
     for start, stop in itertools.pairwise(cuts):
         if start < stop:
             alone = model(tokens.flatten()[None, start:stop])[0]

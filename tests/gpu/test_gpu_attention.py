@@ -101,21 +101,6 @@ def test_a_deterministic_attention_gives_the_same_bits_again(name: str, document
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_a_smaller_bound_of_the_documents_changes_nothing(name: str):
-    attend = backend(name, torch.bfloat16, True, True)
-    leaves = [x.cuda().bfloat16().requires_grad_() for x in inputs(394, QWEN)]
-    results = [
-        outputs_and_gradients(
-            partial(attend, row_length=197, cu_seqlens=offsets(ODD_CUTS), max_seqlen=longest),
-            leaves,
-        )
-        for longest in (None, 163)
-    ]
-    for tight, loose in zip(*results, strict=True):
-        torch.testing.assert_close(tight, loose)
-
-
-@pytest.mark.parametrize("name", BACKENDS)
 def test_no_document_sees_another(name: str):
     attend = backend(name, torch.bfloat16, True, True)
     function = partial(attend, row_length=197, cu_seqlens=offsets(ODD_CUTS))

@@ -6,7 +6,7 @@ import torch
 from tresse.engine.model import Block, Transformer
 from tresse.engine.run.config import ModelConfig
 from tresse.kernels.attention import Attend, attention
-from tresse.kernels.attention_backends import _attend_triton
+from tresse.kernels.flash_attention import flash_attention
 from tresse.kernels.rope import rope_tables
 
 NUM_STEPS = 20
@@ -21,7 +21,7 @@ MODEL = ModelConfig(
     intermediate_size=208,
     qkv_bias=True,
 )
-ATTENTION = {"sdpa": attention, "triton": _attend_triton}
+ATTENTION = {"sdpa": attention, "triton": flash_attention}
 
 
 def rows_of(step: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +49,7 @@ def train(
     for step in range(NUM_STEPS):
         tokens, labels = rows_of(step, device)
         scale = 1 / (labels != -100).sum().float()
-        loss, _ = model(tokens, labels, cu_seqlens, T, scale)
+        loss, _ = model(tokens, labels, cu_seqlens, scale)
         loss.backward()
         for master, parameter in zip(masters, model.parameters(), strict=True):
             assert parameter.grad is not None

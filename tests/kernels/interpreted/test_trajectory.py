@@ -50,10 +50,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def attend_by_kernel(q, k, v, row_length, cu_seqlens=None, max_seqlen=None) -> torch.Tensor:  # noqa: ARG001
-    return flash_attention(q, k, v, row_length, cu_seqlens)
-
-
 def rows_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Counting from anywhere: inputs and labels, of which some do not count."""
     start = torch.randint(0, VOCAB, (B, 1), generator=torch.Generator().manual_seed(step))
@@ -92,7 +88,7 @@ def train(attend: Attend, by_kernels: bool) -> tuple[list[float], dict[str, torc
 def test_ten_steps_by_kernels_are_those_of_pytorch(request: pytest.FixtureRequest):
     expected_losses, expected = train(attention, by_kernels=False)
     calls = request.getfixturevalue("calls")
-    losses, weights = train(attend_by_kernel, by_kernels=True)
+    losses, weights = train(flash_attention, by_kernels=True)
     assert calls == {
         "add_rmsnorm": (2 * MODEL.num_layers + 1) * NUM_STEPS,
         "rope_qkv": MODEL.num_layers * NUM_STEPS,
