@@ -24,9 +24,10 @@ from tresse.bench.rows import quantiles, write_rows
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
+from tresse.engine.metrics import read_metrics
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.run.run_folder import Row, read_metrics, write_config
+from tresse.engine.run.run_folder import Record, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("recipe", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")
@@ -95,14 +96,14 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
     }
 
 
-def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Row]:
+def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Record]:
     """Run a training and return what it logged; it ends there and writes no checkpoint.
 
     That of 1B parameters has 12 GB, which can take longer than the steps.
     """
     at_once = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"}  # the launcher would wait 30 s
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=at_once) as process:
-        logged: list[Row] = []
+        logged: list[Record] = []
         while len(logged) < num_steps and process.poll() is None:
             time.sleep(0.1)
             logged = [row for row in read_metrics(run_dir) if "loss" in row]

@@ -1,8 +1,8 @@
-"""Rows of the packer as tensors on the device: inputs, labels, and what the model needs to mask.
+"""Packed rows as tensors on the device: inputs, labels and the document mask.
 
-B rows, T tokens in a row. A batch that was filled on the host crosses to the device in the shards'
-16 bits and is widened there; of copies only the list crosses, and the tokens come from a pool in
-device memory. Both give the same bits.
+B rows, T tokens in a row. A batch that was packed on the host is copied to the device in the
+shards' 16 or 32 bits and widened there. Of rows that are packed on the device only the list of
+copies crosses; the tokens come from a pool in device memory. Both ways give the same bits.
 """
 
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ from tresse.data.store.corpus import Corpus
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 from tresse.kernels.gather import gather_rows
 
-CUTS = 256
-SLICE_TOKENS = 1 << 24
+CUTS = 256  # length of cu_seqlens, rounded up to a multiple of it
+SLICE_TOKENS = 1 << 24  # tokens copied to the pool at once
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
-    """A micro-batch as the model takes it."""
+    """A micro-batch in the form that the model takes."""
 
     tokens: Tensor
     """(B, T) int64."""
     labels: Tensor
-    """(B, T) int64, the next token; IGNORE_INDEX where it does not count."""
+    """(B, T) int64: the next tokens; IGNORE_INDEX where there is no target."""
     languages: Tensor
-    """(B, T) uint8, the language of each label."""
+    """(B, T) uint8: the language of each label."""
     cu_seqlens: Tensor | None
-    """(num_documents + 1,) int32 over the flattened tokens, if documents are masked; filled up
-    with documents of length zero."""
+    """(num_documents + 1,) int32: offsets of the documents in the flattened tokens, with empty
+    documents at the end; None if documents are not masked."""
 
 
 def to_device(
@@ -44,7 +44,7 @@ def to_device(
     mask_documents: bool,
     pool: Tensor | None = None,
 ) -> DeviceBatch:
-    """Bring a batch to the device and shift its labels; copies are made from the pool there."""
+    """Copy a batch to the device, or pack it there from the pool; shift and mask the labels."""
     num_valid = _copy(batch.num_valid, device)
     cu_seqlens = _copy(_padded(batch.cu_seqlens), device) if mask_documents else None
     if isinstance(batch, Copies):
@@ -59,15 +59,15 @@ def to_device(
 
 
 def upload_pool(corpus: Corpus, device: torch.device, *, show_progress: bool = False) -> Tensor:
-    """Copy the tokens to the device: (size,) uint16 or uint32, in the order that `Copies` names.
+    """Copy a corpus' tokens to the device: (size,) uint16 or uint32, in the order of `Copies`.
 
-    Raises ValueError if the device has not that much memory free.
+    Raises ValueError if they need more memory than the device has free.
     """
     shards = [shard.tokens for name in corpus.languages for shard in corpus.shards[name]]
     size, dtype = sum(tokens.size for tokens in shards), shards[0].dtype
     _check_fits(size, dtype.itemsize, device)
     pool = torch.empty(size, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
-    # Shards are mapped read-only, which torch warns of; and page-locked memory crosses faster.
+    # The staging buffer avoids torch's warning about read-only shards; page-locked, it is faster.
     pin = device.type == "cuda"
     staging = torch.empty(min(size, SLICE_TOKENS), dtype=pool.dtype, pin_memory=pin)
     total, start = size * dtype.itemsize, 0
@@ -84,13 +84,13 @@ def upload_pool(corpus: Corpus, device: torch.device, *, show_progress: bool = F
 
 
 def pinned(shape: Any, dtype: Any) -> np.ndarray:
-    """Allocate page-locked memory like `numpy.empty`, so that copies to the GPU run beside it."""
+    """Allocate page-locked memory like `numpy.empty`: its copies to the GPU are asynchronous."""
     torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
     return torch.empty(shape, dtype=torch_dtype, pin_memory=True).numpy()
 
 
 def _padded(cu_seqlens: np.ndarray) -> np.ndarray:
-    """Repeat the last offset up to a multiple of CUTS, as every new length compiles anew."""
+    """Repeat the last offset up to a multiple of CUTS: every new length compiles another graph."""
     return np.pad(cu_seqlens, (0, -len(cu_seqlens) % CUTS), mode="edge")
 
 
@@ -99,13 +99,13 @@ def _copy(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _labels(tokens: Tensor, num_valid: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Shift the tokens (B, T + 1) and mask what lies past num_valid or starts a document."""
+    """Shift the tokens, (B, T + 1); mask labels past num_valid and labels that start a document."""
     T = tokens.shape[1] - 1
     labels = tokens[:, 1:].clone()
     labels[torch.arange(T, device=tokens.device) >= num_valid[:, None]] = IGNORE_INDEX
     if cu_seqlens is not None:
         cuts = cu_seqlens[1:-1].long()
-        within_row = cuts % T != 0  # a cut between rows separates no label from its token
+        within_row = cuts % T != 0  # a cut between rows lies after the last label
         flat = labels.view(-1)
         flat[cuts - 1] = torch.where(within_row, IGNORE_INDEX, flat[cuts - 1])
     return labels
@@ -127,5 +127,5 @@ def _check_fits(size: int, token_bytes: int, device: torch.device) -> None:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Memory of a GPU that nobody has; of a CPU it is not asked."""
+    """Return the free memory of a GPU in bytes; None on a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

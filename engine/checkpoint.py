@@ -1,12 +1,11 @@
-"""Checkpoints: the training state in full, independent of rank count and ZeRO stage, no pickle.
+"""Checkpoints: the whole training state, independent of rank count and ZeRO level, without pickle.
 
     STAGE/step-00000200/model-00001-of-00002.safetensors      fp32 weights under HF names
                         optimizer-00001-of-00002.safetensors  fp32 exp_avg.NAME, exp_avg_sq.NAME
                         state.json                            counters, corpus, config, file hashes
-    STAGE/latest                                              name of the newest checkpoint
 
-Every rank writes the parameters of its share. The folder is complete or it has another name: it is
-written as step-N.tmp, synced and renamed.
+Every rank writes its share of the parameters. A checkpoint is written as step-N.tmp, synced and
+renamed, so a folder without .tmp is complete.
 """
 
 import json
@@ -15,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -27,50 +26,47 @@ from tresse.data.packing.settings import Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.engine.hugging_face import join_parameter, to_hf
-from tresse.engine.model import Transformer
+from tresse.engine.hugging_face import export, join_parameter, to_hf
+from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import from_json
+from tresse.engine.run.run_folder import Record, from_json
 from tresse.engine.sharding import MOMENTS, Engine, full_state
+from tresse.kernels.attention import Attend, attention
 
 FORMAT = "tresse.checkpoint"
 VERSION = 1
 
-State = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) -> Path:
+def save(folder: Path, engine: Engine, state: Record, keep: int, ranks: Ranks) -> None:
     """Write the checkpoint of `state["step"]` into a stage's folder; a collective.
 
-    state: JSON values; format, version and the files' hashes are added. Once it is complete, all
-    but it and the `keep` - 1 before it are removed. Returns its folder.
+    state: JSON values; format, version and the files' hashes are added. When the checkpoint is
+    complete, all others but the `keep` - 1 before it are removed.
     """
     final = folder / f"step-{state['step']:08d}"
     temporary = final.with_name(final.name + ".tmp")
     if ranks.is_first:
-        if final.exists():  # broken, or the run would have gone on from it
+        if final.exists():  # a broken one: otherwise the run would have resumed from it
             _remove(final)
         for leftover in folder.glob("step-*.tmp"):
             shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
     ranks.barrier()
-    files = _write_share(temporary, engine, ranks)
-    shares = ranks.gather(files)
+    shares = ranks.gather(_write_share(temporary, engine, ranks))
     if ranks.is_first:
         state = state | {"format": FORMAT, "version": VERSION}
         state["files"] = {name: entry for share in shares for name, entry in share.items()}
         write_text(temporary / "state.json", json.dumps(state, indent=2) + "\n")
         sync_folder(temporary)
         commit(temporary, final)
-        write_text(folder / "latest", final.name + "\n")
         _prune(folder, final, keep)
     ranks.barrier()
-    return final
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a stage that verifies; name the broken ones and skip them."""
+    """Return the newest checkpoint of a stage that verifies; warn of each broken one."""
     for path in _all(folder):
         fault = find_fault(path)
         if fault is None:
@@ -80,12 +76,12 @@ def newest(folder: Path) -> Path | None:
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether a stage's folder has any checkpoint; none is verified."""
+    """Return whether a stage's folder has any checkpoint, verified or not."""
     return bool(_all(folder))
 
 
 def find_fault(path: Path) -> str | None:
-    """Check a checkpoint's files against the sizes and hashes it was written with."""
+    """Check a checkpoint's files against the sizes and hashes in its state.json."""
     try:
         state = json.loads((path / "state.json").read_bytes())
         expected = state["files"]
@@ -104,11 +100,11 @@ def find_fault(path: Path) -> str | None:
 
 
 class Checkpoint:
-    """A complete checkpoint, its tensors read as they are asked for."""
+    """A complete checkpoint; a tensor is read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state: State = json.loads((path / "state.json").read_bytes())
+        self.state: Record = json.loads((path / "state.json").read_bytes())
         self.config = from_json(self.state["config"])
         self.vocabulary = Vocabulary(**self.state["vocabulary"])
         self.tokenizer = Tokenizer(**self.state["tokenizer"])
@@ -122,7 +118,7 @@ class Checkpoint:
             )
 
     def weight(self, name: str, model: Transformer) -> Tensor:
-        """One parameter's fp32 value, under the model's own name."""
+        """Return the fp32 value of a parameter; name: the model's own."""
         return self._joined(name, model, "")
 
     def load_into(self, model: Transformer) -> None:
@@ -132,7 +128,7 @@ class Checkpoint:
                 parameter.copy_(self.weight(name, model))
 
     def training_state(self, name: str, model: Transformer) -> dict[str, Tensor]:
-        """One parameter's weight and moments, as `sharding.set_full_state` takes them."""
+        """Return a parameter's weight and moments, as `sharding.set_full_state` takes them."""
         moments = {key: self._joined(name, model, f"{key}.") for key in MOMENTS}
         return {"weight": self.weight(name, model)} | moments
 
@@ -153,7 +149,47 @@ class Checkpoint:
         return {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
 
-def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, State]:
+def open_finished(folder: Path) -> Checkpoint:
+    """Return the checkpoint at the end of the stage in a folder; ValueError if there is none."""
+    path = newest(folder)
+    checkpoint = Checkpoint(path) if path else None
+    if checkpoint is None or not checkpoint.state["finished"]:
+        raise ValueError(f"{folder}: no finished stage; expected the folder RUN/STAGE of one")
+    return checkpoint
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    attend: Attend = attention,
+) -> Transformer:
+    """Build the whole model on one device, with the checkpoint's weights."""
+    vocabulary = checkpoint.vocabulary
+    model = Transformer(checkpoint.config.model, vocabulary.width, vocabulary.num_used, attend)
+    checkpoint.load_into(model)
+    return model.to(device, dtype).eval()
+
+
+def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> None:
+    """Write the final weights of RUN/STAGE as a folder that transformers loads."""
+    checkpoint = open_finished(folder)
+    model = load_model(checkpoint, torch.float32, torch.device("cpu"))
+    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
+    specials = vocabulary.specials(packing)
+    export(
+        dict(model.named_parameters()),
+        checkpoint.config.model,
+        out,
+        DTYPES[dtype],
+        vocab_used=vocabulary.num_used,
+        max_positions=packing.row_length,
+        eos=specials.eos,
+        bos=specials.bos,
+    )
+
+
+def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, Record]:
     """Write this rank's share of the parameters; return its files' sizes and hashes."""
     model, moments = {}, {}
     for name, tensors in _share(engine, ranks):
@@ -182,7 +218,7 @@ def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, dict[str, Tensor
 
 
 def _prune(folder: Path, written: Path, keep: int) -> None:
-    """Remove old checkpoints, and newer ones, which are broken: the run did not go on from them."""
+    """Remove old checkpoints, and newer ones: those are broken, as the run did not use them."""
     checkpoints = _all(folder)
     position = checkpoints.index(written)
     for path in checkpoints[:position] + checkpoints[position + keep :]:
@@ -190,12 +226,12 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint under another name, so that half of one is never taken for one."""
+    """Rename a checkpoint before it is removed, so that a half of it never looks complete."""
     temporary = path.with_name(path.name + ".tmp")
     path.rename(temporary)
     shutil.rmtree(temporary)
 
 
 def _all(folder: Path) -> list[Path]:
-    """All complete checkpoints of a stage, newest first."""
+    """Return all complete checkpoints of a stage, newest first."""
     return sorted((p for p in folder.glob("step-*") if p.suffix != ".tmp"), reverse=True)

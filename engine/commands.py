@@ -1,4 +1,4 @@
-"""The console script `tresse`: each verb a thin face of a function.
+"""The console script `tresse`: each verb calls one function of the engine or of data.
 
 A verb imports what it needs when it is called, so that `tresse --help` answers at once.
 """
@@ -35,7 +35,10 @@ def main() -> None:
 
 
 def exec_torchrun(arguments: list[str]) -> None:
-    """Become torchrun on engine/train.py; what stands before RECIPE or `--` is torchrun's."""
+    """Replace this process by torchrun on engine/train.py.
+
+    Arguments before RECIPE or `--` are options of torchrun.
+    """
     from tresse.engine.run.recipe_file import SUFFIX
     from tresse.engine.run.recipes import RECIPES
 
@@ -54,12 +57,12 @@ def exec_torchrun(arguments: list[str]) -> None:
 
 @app.command(name="train")
 def _train() -> None:
-    """Train a recipe's stages: `tresse train [TORCHRUN OPTIONS] RECIPE|FILE.json [--field ...]`."""
+    """Train the stages of a recipe: `tresse train [TORCHRUN OPTIONS] RECIPE [--field ...]`."""
 
 
 @app.command(name="prepare")
 def _prepare() -> None:
-    """Make a corpus: `tresse prepare manifest FILES --out CORPUS`."""
+    """Write a corpus: `tresse prepare manifest FILES --out CORPUS`."""
 
 
 @app.command
@@ -70,12 +73,13 @@ def inspect(
     document: str | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Describe a corpus: sizes, lengths, translations, how its units are used.
+    """Describe a corpus: sizes, lengths, translations and the use of its units.
 
     Args:
         corpus: Folder of the corpus.
-        document: Show the sentences of the documents with this key instead, side by side.
-        plot: PNG to draw lengths and the use of units in; must not exist. Needs matplotlib.
+        document: Key of a document; show its sentences in all languages, side by side, instead.
+        plot: PNG file to write with plots of lengths and of the use of units; must not exist.
+            Needs matplotlib.
     """
     from tresse.data.store.corpus import Corpus
     from tresse.data.store.inspection import (
@@ -87,7 +91,7 @@ def inspect(
     )
 
     if document is not None and plot is not None:
-        raise ValueError("--document shows one document and --plot draws all; give one of them")
+        raise ValueError("--document shows one document, --plot draws all of them; give one flag")
     opened = Corpus.open(corpus)
     if document is not None:
         print(show_document(opened, document, shutil.get_terminal_size().columns))
@@ -102,7 +106,7 @@ def inspect(
 
 @app.command
 def verify(corpus: Annotated[Path, Argument]) -> None:
-    """Check every hash and every token of a corpus.
+    """Check every file and every token of a corpus against its hashes and bounds.
 
     Args:
         corpus: Folder of the corpus.
@@ -120,13 +124,13 @@ def merge(
     out: Path,
     skip_misaligned: bool = False,
 ) -> None:
-    """Join corpora into one that shares their shards' bytes.
+    """Merge corpora into a new one that shares their shards' bytes on disk.
 
     Args:
         corpora: Folders of the corpora.
-        out: Folder of the new corpus; must not exist, or be empty.
-        skip_misaligned: Leave out keys whose documents differ in their number of sentences; the
-            shards that had them are written anew.
+        out: Folder of the new corpus; must be new or empty.
+        skip_misaligned: Leave out keys whose translations differ in their number of sentences,
+            and write the shards that held them again. By default such a key is an error.
     """
     from tresse.data.store.corpus_writer import merge_corpora
     from tresse.data.store.inspection import describe
@@ -143,13 +147,14 @@ def export_units(
     format: Literal["jsonl", "slamkit"] = "jsonl",
     lang: tuple[str, ...] = (),
 ) -> None:
-    """Write the units of a corpus as JSON lines, ours or SlamKit's.
+    """Write the units of a corpus as JSON lines, in our format or SlamKit's.
 
     Args:
         corpus: Folder of the corpus.
         out: File to write; must not exist.
-        format: Our manifest, which `tresse prepare manifest` reads, or SlamKit's tokens.jsonl.
-        lang: Languages; all by default.
+        format: `jsonl`: our manifest, for `tresse prepare manifest`. `slamkit`: SlamKit's
+            tokens.jsonl.
+        lang: Languages to write; all by default.
     """
     from tresse.data.store.corpus import Corpus
     from tresse.data.store.export import EXPORTS, read_back
@@ -161,21 +166,21 @@ def export_units(
 
 @app.command
 def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> None:
-    """Score the final weights of a stage on a cloze corpus; under torchrun, on several GPUs.
+    """Score the final weights of a stage on a cloze corpus; use torchrun for several GPUs.
 
     Args:
-        stage: RUN/STAGE.
-        cloze: Folder of the corpus, items.jsonl in it.
-        out: Folder for scores.json and answers.jsonl; must not exist, or be empty.
+        stage: Folder RUN/STAGE of a finished stage.
+        cloze: Folder of the corpus, with its items.jsonl.
+        out: Folder to write scores.json and answers.jsonl to; must be new or empty.
     """
     from tresse.data.durable import check_vacant
     from tresse.data.store.corpus import Corpus
     from tresse.engine.attention import choose_attention
-    from tresse.engine.finished import open_finished
+    from tresse.engine.checkpoint import open_finished
     from tresse.engine.run.config import KernelsConfig
     from tresse.engine.run.ranks import join, leave
-    from tresse.engine.scoring.report import format_table, format_tables, read_row
-    from tresse.engine.scoring.score import read_questions
+    from tresse.engine.scoring.questions import read_questions
+    from tresse.engine.scoring.report import format_by_labels, format_scores, read_scores
     from tresse.engine.scoring.score import score as score_checkpoint
 
     check_vacant(out)
@@ -186,8 +191,8 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     attend = choose_attention(replace(checkpoint.config, kernels=KernelsConfig()), ranks)
     score_checkpoint(checkpoint, questions, None, out, ranks, attend)
     if ranks.is_first:
-        print(format_table([read_row(stage.name, out, checkpoint.config.score_by)]))
-        if tables := format_tables(out, checkpoint.config.score_by):
+        print(format_scores([read_scores(stage.name, out, checkpoint.config.score_by)]))
+        if tables := format_by_labels(out, checkpoint.config.score_by):
             print(f"\n{tables}\n")
         print(f"wrote {out}: scores.json, answers.jsonl")
     leave()
@@ -200,11 +205,11 @@ def export(
     """Write the final weights of a stage as a folder that transformers loads.
 
     Args:
-        stage: RUN/STAGE.
-        out: Folder to write; must not exist, or be empty.
+        stage: Folder RUN/STAGE of a finished stage.
+        out: Folder to write; must be new or empty.
         dtype: Precision of the weights in the file.
     """
-    from tresse.engine.finished import export_stage
+    from tresse.engine.checkpoint import export_stage
 
     export_stage(stage, out, dtype)
     print(f"wrote {out}: model.safetensors, config.json")

@@ -1,11 +1,11 @@
-"""What a token costs and what a device can do at best: the two numbers of model FLOPs utilisation.
+"""FLOPs of a token and peak of a device: the two numbers of model FLOPs utilisation (MFU).
 
     matmuls    6 N            N: weights of all projections and the head, not the embedding's lookup
     attention  12 L H K span  span: T with the full count, (T + 1) / 2 with the causal one
 
-Forward and backward, a multiply-add counted as two. Published utilisations mostly count attention
-in full (PaLM, nanoGPT), though causal kernels skip half of it; so both counts exist and a report
-names its own. Recomputation and the document mask change neither.
+This counts forward and backward, and a multiply-add as two. Most published utilisations count
+attention in full (PaLM, nanoGPT), though causal kernels skip half of it. So there are two counts,
+and a report names the one it uses. Recomputation and the document mask change neither.
 """
 
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from tresse.engine.run.config import ModelConfig
 
 # Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets (SXM: 989 also for the H200).
 BF16_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-# Cut-down chips or clocks under the same name.
+# Versions of these chips with fewer units or lower clocks.
 OTHER_PEAKS = {"PCIe", "NVL"}
 
 
@@ -22,13 +22,13 @@ class Flops(NamedTuple):
     """FLOPs to train on one token, forward and backward."""
 
     causal: float
-    """With the half of the attention scores that a causal mask leaves."""
+    """Count with the attention scores that a causal mask leaves, about half of them."""
     full: float
-    """With all attention scores."""
+    """Count with all attention scores."""
 
 
 def flops_per_token(config: ModelConfig, row_length: int, vocab_width: int) -> Flops:
-    """Count for rows of `row_length` tokens; vocab_width: columns of the logits, padded."""
+    """Count the FLOPs in rows of `row_length` tokens; vocab_width: columns of the padded logits."""
     D, K = config.hidden_size, config.head_dim
     qkv = D * (config.num_heads + 2 * config.num_kv_heads) * K
     out = config.num_heads * K * D
@@ -39,7 +39,7 @@ def flops_per_token(config: ModelConfig, row_length: int, vocab_width: int) -> F
 
 
 def peak_flops(device_name: str, precision: Literal["bf16", "fp32"]) -> float | None:
-    """Peak of a device in FLOP/s, or None where it is not known.
+    """Return the peak of a device in FLOP/s, or None if it is not known.
 
     device_name: as torch.cuda.get_device_name returns it, such as "NVIDIA H100 80GB HBM3".
     """

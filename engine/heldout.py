@@ -1,4 +1,4 @@
-"""Cross-entropy on held-out documents, per language, while a model trains."""
+"""The held-out loss: cross-entropy per language on documents that the model is not trained on."""
 
 import torch
 
@@ -10,11 +10,9 @@ from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding import Engine
 from tresse.engine.step import count_targets, sum_by_language
 
-Plans = dict[str, Plan]
 
-
-def plan_heldout(corpus: Corpus, packing: Packing) -> Plans:
-    """Plan one pass over each language's documents, in one order for the whole run."""
+def plan_heldout(corpus: Corpus, packing: Packing) -> dict[str, Plan]:
+    """Plan one pass over the documents of each language, in an order that never changes."""
     return {
         language: plan_rows(
             corpus,
@@ -30,23 +28,22 @@ def plan_heldout(corpus: Corpus, packing: Packing) -> Plans:
 
 @torch.no_grad()
 def heldout_losses(
-    engine: Engine, plans: Plans, packing: Packing, micro_rows: int, ranks: Ranks
+    engine: Engine, plans: dict[str, Plan], micro_rows: int, ranks: Ranks
 ) -> dict[str, float]:
-    """Mean cross-entropy in nats of each language's targets. A collective."""
+    """Return the mean cross-entropy of each language's targets, in nats; a collective."""
     engine.eval()
-    losses = {name: _mean_loss(engine, p, packing, micro_rows, ranks) for name, p in plans.items()}
+    losses = {name: _mean_loss(engine, plan, micro_rows, ranks) for name, plan in plans.items()}
     engine.train()
     return losses
 
 
-def _mean_loss(
-    engine: Engine, plan: Plan, packing: Packing, micro_rows: int, ranks: Ranks
-) -> float:
+def _mean_loss(engine: Engine, plan: Plan, micro_rows: int, ranks: Ranks) -> float:
     totals = torch.zeros(2, dtype=torch.float64, device=ranks.device)
-    # Every rank runs as many passes, on empty rows past the end: ZeRO-3 gathers weights in each.
+    # All ranks take the same number of passes, with empty rows past the end of the plan: in each
+    # pass ZeRO-3 gathers weights.
     for first in range(0, plan.num_rows, micro_rows * ranks.world_size):
         packed = plan.fill(first + ranks.rank * micro_rows, micro_rows)
-        batch = to_device(packed, ranks.device, packing.mask_documents)
+        batch = to_device(packed, ranks.device, plan.packing.mask_documents)
         _, losses = engine(batch.tokens, batch.labels, batch.cu_seqlens)
         num_languages = len(plan.languages)
         totals[0] += sum_by_language(losses, batch.languages, num_languages).sum()

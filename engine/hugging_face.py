@@ -1,8 +1,8 @@
 """Our tensors under the names of transformers, and back: checkpoints, exports, pretrained weights.
 
-transformers keeps q, k and v and gate and up apart, and has no padded vocabulary rows. Everything
-here only cuts, joins and renames along the first dimension, so moments convert like weights and
-nothing is rounded:
+transformers stores q, k and v as separate tensors, also gate and up, and has no padded vocabulary
+rows. The functions here only cut, join and rename along the first dimension: moments convert like
+weights, and nothing is rounded.
 
     embedding.weight                [V, D]          model.embed_tokens.weight, the used rows
     layers.0.attention_norm.weight  [D]             model.layers.0.input_layernorm.weight
@@ -37,7 +37,7 @@ VOCABULARY = {"embedding.weight": "model.embed_tokens.weight", "head.weight": "l
 def to_hf(
     tensors: Mapping[str, torch.Tensor], config: ModelConfig, vocab_used: int
 ) -> dict[str, torch.Tensor]:
-    """Cut and rename parameters, or their moments. Views, in any dtype, of any subset."""
+    """Cut and rename any subset of the parameters, or their moments; return views, in any dtype."""
     out = {}
     for name, tensor in tensors.items():
         rows = _hf_parts(name, config)
@@ -48,36 +48,8 @@ def to_hf(
     return out
 
 
-def from_hf(
-    tensors: Mapping[str, torch.Tensor], config: ModelConfig, vocab_width: int
-) -> dict[str, torch.Tensor]:
-    """Join and rename all parts of any subset of the parameters; vocabulary rows pad with zeros.
-
-    Raises ValueError naming a tensor that is unknown, missing beside its siblings, or of another
-    shape.
-    """
-    names = {
-        hf: name for name in parameter_shapes(config, vocab_width) for hf in hf_names(name, config)
-    }
-    if unknown := sorted(set(tensors) - set(names)):
-        raise ValueError(f"unknown tensor {unknown[0]}; this model has {len(names)} others")
-
-    def read(hf_name: str) -> torch.Tensor:
-        if hf_name not in tensors:
-            raise ValueError(f"tensor {hf_name} is missing")
-        return tensors[hf_name]
-
-    present = dict.fromkeys(names[hf] for hf in tensors)
-    return {name: join_parameter(name, read, config, vocab_width) for name in present}
-
-
-def hf_names(name: str, config: ModelConfig) -> tuple[str, ...]:
-    """Names in transformers of the parts of one of our parameters, in order."""
-    return tuple(_hf_parts(name, config))
-
-
 def _hf_parts(name: str, config: ModelConfig) -> dict[str, int]:
-    """Names of the parts and their rows; as a vocabulary may have any number, 0 stands there."""
+    """Return the names of a parameter's parts and their sizes in rows; 0 rows for a vocabulary."""
     if name in VOCABULARY:
         return {VOCABULARY[name]: 0}
     if name == "norm.weight":
@@ -103,7 +75,10 @@ def _layer_parts(config: ModelConfig) -> dict[str, dict[str, int]]:
 def join_parameter(
     name: str, read: Callable[[str], torch.Tensor], config: ModelConfig, vocab_width: int
 ) -> torch.Tensor:
-    """Read the parts of a parameter, check their shapes, join them, pad a vocabulary."""
+    """Read the parts of a parameter, check their shapes and join them; pad a vocabulary with zeros.
+
+    ValueError names the tensor of another shape, with both shapes.
+    """
     shape, parts = parameter_shapes(config, vocab_width)[name], []
     for hf_name, rows in _hf_parts(name, config).items():
         tensor = read(hf_name)
@@ -130,8 +105,8 @@ def export(
 ) -> None:
     """Write a folder that transformers' AutoModelForCausalLM.from_pretrained loads.
 
-    tensors: our parameters by name; dtype: that of the file; max_positions: the longest row trained
-    on. The folder appears when it is whole. Raises ValueError if it holds anything already.
+    tensors: our parameters by name; dtype: of the tensors in the file; max_positions: longest row
+    in training. The folder appears when it is complete. Raises ValueError if it is not empty.
     """
     weights = {
         name: tensor.detach().to("cpu", dtype, copy=True).contiguous()
@@ -155,7 +130,7 @@ def hf_config(
     bos: int | None,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Fields of config.json; rotary fields in the form of transformers 4 and in that of 5."""
+    """Return the fields of config.json, with the rotary fields of both transformers 4 and 5."""
     family = "Qwen2" if config.qkv_bias else "Llama"
     precision = str(dtype).removeprefix("torch.")
     scaling = _hf_scaling(config)
@@ -198,10 +173,10 @@ def _hf_scaling(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def load_pretrained(folder: str | Path, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Parameters of a Llama or Qwen2 checkpoint under our names, the vocabulary's left out.
+    """Read a Llama or Qwen2 checkpoint under our names, without embedding and head.
 
-    Raises ValueError naming every field of config.json that differs from `config`, or the tensor
-    that is missing or of another shape.
+    ValueError names every field of config.json that differs from `config`, or the tensor that is
+    missing or of another shape.
     """
     folder = Path(folder)
     check_config(folder, config)
@@ -224,7 +199,7 @@ def load_pretrained(folder: str | Path, config: ModelConfig) -> dict[str, torch.
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """The file that holds each tensor, from the index or from the single file."""
+    """Map each tensor to its file, by the index or by the names in the single file."""
     index, single = folder / INDEX, folder / WEIGHTS
     if index.exists():
         weight_map = _read_json(index).get("weight_map")
@@ -254,7 +229,7 @@ def check_config(folder: Path, config: ModelConfig) -> None:
 
 
 def _comparisons(found: dict[str, Any], config: ModelConfig) -> Iterable[tuple[str, Any, Any]]:
-    """Field, value in config.json with transformers' defaults, value that `config` asks for."""
+    """Yield each field, its value in config.json or by default, and the value in `config`."""
     family = "qwen2" if config.qkv_bias else "llama"
     heads = found.get("num_attention_heads", 0)
     rope = found.get("rope_parameters") or {}

@@ -7,8 +7,8 @@
 
 B rows, T tokens in a row, D model width, H query heads, Hkv key and value heads, K head width, F
 the SwiGLU width. qkv_proj.weight is [q | k | v] of ((H + 2 Hkv) K, D), gate_up_proj.weight [gate |
-up] of (2F, D): one matmul each. Held against transformers' LlamaForCausalLM and Qwen2ForCausalLM;
-`hugging_face.py` has their names.
+up] of (2F, D): one matmul each. Tests compare the model with transformers' LlamaForCausalLM and
+Qwen2ForCausalLM; `hugging_face.py` maps the names.
 """
 
 import dataclasses
@@ -29,15 +29,18 @@ from tresse.kernels.rmsnorm import add_rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
 from tresse.kernels.swiglu import swiglu_linear
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Dtypes of the computation, by their names in the configuration."""
+
 Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 class Transformer(nn.Module):
     """A causal language model; parameters and activations share one dtype, bf16 or fp32.
 
-    vocab_width: rows of the embedding and columns of the logits, padded; vocab_used: ids that
-    exist; attend: one of `kernels.attention_backends`. Parameters hold what nn.Linear puts there
-    until `init_weights` or a checkpoint fills them; a large model is best built under
+    vocab_width: rows of the embedding and columns of the logits, with padding; vocab_used: number
+    of ids; attend: one of `kernels.attention_backends`. Call `init_weights` or load a checkpoint
+    before use: the parameters hold the values of nn.Linear. A large model is best built under
     torch.device("meta"), followed by `to_empty`.
     """
 
@@ -63,12 +66,12 @@ class Transformer(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """The loss to train on and the losses of the labels; without labels the logits.
+        """Return the loss to train on and the loss of each label; without labels, the logits.
 
-        tokens: (B, T) int64; labels: (B, T) int64, -100 where nothing is to be predicted (loss 0).
+        tokens: (B, T) int64; labels: (B, T) int64, -100 where there is no target (loss 0).
         cu_seqlens: the document mask, as in `kernels.attention`. scale: () fp32, 1 by default.
         Returns (loss, losses): () fp32, scale times the sum of the losses; (B, T) fp32 in nats,
-        which have no gradient. Or the logits, (B, T, vocab_used).
+        without a gradient. Or the logits, (B, T, vocab_used).
         """
         tables = self._rope_tables(tokens)
         branch, residual = self.embedding(tokens), None
@@ -87,7 +90,7 @@ class Transformer(nn.Module):
         return loss, losses.view(labels.shape)
 
     def hidden_states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Embeddings and output of each layer: num_layers + 1 of (B, T, D), the last one normed."""
+        """Return the embeddings and each layer's output, the last one normed: (B, T, D) each."""
         tables = self._rope_tables(tokens)
         branch, residual = self.embedding(tokens), None
         states = [branch]
@@ -98,16 +101,15 @@ class Transformer(nn.Module):
         return tuple(states)
 
     def num_parameters(self) -> int:
-        """Parameters, a tied head counted once, padded vocabulary rows included."""
+        """Return the number of parameters, padding included; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Fill parameters: normal(0, init_std), ones for norms, zeros for biases and padded rows.
 
-        Each tensor has a generator of its own, seeded by its name, so that values depend neither on
-        the order nor on the device. Padded rows get no gradient: they stay zero, and exports may
-        leave them out.
+        Each tensor has its own generator, seeded by its name, so its values depend neither on the
+        order nor on the device. Padded rows get no gradient: they stay zero, and exports omit them.
         """
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
@@ -131,9 +133,9 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """Attention and SwiGLU, each on the normed residual stream.
 
-    What the kernels keep of it for the backward, in values per token: the stream and its norm
-    before either half, 4D, q, k, v and attention's output, (2H + 2 Hkv) K, gate and up, 2F, all in
-    the compute dtype, and 2 + H in fp32: rstd of both norms, log-sum-exp of every head.
+    The kernels keep for the backward, in values per token: the stream and its norm before each
+    half, 4D; q, k, v and attention's output, (2H + 2 Hkv) K; gate and up, 2F; in the compute dtype.
+    In fp32 they keep 2 + H: rstd of both norms and the log-sum-exp of every head.
     """
 
     def __init__(self, config: ModelConfig, attend: Attend = attention) -> None:
@@ -156,9 +158,9 @@ class Block(nn.Module):
         tables: Tables,
         cu_seqlens: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the last layer's output, not yet added to the residual, and return this layer's so.
+        """Map the branch and the residual of the last layer to those of this one, (B, T, D) each.
 
-        branch, residual: (B, T, D). The addition is left to the next norm, which reads both anyway.
+        Their sum is the layer's output. The next norm adds them, as it reads both anyway.
         """
         x, residual = self.attention_norm(branch, residual)
         x = self._attend(self.qkv_proj(x), tables, cu_seqlens)
@@ -188,21 +190,21 @@ class AddRMSNorm(nn.Module):
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(..., D) twice -> (normed sum, sum), both (..., D)."""
+        """Return the normed sum and the sum of two (..., D) tensors."""
         return add_rmsnorm(x, residual, self.weight, self.eps)
 
 
 class SwiGLULinear(nn.Linear):
-    """A linear layer of the SwiGLU of its input; a module, so that ZeRO-3 gathers its weight."""
+    """A linear layer after SwiGLU; a module, so that ZeRO-3 gathers its weight."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(..., 2F), [gate | up] -> (..., D)."""
+        """Map [gate | up], (..., 2F), to (..., D)."""
         return swiglu_linear(input, self.weight)
 
 
 @functools.cache
 def parameter_shapes(config: ModelConfig, vocab_width: int) -> Mapping[str, torch.Size]:
-    """Name and shape of every parameter, in order; nothing is allocated."""
+    """Return the name and shape of every parameter, in order, without allocating any."""
     with torch.device("meta"):
         model = Transformer(config, vocab_width, vocab_width)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

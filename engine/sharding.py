@@ -29,14 +29,14 @@ Engine = Any
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-# Being allowed to use an optimizer that DeepSpeed does not know, it warns of that all the same.
+# DeepSpeed warns of an unknown optimizer even where `zero_allow_untested_optimizer` allows it.
 deepspeed.utils.logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
 
 
 def deepspeed_config(
     sharding: ShardingConfig, clip: float, micro_rows: int, num_micro_batches: int
 ) -> dict[str, Any]:
-    """Every key whose default has changed between releases is written out."""
+    """Return DeepSpeed's configuration, with every key whose default has changed in a release."""
     offload = {"device": "cpu", "pin_memory": True} if sharding.offload_optimizer else None
     return {
         "train_micro_batch_size_per_gpu": micro_rows,
@@ -48,7 +48,7 @@ def deepspeed_config(
         "data_types": {"grad_accum_dtype": "fp32"},
         "bf16": {
             "enabled": sharding.precision == "bf16",
-            "check_grad_overflow": False,  # the step itself stops at a loss that is not finite
+            "check_grad_overflow": False,  # train_step raises if the loss is not finite
             "immediate_grad_update": True,
         },
         "zero_optimization": {
@@ -58,10 +58,10 @@ def deepspeed_config(
             "reduce_scatter": True,
             "round_robin_gradients": False,
             "offload_optimizer": offload,
-            # It would replace torch.nn.functional.linear for the whole process.
+            # True would replace torch.nn.functional.linear in the whole process.
             "memory_efficient_linear": False,
         },
-        "zero_allow_untested_optimizer": True,  # ours, which tests/kernels/test_adamw.py does test
+        "zero_allow_untested_optimizer": True,  # ours is tested by tests/kernels/test_adamw.py
         "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it synchronises the device
@@ -70,7 +70,7 @@ def deepspeed_config(
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and biases do not."""
+    """Return the groups of the optimizer: matrices decay, norms and biases do not."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -83,7 +83,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def make_optimizer(
     model: nn.Module, sharding: ShardingConfig, optim: OptimConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW by our kernel where masters are on a GPU, by torch's where they are in host memory."""
+    """Return AdamW: our kernel for masters on a GPU, torch's for masters in host memory."""
     groups = parameter_groups(model, optim.weight_decay)
     if device.type == "cuda" and not sharding.offload_optimizer:
         return AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
@@ -99,14 +99,14 @@ def shard(
     micro_rows: int,
     num_micro_batches: int,
 ) -> Engine:
-    """Hand the model, its weights in fp32, to DeepSpeed with AdamW as the optimizer.
+    """Give the model, with fp32 weights, to DeepSpeed; AdamW is the optimizer.
 
-    The engine's masters start as the weights rounded to the compute dtype: `set_full_state` gives
-    them their fp32 values.
+    The engine's masters start as the weights rounded to the compute dtype; `set_full_state` sets
+    their fp32 values.
     """
     optimizer = make_optimizer(model, sharding, optim, ranks.device)
     config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches)
-    with redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory tables, whatever the level
+    with redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory tables at any log level
         engine, *_ = deepspeed.initialize(
             model=model.to(ranks.device),
             optimizer=optimizer,
@@ -117,9 +117,9 @@ def shard(
 
 
 def release(engine: Engine) -> None:
-    """Free an engine's tensors: DeepSpeed's hooks keep the engine itself alive, in any process.
+    """Free an engine's tensors; DeepSpeed's hooks keep the engine itself alive.
 
-    Without it a run of three stages holds three sets of weights, gradients and moments.
+    Otherwise a run of three stages would hold three sets of weights, gradients and moments.
     """
     optimizer = engine.optimizer
     inner = getattr(optimizer, "optimizer", optimizer)
@@ -138,7 +138,7 @@ def release(engine: Engine) -> None:
 
 
 def update(engine: Engine) -> float:
-    """Clip the accumulated gradient, update the weights, return the norm before the clip."""
+    """Clip the accumulated gradient and update the weights; return the norm before the clip."""
     if engine.zero_optimization_stage() == 0:
         gradients = [p.grad for p in engine.module.parameters()]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -153,7 +153,7 @@ def full_state(engine: Engine) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Assemble each parameter's training state, one parameter at a time, on every rank.
 
     Yields (name, {"weight", "exp_avg", "exp_avg_sq"}) in fp32, on the device. A collective: every
-    rank must exhaust it. `set_full_state` must have been called before.
+    rank must iterate to the end. Call `set_full_state` before.
     """
     for name, parameter in engine.module.named_parameters():
         if engine.zero_optimization_stage() == 0:
@@ -173,9 +173,9 @@ def set_full_state(
 ) -> None:
     """Set masters, moments and the optimizer's counter of updates.
 
-    read: maps a parameter's name to its state as `full_state` yields it, on any device; a moment
-    that is left out is zero. The compute weights must hold the same values already: setting a
-    master does not refresh them.
+    read: returns a parameter's state as `full_state` yields it, on any device; a missing moment is
+    zero. The compute weights must hold the same values already: setting a master does not change
+    them.
     """
     _create_moments(engine, num_updates)
     for name, parameter in engine.module.named_parameters():
@@ -195,10 +195,10 @@ def _set_plain(engine: Engine, parameter: nn.Parameter, state: dict[str, Tensor]
 
 
 def _create_moments(engine: Engine, num_updates: int) -> None:
-    """Make the state that AdamW would make in its first step, with the counter at `num_updates`.
+    """Create the state that AdamW creates in its first step, with the counter at `num_updates`.
 
-    DeepSpeed 0.19.8 links moments to parameters after the first group's first step, when the other
-    group's moments do not exist yet; made and linked here, both groups have theirs.
+    DeepSpeed 0.19.8 links moments to parameters after the first step of the first group, when those
+    of the second group do not exist yet. Creating and linking them here links both groups.
     """
     zero_stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     inner = optimizer if zero_stage == 0 else optimizer.optimizer
@@ -208,9 +208,9 @@ def _create_moments(engine: Engine, num_updates: int) -> None:
         partitions = [p for group in inner.param_groups for p in group["params"]]
     for partition in partitions:
         inner.state[partition] = {
-            "step": torch.tensor(float(num_updates)),  # in host memory, as both optimizers need it
+            "step": torch.tensor(float(num_updates)),  # both optimizers expect it in host memory
             "exp_avg": torch.zeros_like(partition),
             "exp_avg_sq": torch.zeros_like(partition),
         }
     if zero_stage in (1, 2):
-        optimizer._lazy_init_hp_params_optimizer_state()  # links the moments to the parameters
+        optimizer._lazy_init_hp_params_optimizer_state()  # links moments to parameters

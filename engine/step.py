@@ -1,7 +1,7 @@
-"""One optimizer step: micro-batches in, the numbers of the whole batch out.
+"""One optimizer step over the micro-batches of all ranks.
 
-The loss is the summed cross-entropy over all micro-batches and ranks divided by the number of
-targets of the whole step, so the gradient depends neither on how rows are split nor on padding.
+The loss is the cross-entropy summed over all micro-batches and ranks, divided by the number of
+targets of the whole step. So the gradient depends neither on the split of the rows nor on padding.
 """
 
 import math
@@ -20,28 +20,28 @@ from tresse.kernels.cross_entropy import IGNORE_INDEX
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What was measured in one step, the same on every rank."""
+    """The measurements of one step, the same on every rank."""
 
     losses: list[float]
-    """Summed cross-entropy of the targets of each language, in nats."""
+    """Cross-entropy summed over the targets of each language, in nats."""
     targets: list[int]
-    """Targets of each language."""
+    """Number of targets of each language."""
     grad_norm: float
     """Global norm of the gradient before the clip."""
     stop: bool
-    """Whether any rank was asked to stop."""
+    """True if any rank was asked to stop."""
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy over all targets."""
+        """Mean cross-entropy over all targets, in nats."""
         return sum(self.losses) / max(sum(self.targets), 1)
 
 
 def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
-    """Linear warm-up, then linear decay: `optim.lr` times a factor in (0, 1].
+    """Return the rate of a step: linear warm-up to `optim.lr`, then linear decay.
 
-    step: 0 for the first one. The warm-up reaches the peak with its last step, and the rate would
-    be zero one step after the end.
+    step: number of steps taken before. The last step of the warm-up has the peak rate; the rate
+    would be zero one step after the end.
     """
     num_warmup = round(optim.warmup * num_steps)
     if step < num_warmup:
@@ -60,8 +60,8 @@ def train_step(
 ) -> StepResult:
     """Accumulate the gradient of this rank's micro-batches, reduce it, update the weights.
 
-    stop: whether this rank was asked to stop. Raises FloatingPointError when the loss or the
-    gradient of the step is not finite.
+    stop: True if this rank was asked to stop. Raises FloatingPointError when the loss or the
+    gradient norm is not finite.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
@@ -74,8 +74,8 @@ def train_step(
     grad_norm = math.nan
     for position, batch in enumerate(micro_batches):
         loss, token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, scale)
-        # DeepSpeed 0.19.8 divides the gradient of a model's output by the number of micro-batches
-        # before it learns that it should not; of what is computed from the output it does not.
+        # DeepSpeed 0.19.8 divides the gradient of a tensor that the model returns by the number of
+        # micro-batches before it reads scale_wrt_gas; it does not divide that of a clone.
         engine.backward(loss.clone(), scale_wrt_gas=False)
         losses += sum_by_language(token_losses, batch.languages, num_languages)
         if position < len(micro_batches) - 1:
@@ -93,11 +93,11 @@ def train_step(
 
 
 def count_targets(batch: DeviceBatch, num_languages: int) -> Tensor:
-    """Count the labels that are trained on, by language: (num_languages,) int64."""
-    counted = (batch.labels != IGNORE_INDEX).long()
-    return sum_by_language(counted, batch.languages, num_languages)
+    """Count targets, the labels that are trained on, by language: (num_languages,) int64."""
+    is_target = (batch.labels != IGNORE_INDEX).long()
+    return sum_by_language(is_target, batch.languages, num_languages)
 
 
 def sum_by_language(values: Tensor, languages: Tensor, num_languages: int) -> Tensor:
-    """Sum (B, T) values over the positions of each language: (num_languages,), deterministic."""
+    """Sum (B, T) values by language, deterministically: (num_languages,)."""
     return torch.stack([(values * (languages == k)).sum() for k in range(num_languages)])

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from tests.support import processes, warm
-from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_rows
+from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
 from tresse.data.worlds.story_world import StoryWorld, generate
 
 Shared = Callable[[str, Callable[[Path], object]], Path]
@@ -91,7 +91,7 @@ def finished_run(world: Path, shared: Shared) -> Path:
         "finished",
         lambda folder: processes.torchrun(2, TRAIN, *arguments(world, folder), *cloze),
     )
-    assert [(row["stage"], row["step"]) for row in step_rows(run_dir)] == [
+    assert [(row["stage"], row["step"]) for row in step_records(run_dir)] == [
         (name, step + 1) for name, steps in STAGES.items() for step in range(steps)
     ]
     return run_dir

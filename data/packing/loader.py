@@ -46,13 +46,15 @@ class Loader(Generic[Packed]):
         depth: int = 2,
         allocate: Allocate = np.empty,
     ) -> None:
-        _check_split(rows_per_step, micro_rows, rank, world_size)
+        check_split(rows_per_step, micro_rows, world_size)
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} is not one of {world_size} ranks")
         if min(threads, depth) < 1 or first_step < 0:
             raise ValueError(
                 f"threads={threads} and depth={depth} must be at least 1, "
                 f"first_step={first_step} at least 0"
             )
-        self.num_steps = -(-num_rows // rows_per_step)
+        self.num_steps = count_steps(num_rows, rows_per_step)
         self._pack = pack
         self._rows_per_step, self._micro_rows = rows_per_step, micro_rows
         self._rank, self._world_size = rank, world_size
@@ -101,22 +103,22 @@ class Loader(Generic[Packed]):
             packed.put(error)
 
 
-def _check_split(rows_per_step: int, micro_rows: int, rank: int, world_size: int) -> None:
+def count_steps(num_rows: int, rows_per_step: int) -> int:
+    """Return the number of steps that the rows of a stage make; the last may have fewer rows."""
+    return -(-num_rows // rows_per_step)
+
+
+def check_split(rows_per_step: int, micro_rows: int, world_size: int) -> None:
+    """Raise ValueError if a step is not a whole number of micro-batches on every rank."""
     if min(rows_per_step, micro_rows, world_size) < 1:
         raise ValueError(
             f"rows_per_step={rows_per_step}, micro_rows={micro_rows} and world_size={world_size} "
             "must be at least 1"
         )
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank={rank} is not one of {world_size} ranks")
-    if rows_per_step % world_size:
+    if rows_per_step % (micro_rows * world_size):
         raise ValueError(
-            f"rows_per_step={rows_per_step} is not divisible by world_size={world_size}"
-        )
-    share = rows_per_step // world_size
-    if share % micro_rows:
-        raise ValueError(
-            f"a rank's {share} rows per step are not divisible by micro_rows={micro_rows}"
+            f"rows_per_step={rows_per_step} is not a multiple of micro_rows={micro_rows} times "
+            f"{world_size} ranks; change micro_rows or the number of ranks"
         )
 
 

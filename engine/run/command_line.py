@@ -1,4 +1,4 @@
-"""The command line of the main job: a recipe, then any field of it."""
+"""The command line of the main job: a recipe and the fields that change in it."""
 
 import sys
 from collections.abc import Sequence
@@ -10,34 +10,35 @@ import tyro
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipe_file import SUFFIX, read_recipe
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.run.run_folder import find_differences, read_config
+from tresse.engine.run.run_folder import find_differences, has_run, read_config
 
 DEFAULT_RECIPE = "demo"
 USAGE = """usage: engine/train.py [RECIPE] [--run-dir DIR] [--field value ...]
 
-Trains the stages of a recipe, one of these or a FILE.json of what it changes in one (README.md).
-Without RECIPE: the demo, or the run that --run-dir names.
+Train the stages of a recipe, score each of them on the cloze set, and print the table.
+
+RECIPE is one of the names below, or a FILE.json that changes fields of one (see README.md).
+The default is {default}; with --run-dir DIR alone, the run in DIR is resumed.
 
 recipes:
 {recipes}
 
-engine/train.py RECIPE --help lists the fields of a recipe."""
+`engine/train.py RECIPE --help` lists all fields of a recipe."""
 
 
-def parse_run(arguments: Sequence[str]) -> RunConfig:
+def parse_config(arguments: Sequence[str]) -> RunConfig:
     """Build the configuration that the arguments ask for.
 
-    A run folder that exists gives its own configuration, which flags are laid over; whether they
-    contradict it is for `run_folder.open_run` to say.
+    If the run folder holds a run, the flags change that run's configuration;
+    `run_folder.check_same_config` decides whether they may.
     """
     arguments = list(arguments)
     if arguments and arguments[0] in ("-h", "--help"):
         print(usage())
         sys.exit(0)
     named = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    run_dir = _run_dir(arguments)
     try:
-        default, folder = _default(named, run_dir)
+        default, folder = _default(named, _run_dir(arguments))
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     parsed = tyro.cli(
@@ -50,7 +51,7 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
 
 
 def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
-    """What the flags are laid over, a recipe or the run in its folder; and that folder."""
+    """Return the configuration that the flags change, a recipe's or a run's, and the run folder."""
     file = Path(named) if named is not None and named.endswith(SUFFIX) else None
     if named is not None and not file and named not in RECIPES:
         raise ValueError(
@@ -59,43 +60,44 @@ def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
     name = named or DEFAULT_RECIPE
     recipe = read_recipe(file) if file else RECIPES[name]()
     folder = Path(run_dir or f"runs/{file.stem if file else name}")
-    if not (folder / "config.json").exists():
+    if not has_run(folder):
         if run_dir and not named:
-            raise ValueError(f"{folder}: no run to go on with; name a recipe to start one there")
+            raise ValueError(f"{folder}: no run to resume; name a recipe to start one there")
         return recipe, folder
     started = read_config(folder)
     if named and started.recipe != recipe.recipe:
         raise ValueError(f"{folder}: a run of the recipe {started.recipe}, not of {recipe.recipe}")
     if file and (differences := find_differences(started, recipe)):
         raise ValueError(
-            f"{folder}: a run of other settings than {file} has: {'; '.join(differences)}. Go on "
-            f"with it by --run-dir {folder} without the file, or start another by --run-dir"
+            f"{folder}: the run was started with other settings than {file} has: "
+            f"{'; '.join(differences)}. Resume it by --run-dir {folder} without the file, or start "
+            "another run by --run-dir"
         )
     return started, folder
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Resolve the folders that are named, so that a run goes on from any folder."""
+    """Resolve the folders that are named, so that the run can be resumed from any folder."""
 
     def resolve(path: str) -> str:
         return str(Path(path).resolve()) if path else ""
 
     data, model = config.data, config.model
-    named = {name: resolve(getattr(data, name)) for name in ("corpus", "valid", "cloze")}
+    corpora = {name: resolve(getattr(data, name)) for name in ("corpus", "valid", "cloze")}
     return replace(
         config,
         run_dir=resolve(config.run_dir),
         init=resolve(config.init),
-        data=replace(data, **named),
+        data=replace(data, **corpora),
         model=replace(model, pretrained=resolve(model.pretrained)),
     )
 
 
 def usage() -> str:
-    """Return the recipes with a line on each."""
+    """Return the help of the main job, with one line per recipe."""
     width = max(map(len, RECIPES))
     lines = [f"  {name:{width}}  {_summary(name)}" for name in RECIPES]
-    return USAGE.format(recipes="\n".join(lines))
+    return USAGE.format(default=DEFAULT_RECIPE, recipes="\n".join(lines))
 
 
 def _summary(recipe: str) -> str:
@@ -103,7 +105,7 @@ def _summary(recipe: str) -> str:
 
 
 def _run_dir(arguments: list[str]) -> str:
-    """Find --run-dir DIR, which decides on the defaults of all other flags."""
+    """Find the value of --run-dir: the run there gives the defaults of all other flags."""
     for position, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
         if flag in ("--run-dir", "--run_dir"):

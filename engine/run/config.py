@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen dataclasses whose docstrings are the command line's help."""
+"""The configuration of a run: frozen dataclasses; their docstrings are the command line's help."""
 
 import re
 from dataclasses import dataclass
@@ -14,45 +14,46 @@ class RopeScaling:
     """Llama 3's scaling of the low RoPE frequencies (Dubey et al. 2024; transformers: "llama3")."""
 
     factor: float = 32.0
-    """Division of the frequencies whose wavelength exceeds `original_context / low_freq_factor`."""
+    """Divisor of the frequencies whose wavelength exceeds `original_context / low_freq_factor`."""
     low_freq_factor: float = 1.0
-    """Wavelengths above `original_context / low_freq_factor` are scaled in full."""
+    """Wavelengths above `original_context / low_freq_factor` tokens are scaled in full."""
     high_freq_factor: float = 4.0
-    """Wavelengths below `original_context / high_freq_factor` are left alone."""
+    """Wavelengths below `original_context / high_freq_factor` tokens are not scaled."""
     original_context: int = 8192
-    """Context length, in tokens, that the frequencies were trained for."""
+    """Context length in tokens for which the unscaled frequencies were trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """A decoder of the Llama 3.2 or Qwen2 family."""
+    """The model: a decoder of the Llama 3.2 or Qwen2 family."""
 
     hidden_size: int
     """Model width D."""
     num_layers: int
     """Number of decoder blocks."""
     num_heads: int
-    """Query heads H."""
+    """Number of query heads H."""
     num_kv_heads: int
-    """Key and value heads; divides `num_heads`."""
+    """Number of key and value heads; must divide `num_heads`."""
     head_dim: int
-    """Width K of a head."""
+    """Width K of a head; must be even."""
     intermediate_size: int
-    """Width of the SwiGLU product."""
+    """Width of the SwiGLU layer between its projections."""
     qkv_bias: bool = False
-    """Bias on the query, key and value projections (Qwen2)."""
+    """Add a bias to the query, key and value projections, as Qwen2 does."""
     tie_embeddings: bool = True
-    """The output projection is the embedding."""
+    """Use the embedding as the output projection too."""
     rope_theta: float = 10_000.0
-    """Base of the rotary frequencies."""
+    """Base of the rotary position embedding (RoPE)."""
     rope_scaling: RopeScaling | None = None
-    """Scaling of the rotary frequencies; none for Qwen2."""
+    """Scaling of the rotary frequencies; the default is none, as in Qwen2."""
     norm_eps: float = 1e-6
-    """Epsilon of every RMSNorm."""
+    """Epsilon of every RMSNorm, added to the mean square."""
     init_std: float = 0.02
-    """Standard deviation of the normal initialisation of embeddings and projections."""
+    """Standard deviation of new embeddings and projections, drawn from a normal distribution."""
     pretrained: str = ""
-    """Folder of a Hugging Face checkpoint to start from, its text embedding dropped (TWIST)."""
+    """Folder of a Hugging Face checkpoint to start from, without its text embedding (TWIST).
+    The default starts from random weights."""
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
@@ -69,24 +70,24 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW with a linear warm-up and a linear decay to zero, started anew in every stage."""
+    """AdamW. In every stage the learning rate rises linearly, then decays linearly to zero."""
 
     lr: float = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate, reached at the end of the warm-up."""
     warmup: float = 0.05
-    """Share of a stage's steps over which the learning rate rises to `lr`."""
+    """Length of the warm-up as a share of the stage's steps, in [0, 1)."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the first and second moments."""
+    """Decay rates of the first and second moments per step."""
     eps: float = 1e-8
-    """Term added to the root of the second moment."""
+    """Term added to the square root of the second moment."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of the matrices; norms and biases have none."""
+    """Decoupled weight decay of matrices; norms and biases do not decay."""
     clip: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; a larger gradient is scaled down to it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"optim.warmup={self.warmup} is not a share of the steps in [0, 1)")
+            raise ValueError(f"optim.warmup={self.warmup}; expected a share of the steps in [0, 1)")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={self.betas}; expected two numbers in [0, 1)")
         if not (0 < self.lr < inf and self.clip > 0):
@@ -94,20 +95,21 @@ class OptimConfig:
         if not (0 < self.eps < inf and 0 <= self.weight_decay < inf):
             raise ValueError(
                 f"optim.eps={self.eps} must be above 0, "
-                f"optim.weight_decay={self.weight_decay} not below"
+                f"optim.weight_decay={self.weight_decay} must not be below 0"
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardingConfig:
-    """How DeepSpeed divides the training state among the ranks."""
+    """The division of the training state among the ranks by DeepSpeed ZeRO."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What is divided: 0 nothing, 1 moments and masters, 2 also gradients, 3 also weights."""
+    """ZeRO level: 0 divides nothing, 1 moments and master weights, 2 also gradients,
+    3 also the weights that compute."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Compute dtype. Masters, moments and the accumulation of gradients are fp32 in both."""
+    """Dtype of the computation. Master weights, moments and summed gradients are always fp32."""
     offload_optimizer: bool = False
-    """Keep masters and moments in host memory and update them there (stages 1 to 3)."""
+    """Keep master weights and moments in host memory and update them there (levels 1 to 3)."""
 
     def __post_init__(self) -> None:
         if self.zero_stage == 0 and self.precision == "bf16":
@@ -121,23 +123,23 @@ class ShardingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """The corpora of a run, made by `data/prepare.py`."""
+    """The corpora of a run, as `tresse prepare` writes them, and their packing into rows."""
 
     corpus: str = ""
-    """Folder of the training corpus."""
+    """Folder of the training corpus. Only a recipe with a story world can do without it."""
     valid: str = ""
-    """Folder of a held-out corpus, whose loss per language is measured; empty: none."""
+    """Folder of a held-out corpus for the loss per language; by default it is not measured."""
     cloze: str = ""
-    """Folder of a corpus with items.jsonl, scored at the end of every stage; empty: none."""
+    """Folder of a cloze corpus to score every stage on; by default stages are not scored."""
     story_world: StoryWorld | None = None
-    """Generate the corpora that are not named into the run folder instead of reading them."""
+    """Settings of a generated story world, used for the corpora that are not named."""
     packing: Packing = Packing()
-    """How documents become rows of tokens."""
+    """The packing of documents into rows of tokens."""
     threads: int = 1
-    """Threads that pack rows, per rank; they run ahead of the step."""
+    """Threads per rank that pack rows ahead of the step."""
     pack_on: Literal["host", "device"] = "host"
-    """Where rows are put together. `device` keeps all tokens of the training corpus in the memory
-    of every GPU, 2 bytes each, and sends it lists of copies. The rows are the same."""
+    """Place where rows are packed; it does not change them.
+    `device` holds all training tokens in the memory of every GPU, 2 or 4 bytes each."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -146,37 +148,37 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """One training with a schedule of its own, from the weights of another to a checkpoint."""
+    """A stage of training with its own data and learning rate schedule."""
 
     name: str
-    """Name of the stage: its folder in the run, its row in the table."""
+    """Name of the stage, of its folder in the run and of its line in the table."""
     streams: tuple[Stream, ...]
-    """What the rows are drawn from."""
+    """Streams of documents that the stage mixes."""
     tokens: int
-    """Targets to train on, all streams together; each stream has its share by weight."""
+    """Number of targets to train on, shared by the streams according to their weights."""
     init: str = "previous"
-    """Weights to start from: `previous`, `scratch`, or the name of an earlier stage."""
+    """Initial weights: `previous` (stage), `scratch`, or the name of an earlier stage."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(
-                f"stage name {self.name!r}; expected letters, digits and . _ + -, as it is a folder"
+                f"stage name {self.name!r} names a folder; expected letters, digits and . _ + -"
             )
         if self.tokens < 1 or not self.streams:
             raise ValueError(
                 f"stage {self.name}: {self.tokens} tokens of {len(self.streams)} streams; expected "
-                "one or more of both"
+                "at least one of each"
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
-    """When the training state is written. The end of a stage always is, and is always kept."""
+    """The rhythm of checkpoints. The one at the end of a stage is always written and kept."""
 
     every: int = 1000
-    """Steps between two checkpoints within a stage."""
+    """Number of steps between two checkpoints of a stage."""
     keep: int = 2
-    """Checkpoints kept within a stage; older ones are removed once a newer one is complete."""
+    """Number of newest checkpoints kept per stage; older ones are removed."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.keep < 1:
@@ -187,12 +189,12 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelsConfig:
-    """Which implementation computes what; results differ by rounding alone."""
+    """The choice of implementations; their results differ only by rounding."""
 
     attention: Literal["auto", "fa4", "fa2", "varlen", "sdpa", "triton"] = "auto"
-    """`auto` takes the first that can run here of FlashAttention 4 and 2 (packages flash-attn-4 and
-    flash-attn), torch's varlen attention or ours, `triton`, for masked documents, and torch's SDPA.
-    The start of a run says which it is, and why."""
+    """Attention. `auto` takes the first that can run here: FlashAttention 4 (fa4) or 2 (fa2),
+    for masked documents torch's varlen attention or our Triton kernel, else torch's SDPA.
+    The run prints its choice and the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,36 +202,38 @@ class RunConfig:
     """A run: a model, its data, and the stages that train it."""
 
     recipe: str
-    """Name of the recipe that the other fields come from."""
+    """Name of the recipe that gives the defaults of all fields."""
     run_dir: str = ""
-    """Folder of the run; empty: runs/RECIPE. Named alone, an interrupted run goes on; then fields
-    of what is trained cannot change, those of how (ranks, micro_rows, ZeRO stage, paths) can."""
+    """Folder of the run; the default is runs/RECIPE. Given alone, resumes the run in it:
+    training settings are fixed, execution settings (ranks, micro_rows, paths) may change."""
     init: str = ""
-    """RUN/STAGE of another run, whose final weights the first stage starts from."""
+    """RUN/STAGE of another run, whose final weights start the first stage; the default is none."""
     model: ModelConfig
     data: DataConfig
     stages: tuple[StageConfig, ...]
-    """The stages, trained in this order."""
+    """Stages, trained in this order."""
     rows_per_step: int
-    """Rows of an optimizer step, over all ranks and micro-batches."""
+    """Number of rows per optimizer step, over all ranks and micro-batches."""
     micro_rows: int
-    """Rows of one forward and backward pass on one rank."""
+    """Number of rows per micro-batch: one forward and backward pass on one rank."""
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
     kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     valid_every: int = 500
-    """Steps between two measurements of the held-out loss; one is also made when a stage ends."""
+    """Number of steps between two measurements of the held-out loss.
+    The end of a stage is always measured."""
     score_by: Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"] = (
         "mean_full"
     )
-    """Log-likelihood that the table compares: per token or summed, with or without the prompt."""
+    """Log-likelihood that decides an item in the table: mean per token or sum over tokens,
+    of the full sequence or of its continuation after the prompt."""
     seed: int = 0
-    """Seed of the weights, the order of documents and the draws of languages."""
+    """Seed of new weights, of the order of documents and of the draws of languages."""
     compile: bool = False
-    """Compile each block with torch.compile; slow with ZeRO 3, whose hooks are compiled too."""
+    """Compile each block with torch.compile. Slow at ZeRO level 3, whose hooks are compiled too."""
     deterministic: bool = False
-    """Refuse operations that give different bits from run to run, at some cost of speed."""
+    """Use only operations that give the same bits in every run; training is slower."""
 
     def __post_init__(self) -> None:
         for name in ("rows_per_step", "micro_rows", "valid_every"):
@@ -239,10 +243,10 @@ class RunConfig:
             raise ValueError(f"seed={self.seed}; expected 0 to 2**63 - 1")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names) or not names:
-            raise ValueError(f"stages need names of their own, one at least; found {names}")
+            raise ValueError(f"expected one or more stages with different names; found {names}")
         for position, stage in enumerate(self.stages):
             allowed = ["previous", "scratch", *names[:position]]
             if stage.init not in allowed:
                 raise ValueError(
-                    f"stages.{position}.init={stage.init!r} is none of {', '.join(allowed)}"
+                    f"stages.{position}.init={stage.init!r} is not one of {', '.join(allowed)}"
                 )

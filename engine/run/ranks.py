@@ -1,6 +1,6 @@
-"""The processes of a run: who am I, on which device, and how do we add numbers up.
+"""The processes of a run: their ranks, their devices and their collectives.
 
-torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; `python engine/train.py` is a world of one. NCCL
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; `python engine/train.py` runs one process. NCCL
 carries the collectives on GPUs and gloo on CPUs.
 """
 
@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from tresse.data import processes
+
 # A save of a large model or a cold file system takes minutes; DeepSpeed's own default has moved
 # from 30 to 10 minutes between releases.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -28,7 +30,7 @@ if not torch.cuda.is_available():
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """One process among all of them."""
+    """All processes of the run, as seen by one of them."""
 
     rank: int
     world_size: int
@@ -36,7 +38,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process prints, logs and writes what exists once."""
+        """True on the rank that prints, logs and writes what is written once."""
         return self.rank == 0
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
@@ -46,11 +48,11 @@ class Ranks:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank: the same answer on all of them."""
+        """Return True on every rank if the flag is set on any of them."""
         return bool(self.all_reduce(torch.tensor(int(flag), device=self.device)).item())
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for all ranks."""
         self.any(False)
 
     def from_first(self, value: T) -> T:
@@ -69,29 +71,22 @@ class Ranks:
 
 
 def join() -> Ranks:
-    """Join the process group that torchrun describes, or make one of a single process."""
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpu = torch.cuda.is_available()
-    if on_gpu and local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} found here; "
-            "start torchrun with --nproc-per-node of at most that many"
-        )
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-    if on_gpu:
+    """Join the process group that torchrun describes, or create one of a single process."""
+    rank, world_size = processes.rank(), processes.world_size()
+    device = torch.device(processes.device())
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         _set_rendezvous_of_one()
-        _init_process_group("nccl" if on_gpu else "gloo")
+        _init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(rank, world_size, device)
 
 
 def leave() -> None:
-    """Leave the process group. Only after a clean end: a rank that failed must not wait for it.
+    """Leave the process group after a clean end; a rank that failed must not wait for the others.
 
-    gloo's threads own tensors until their group goes, and a thread that frees one while Python
-    exits aborts the process: so everything that holds a group is let go here, DeepSpeed's too.
+    gloo's threads own tensors as long as their group lives, and a thread that frees a tensor while
+    Python exits aborts the process. So every reference to a group goes here, DeepSpeed's too.
     """
     import deepspeed
 
@@ -101,7 +96,7 @@ def leave() -> None:
 
 
 def _set_rendezvous_of_one() -> None:
-    """Give the variables that torchrun would, so that one code path serves both."""
+    """Set the variables that torchrun would set, so that both starts take the same path."""
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:
@@ -112,12 +107,12 @@ def _set_rendezvous_of_one() -> None:
 
 
 def _init_process_group(backend: str) -> None:
-    # DeepSpeed 0.19.8 calls collectives by the names that torch 2.13 renames.
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed
 
     deepspeed.utils.logger.setLevel("WARNING")
-    # DeepSpeed would compile a shared-memory all-reduce for CPUs here, for two minutes; gloo does.
+    # DeepSpeed would spend two minutes compiling a shared-memory all-reduce for CPUs; gloo has one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT

@@ -50,13 +50,13 @@ EN, FR = Stream(languages=("en",)), Stream(languages=("fr",))
 BRAID = Stream(languages=("en", "fr"), mode="sample")
 
 TOKENS_PER_STEP = 614_400
-# Steps of EN, of interleaving, and of EN+FR: Table 3's token budgets, and section 5.1's text.
+# Steps of EN, of interleaving and of EN+FR, by Table 3's token budgets and by section 5.1's text.
 SCHEDULES = {"table3": (75_000, 20_000, 30_000), "text": (50_000, 20_000, 15_000)}
-BASELINE_STEPS = (100_000, 25_000)  # of EN and of FR in Table 3's EN+FR baseline
+BASELINE_STEPS = (100_000, 25_000)  # EN and FR in Table 3's EN+FR baseline
 
 
 def demo() -> RunConfig:
-    """The paper's experiment in a story world: minutes on a CPU, nothing to download."""
+    """The paper's experiment in a generated story world: minutes on a CPU, no download."""
     baseline = StageConfig(name="baseline-en-fr", streams=(EN, FR), tokens=1_200_000, init="en")
     return RunConfig(
         recipe="demo",
@@ -84,7 +84,7 @@ def demo() -> RunConfig:
 
 
 def tiny() -> RunConfig:
-    """The three stages with a 1 M-parameter model, for a small corpus (--data.corpus) on CPUs."""
+    """The three stages with 1 M parameters, for a small corpus (--data.corpus) on CPUs."""
     return RunConfig(
         recipe="tiny",
         model=TINY,
@@ -100,7 +100,7 @@ def tiny() -> RunConfig:
 
 
 def paper(recipe: str, model: ModelConfig, schedule: str) -> RunConfig:
-    """The paper's three stages at 614,400 tokens a step: 300 rows of 2,048."""
+    """Return the paper's three stages at 614,400 tokens per step: 300 rows of 2,048 tokens."""
     en, interleave, en_fr = (steps * TOKENS_PER_STEP for steps in SCHEDULES[schedule])
     return RunConfig(
         recipe=recipe,
@@ -114,7 +114,7 @@ def paper(recipe: str, model: ModelConfig, schedule: str) -> RunConfig:
 
 
 def baselines(recipe: str, model: ModelConfig) -> RunConfig:
-    """Table 3's FR and EN+FR baselines; EN alone is the first stage of the interleaving recipe."""
+    """Return Table 3's FR and EN+FR baselines. Its EN baseline is the first of the three stages."""
     en, fr = (steps * TOKENS_PER_STEP for steps in BASELINE_STEPS)
     both = (Stream(languages=("en",), weight=en), Stream(languages=("fr",), weight=fr))
     stages = (
@@ -125,7 +125,10 @@ def baselines(recipe: str, model: ModelConfig) -> RunConfig:
 
 
 def three_stages(en: int, interleave: int, en_fr: int) -> tuple[StageConfig, ...]:
-    """EN, then EN and FR interleaved by sentence, then EN and FR in turn; targets of each."""
+    """Return the stages of EN, of EN and FR interleaved by sentence, and of EN beside FR.
+
+    en, interleave, en_fr: number of targets of each stage.
+    """
     return (
         StageConfig(name="en", streams=(EN,), tokens=en),
         StageConfig(name="interleave", streams=(BRAID,), tokens=interleave),
@@ -134,32 +137,32 @@ def three_stages(en: int, interleave: int, en_fr: int) -> tuple[StageConfig, ...
 
 
 def qwen_360m_interleave() -> RunConfig:
-    """The paper's 360M model (Qwen2-0.5B), Table 3's budgets."""
+    """The paper's 360M model (Qwen2-0.5B) with Table 3's token budgets."""
     return paper("360m-interleave", QWEN_360M, "table3")
 
 
 def qwen_360m_interleave_text() -> RunConfig:
-    """The paper's 360M model, the steps given in its text."""
+    """The paper's 360M model with the numbers of steps in its text."""
     return paper("360m-interleave-text", QWEN_360M, "text")
 
 
 def llama_1b_interleave() -> RunConfig:
-    """The paper's 1B model (Llama-3.2-1B), Table 3's budgets."""
+    """The paper's 1B model (Llama-3.2-1B) with Table 3's token budgets."""
     return paper("1b-interleave", LLAMA_1B, "table3")
 
 
 def llama_1b_interleave_text() -> RunConfig:
-    """The paper's 1B model, the steps given in its text."""
+    """The paper's 1B model with the numbers of steps in its text."""
     return paper("1b-interleave-text", LLAMA_1B, "text")
 
 
 def qwen_360m_baselines() -> RunConfig:
-    """FR and EN+FR without interleaving at 360M, Table 3's budgets."""
+    """The 360M model without interleaving: FR and EN+FR with Table 3's token budgets."""
     return baselines("360m-baselines", QWEN_360M)
 
 
 def llama_1b_baselines() -> RunConfig:
-    """FR and EN+FR without interleaving at 1B, Table 3's budgets."""
+    """The 1B model without interleaving: FR and EN+FR with Table 3's token budgets."""
     return baselines("1b-baselines", LLAMA_1B)
 
 

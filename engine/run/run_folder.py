@@ -1,10 +1,10 @@
-"""The folder of a run: its resolved configuration, its metrics, its stages.
+"""The folder of a run: its configuration on disk, its lock, and the ids of its corpora.
 
 runs/NAME/config.json      the resolved configuration
-runs/NAME/corpora.json     ids of the corpora (engine/run/corpora.py)
-runs/NAME/metrics.jsonl    a line per step, and per held-out measurement
-runs/NAME/tensorboard/     the same as events
-runs/NAME/STAGE/           checkpoints and scores of a stage (engine/checkpoint.py)
+runs/NAME/corpora.json     ids of the corpora
+runs/NAME/metrics.jsonl    a record per step and per measurement of the held-out loss
+runs/NAME/tensorboard/     the same numbers as TensorBoard events
+runs/NAME/STAGE/           checkpoints (engine/checkpoint.py) and scores (engine/scoring/score.py)
 runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report.py)
 """
 
@@ -14,19 +14,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from torch.utils.tensorboard import SummaryWriter
 
 from tresse.data.durable import write_text
 from tresse.engine.run.config import RunConfig
-from tresse.engine.run.ranks import Ranks
+from tresse.engine.run.corpora import Corpora
 
-Row = dict[str, Any]
+Record = dict[str, Any]
+"""A JSON object."""
 
-# How a run is executed, which may change when it goes on: none of these moves a row or the mean of
-# the loss. A corpus may have another path; its content is checked by `engine/run/corpora.py`.
+CONFIG, CORPORA = "config.json", "corpora.json"
+
+# Fields that may change when a run resumes: they change neither a row nor the loss of a step, up to
+# rounding. A corpus may move to another folder: `check_same_corpus` compares its content.
 EXECUTION = (
     "run_dir",
     "micro_rows",
@@ -46,86 +48,79 @@ EXECUTION = (
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def to_json(config: RunConfig) -> Row:
+def to_json(config: RunConfig) -> Record:
     """Return the configuration as plain JSON values."""
     return _ADAPTER.dump_python(config, mode="json")
 
 
-def from_json(values: Row, *, strict: bool = False) -> RunConfig:
+def from_json(values: Record, *, strict: bool = False) -> RunConfig:
     """Return the configuration that `to_json` wrote; ValueError names the field that is wrong.
 
-    strict: no value of another type is converted, as the text "1" would be to the number.
+    strict: unknown fields and values of the wrong type, such as "1" for 1, are errors.
     """
+    extra = "forbid" if strict else None
     try:
-        return _ADAPTER.validate_json(json.dumps(values), strict=strict)
+        return _ADAPTER.validate_json(json.dumps(values), strict=strict, extra=extra)
     except ValidationError as error:
-        raise ValueError(_fault(error)) from None
+        raise ValueError(_describe(error)) from None
 
 
-def _fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    field = "".join(f"{part}." for part in fault["loc"])[:-1]
+def _describe(error: ValidationError) -> str:
+    """Name all unknown fields, or else the first field that is wrong."""
+    faults = [(".".join(map(str, each["loc"])), each) for each in error.errors()]
+    unknown = [field for field, each in faults if each["type"] == "unexpected_keyword_argument"]
+    if unknown:
+        return f"there is no field {', '.join(unknown)}"
+    field, fault = faults[0]
     message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     return f"{field}: {message}" if field else message
+
+
+def has_run(folder: Path) -> bool:
+    """Return whether a run was started in the folder."""
+    return (folder / CONFIG).exists()
 
 
 def read_config(folder: Path) -> RunConfig:
     """Read the configuration that a run was started with.
 
-    Raises ValueError naming the file and the field when the file is damaged or of another version.
+    ValueError names the file and the field when the file is damaged or of another version.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         config = _ADAPTER.validate_json(path.read_bytes(), strict=False)
     except ValidationError as error:
         raise ValueError(
-            f"{path}: {_fault(error)}; restore the file or start a run in another folder"
+            f"{path}: {_describe(error)}; restore the file or start a run in another folder"
         ) from None
     return replace(config, run_dir=str(folder))
 
 
-def check_same_run(config: RunConfig) -> None:
+def write_config(config: RunConfig) -> None:
+    """Write the configuration into the run's folder; create the folder if need be."""
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, json.dumps(to_json(config), indent=2) + "\n")
+
+
+def check_same_config(config: RunConfig) -> None:
     """Raise ValueError naming each field that differs from what the run was started with.
 
-    The fields of EXECUTION may differ, and all may in a folder that holds no run yet.
+    The fields of EXECUTION may differ. A folder without a run accepts any configuration.
     """
     folder = Path(config.run_dir)
-    if not (folder / "config.json").exists():
+    if not has_run(folder):
         return
     if differences := find_differences(read_config(folder), config):
         raise ValueError(
             f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
-            "Leave these settings out to go on with it, or name another folder with --run-dir"
+            "Leave these settings out to resume it, or name another folder with --run-dir"
         )
 
 
 def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """The fields, EXECUTION aside, in which configurations differ, with both values."""
+    """Describe each field that differs, with both values; the fields of EXECUTION are left out."""
     return list(_differences(to_json(old), to_json(new)))
-
-
-def lock_run(config: RunConfig) -> None:
-    """Keep other processes out of the run's folder until this one ends, however it ends.
-
-    Raises ValueError if another one trains there.
-    """
-    folder = Path(config.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"{folder}: another process trains there; stop it first, or name another --run-dir"
-        ) from None
-    # The descriptor stays open, and with it the lock.
-
-
-def write_config(config: RunConfig) -> None:
-    """Write the configuration into the run's folder, which is made if it is not there."""
-    folder = Path(config.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
@@ -143,47 +138,39 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
         yield f"{field} was {json.dumps(old)}, now {json.dumps(new)}"
 
 
-class Logbook:
-    """metrics.jsonl and TensorBoard of one stage, written by the first rank.
+def lock_run(config: RunConfig) -> None:
+    """Keep other processes out of the run's folder until this process ends, in whatever way.
 
-    Rows of steps after `step`, which a resumed run is about to repeat, are dropped on opening.
+    Raises ValueError if another process trains there.
     """
-
-    def __init__(self, folder: Path, stage: str, step: int, ranks: Ranks) -> None:
-        self.stage, self.enabled = stage, ranks.is_first
-        if self.enabled:
-            path = folder / "metrics.jsonl"
-            kept = [r for r in read_metrics(folder) if r["stage"] != stage or r["step"] <= step]
-            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-            self.file = path.open("a", encoding="utf-8")
-            self.events = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=step + 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            self.file.close()
-            self.events.close()
-
-    def write(self, step: int, row: Row) -> None:
-        """Add what was measured after a step; nested numbers are outer/inner in TensorBoard."""
-        if self.enabled:
-            print(json.dumps({"stage": self.stage, "step": step} | row), file=self.file, flush=True)
-            for name, value in _flat(row):
-                self.events.add_scalar(name, value, step)
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder}: another process trains there; stop it first, or name another --run-dir"
+        ) from None
+    # The descriptor stays open: closing it would release the lock.
 
 
-def read_metrics(folder: Path) -> list[Row]:
-    """Return the rows of metrics.jsonl; a last line cut by a crash is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+def write_corpora(config: RunConfig, corpora: Corpora) -> None:
+    """Write the ids of the corpora into the run's folder."""
+    named = {"train": corpora.train, "valid": corpora.valid, "cloze": corpora.cloze}
+    ids = {name: corpus and corpus.id for name, corpus in named.items()}
+    write_text(Path(config.run_dir) / CORPORA, json.dumps(ids, indent=2) + "\n")
 
 
-def _flat(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}/")
-        elif value is not None:
-            yield prefix + name, value
+def check_same_corpus(config: RunConfig, corpora: Corpora) -> None:
+    """Raise ValueError if the run was started with another training corpus.
+
+    Its rows would be other ones: some sentences would repeat, others would be left out.
+    """
+    path = Path(config.run_dir) / CORPORA
+    started = json.loads(path.read_bytes())["train"] if path.exists() else corpora.train.id
+    if started != corpora.train.id:
+        raise ValueError(
+            f"{config.run_dir}: the run trains on corpus {started}, but {corpora.train.path} is "
+            f"{corpora.train.id}; name the first one, or start another run with --run-dir"
+        )

@@ -1,8 +1,7 @@
-"""Sequences of unequal length as batches, the same ones for any number of ranks.
+"""Batches of sequences of unequal length, padded on the right: the same for any number of ranks.
 
-What a batch holds is a pure function of the sequences' lengths, so a result that is computed from
-it does not depend on how many ranks there were, bit for bit. A causal model never reads the padding
-on the right.
+The content of a batch depends only on the lengths of the sequences, so results do not depend on the
+number of ranks, bit for bit. A causal model never reads padding on the right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,19 +16,19 @@ from tresse.engine.run.ranks import Ranks
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """Sequences side by side, on the device."""
+    """Padded sequences on the device."""
 
     tokens: torch.Tensor
     """(B, T) int64, zeros past the end of a sequence."""
     lengths: torch.Tensor
-    """(B,) int64."""
+    """(B,) int64: lengths of the sequences."""
     indices: torch.Tensor
-    """(B,) int64, which sequences these are."""
+    """(B,) int64: positions of the sequences in the list that was given."""
     is_own: bool
-    """False: another rank's batch, run only to keep the ranks in step; its results are not used."""
+    """False for a batch of another rank: this rank runs it to keep step and ignores its results."""
 
     def inside(self) -> torch.Tensor:
-        """Whether a position is part of its sequence, (B, T)."""
+        """Return True at the positions that hold a token, False in the padding: (B, T) bool."""
         positions = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return positions < self.lengths[:, None]
 
@@ -37,10 +36,10 @@ class PaddedBatch:
 def padded_batches(
     sequences: Sequence[np.ndarray], batch_tokens: int, ranks: Ranks
 ) -> Iterator[PaddedBatch]:
-    """Yield the batches of this rank, every world_size-th of them.
+    """Yield this rank's batches, one of every world_size; the same number on every rank.
 
-    batch_tokens: positions of a batch, padding included. Every rank has as many batches, for ZeRO-3
-    gathers weights in each.
+    batch_tokens: positions of a batch, padding included. ZeRO-3 gathers weights in every forward
+    pass, so all ranks must take the same number of passes.
     """
     planned = plan_batches([len(sequence) for sequence in sequences], batch_tokens)
     rounds = range(0, len(planned), ranks.world_size)
@@ -48,18 +47,18 @@ def padded_batches(
         own = start + ranks.rank
         width, indices = planned[own % len(planned)]
         tokens = np.zeros((len(indices), width), np.int64)
-        for row, index in enumerate(indices):
-            tokens[row, : len(sequences[index])] = sequences[index]
+        for position, index in enumerate(indices):
+            tokens[position, : len(sequences[index])] = sequences[index]
         lengths = [len(sequences[index]) for index in indices]
         arrays = (torch.as_tensor(each).to(ranks.device) for each in (tokens, lengths, indices))
         yield PaddedBatch(*arrays, is_own=own < len(planned))
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, list[int]]]:
-    """Width and members of each batch: the longest first, at most `batch_tokens` with the padding.
+    """Return the width and the members of each batch, longest sequences first.
 
-    Widths are rounded up to one of eight per octave, so that few shapes occur. A sequence that is
-    longer than `batch_tokens` is a batch of its own.
+    A batch has at most `batch_tokens` positions, padding included; a longer sequence is a batch of
+    its own. Widths are rounded up to one of eight per octave, so that few shapes occur.
     """
     batches: list[tuple[int, list[int]]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

@@ -1,67 +1,46 @@
-"""Scores of a finished stage: cloze accuracies and the alignment of hidden states.
+"""The scores of a finished stage: answers, accuracies and similarities, written to its folder.
 
-STAGE/scores.json      accuracies by task, pair and measure, also by the labels that items have;
-                       cosine similarities by layer
-STAGE/answers.jsonl    log-likelihoods of every item
+STAGE/answers.jsonl    log-likelihoods of both sequences of every question
+STAGE/scores.json      accuracies by task, pair and measure, also by the labels of items;
+                       cosine similarities of translations by layer, as "alignment"
+
+Batches depend only on the sequences, so every number is the same for any number of ranks.
 """
 
 import json
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from tresse.data.durable import write_text
-from tresse.data.packing.settings import Packing, Vocabulary
-from tresse.data.store.cloze import ITEMS, read_items
 from tresse.data.store.corpus import Corpus
-from tresse.engine.checkpoint import Checkpoint
-from tresse.engine.finished import DTYPES, load_model, open_finished
-from tresse.engine.model import Transformer
+from tresse.engine.checkpoint import Checkpoint, load_model, open_finished
+from tresse.engine.model import DTYPES
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import Row
-from tresse.engine.scoring.questions import (
-    Accuracy,
-    Questions,
-    accuracies,
-    ask,
-    language_pairs,
-    score_cloze,
-    to_jsonl,
-)
-from tresse.engine.scoring.similarity import measure_alignment
+from tresse.engine.run.run_folder import Record
+from tresse.engine.scoring.accuracy import accuracies
+from tresse.engine.scoring.padded import padded_batches
+from tresse.engine.scoring.questions import MEASURES, Answer, Questions, TokenSequence, pair_name
+from tresse.engine.scoring.similarity import measure_similarities
 from tresse.kernels.attention import Attend
+from tresse.kernels.cross_entropy import IGNORE_INDEX
 
 ANSWERS, SCORES = "answers.jsonl", "scores.json"
-# Tokens of a forward pass: scores are the same for any number of ranks, but not for other batches.
+# Tokens of a forward pass on a rank. Another size would change the scores by rounding.
 BATCH_TOKENS = 32_768
-
-
-def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Questions:
-    """Ask a cloze corpus' items in all pairs of its languages, as a run's rows are made.
-
-    A sequence begins with the token that a document is preceded by in training, if there is one.
-    """
-    if not (cloze.path / ITEMS).exists():
-        raise ValueError(f"{cloze.path / ITEMS}: not there; a cloze corpus has its items beside it")
-    prefixes = {"none": None, "eos": vocabulary.eos, "bos_eos": vocabulary.bos}
-    return ask(
-        cloze,
-        read_items(cloze.path / ITEMS),
-        pairs=language_pairs(cloze.languages),
-        row_length=packing.row_length,
-        prefix_token=prefixes[packing.separators],
-        switch_token=vocabulary.switch if packing.language_switch else None,
-    )
 
 
 def score_stage(
     folder: Path, questions: Questions, valid: Corpus | None, ranks: Ranks, attend: Attend
 ) -> None:
-    """Score the final weights of a stage, unless that is done; a collective."""
+    """Score the final weights of a stage, unless scores.json is up to date; a collective."""
     path = folder / SCORES
-    known = json.loads(path.read_bytes())["questions"] if path.exists() else None
-    if ranks.any(known != questions.digest()):
-        # One rank hashes the files, the others take its word.
+    answered = json.loads(path.read_bytes())["questions"] if path.exists() else None
+    if ranks.any(answered != questions.digest()):
+        # The first rank verifies the checkpoint's hashes for all ranks.
         final = ranks.from_first(open_finished(folder).path if ranks.is_first else folder)
         score(Checkpoint(final), questions, valid, folder, ranks, attend)
 
@@ -76,37 +55,69 @@ def score(
 ) -> None:
     """Score a checkpoint and write scores.json and answers.jsonl into `out`; a collective.
 
-    valid: held-out documents whose translations are compared, if there are any.
+    valid: held-out corpus whose translations are compared; None to leave that out.
     """
     dtype = DTYPES[checkpoint.config.sharding.precision]
     model = load_model(checkpoint, dtype, ranks.device, attend)
-    items = score_cloze(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
-    scores: Row = {
+    answers = answer(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
+    similarities = (
+        measure_similarities(model, valid, batch_tokens=BATCH_TOKENS, ranks=ranks) if valid else {}
+    )
+    scores: Record = {
         "questions": questions.digest(),
         "tokens": checkpoint.state["tokens"],
-        "cloze": [_cell(accuracy) for accuracy in accuracies(items)],
-        "alignment": _alignments(model, valid, ranks) if valid else {},
+        "cloze": [accuracy.to_json() for accuracy in accuracies(answers)],
+        "alignment": {name: asdict(found) for name, found in similarities.items()},
     }
     if ranks.is_first:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / ANSWERS, to_jsonl(items))
+        write_text(out / ANSWERS, to_jsonl(answers))
         write_text(out / SCORES, json.dumps(scores, indent=2, allow_nan=False) + "\n")
 
 
-def _cell(accuracy: Accuracy) -> Row:
-    """Return an accuracy as JSON values; the error of a single item is not known."""
-    cell: Row = {"task": accuracy.task, "pair": accuracy.pair} | asdict(accuracy)
-    for mean in [cell, *(row for table in cell["by"].values() for row in table.values())]:
-        mean["stderr"] = {k: None if math.isnan(v) else v for k, v in mean["stderr"].items()}
-    return cell
+def answer(
+    model: nn.Module, questions: Questions, *, batch_tokens: int, ranks: Ranks
+) -> list[Answer]:
+    """Answer every question; a collective.
+
+    model: a Transformer or an engine around one. batch_tokens: tokens of a forward pass on a rank.
+    """
+    sequences = questions.sequences
+    sums = _log_likelihoods(model, sequences, batch_tokens, ranks)
+    measures = [_measures(*each) for each in zip(sequences, sums.tolist(), strict=True)]
+    return [
+        Answer(item.task, item.id, pair_name(pair), correct, incorrect, item.group, item.labels)
+        for (item, pair), correct, incorrect in zip(
+            questions.asked, measures[::2], measures[1::2], strict=True
+        )
+    ]
 
 
-def _alignments(model: Transformer, corpus: Corpus, ranks: Ranks) -> Row:
-    """Compare the hidden states of translations, for each pair of languages that has some."""
-    pairs = [(a, b) for a, b in language_pairs(corpus.languages) if a < b]
-    measured = {
-        f"{a}-{b}": measure_alignment(model, corpus, (a, b), batch_tokens=BATCH_TOKENS, ranks=ranks)
-        for a, b in pairs
-        if corpus.aligned_columns((a, b))[0].size > 1
-    }
-    return {name: asdict(alignment) for name, alignment in measured.items()}
+def to_jsonl(answers: Iterable[Answer]) -> str:
+    """Return the answers as JSON lines."""
+    return "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in answers)
+
+
+@torch.no_grad()
+def _log_likelihoods(
+    model: nn.Module, sequences: list[TokenSequence], batch_tokens: int, ranks: Ranks
+) -> torch.Tensor:
+    """Return the log-likelihood of each full sequence and of each continuation, (n, 2) fp64."""
+    num_prompt = torch.tensor([s.num_prompt for s in sequences], device=ranks.device)
+    sums = torch.zeros(len(sequences), 2, dtype=torch.float64, device=ranks.device)
+    for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks):
+        labels = batch.tokens.masked_fill(~batch.inside(), IGNORE_INDEX)[:, 1:].contiguous()
+        _, losses = model(batch.tokens[:, :-1].contiguous(), labels)
+        losses = losses.double()
+        positions = torch.arange(1, batch.tokens.shape[1], device=ranks.device)
+        ending = positions >= num_prompt[batch.indices, None]
+        if batch.is_own:
+            sums[batch.indices] = -torch.stack((losses.sum(1), (losses * ending).sum(1)), dim=1)
+    return ranks.all_reduce(sums)
+
+
+def _measures(sequence: TokenSequence, sums: Sequence[float]) -> dict[str, float]:
+    num_full, num_continuation = sequence.num_scored
+    full, continuation = sums
+    values = (full, full / num_full, continuation, continuation / num_continuation)
+    return dict(zip(MEASURES, values, strict=True))

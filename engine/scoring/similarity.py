@@ -1,8 +1,7 @@
-"""Do translations look alike to the model? Cosine similarity of hidden states, layer by layer.
+"""The cosine similarity of hidden states of translations, layer by layer.
 
-A sentence's state in a layer is the mean over its tokens. As states of a language model share a
-direction whatever they say, sentences that do not belong together are measured beside the
-translations.
+A sentence's state in a layer is the mean over its tokens. All states of a language model share a
+direction, so even unrelated sentences are similar: their similarity is measured as well.
 """
 
 from dataclasses import dataclass
@@ -15,37 +14,55 @@ from tresse.data.store.corpus import Corpus
 from tresse.engine.model import Transformer
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.scoring.padded import padded_batches
+from tresse.engine.scoring.questions import language_pairs
+
+NUM_SENTENCES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
-    """Mean cosine similarity of sentences in two languages: of the embeddings, then by layer."""
+class Similarity:
+    """Mean cosine similarity of sentences in two languages: embeddings first, then each layer."""
 
     num_sentences: int
     aligned: list[float]
-    """Of translations."""
+    """Similarity of translations."""
     random: list[float]
-    """Of sentences that do not belong together: what similarity is worth nothing."""
+    """Similarity of unrelated sentences: the chance level."""
 
 
-def measure_alignment(
+def measure_similarities(
+    model: Transformer, corpus: Corpus, *, batch_tokens: int, ranks: Ranks
+) -> dict[str, Similarity]:
+    """Measure each pair of languages that has translations, by its name `en-fr`; a collective."""
+    pairs = [(a, b) for a, b in language_pairs(corpus.languages) if a < b]
+    return {
+        "-".join(pair): measure_similarity(
+            model, corpus, pair, batch_tokens=batch_tokens, ranks=ranks
+        )
+        for pair in pairs
+        if corpus.aligned_columns(pair)[0].size > 1
+    }
+
+
+def measure_similarity(
     model: Transformer,
     corpus: Corpus,
     languages: tuple[str, str],
     *,
     batch_tokens: int,
     ranks: Ranks,
-    num_sentences: int = 1000,
-) -> Alignment:
+    num_sentences: int = NUM_SENTENCES,
+) -> Similarity:
     """Compare mean-pooled hidden states of sentences and their translations; a collective.
 
-    Sentences are read alone, without a prefix, drawn by document from all that both languages have.
+    num_sentences: number to draw from all translated documents, document by document. A sentence is
+    read alone, without a prefix.
     """
     sentences = _draw_sentences(corpus, languages, num_sentences)
     if len(sentences) < 2:
         raise ValueError(
-            f"{corpus.path}: {len(sentences)} aligned sentences of {' and '.join(languages)}; "
-            "expected 2 at least"
+            f"{corpus.path}: {len(sentences)} translated sentences of {' and '.join(languages)}; "
+            "expected 2 or more"
         )
     flat = [sentence for pair in sentences for sentence in pair]
     pooled = _pooled_states(model, flat, batch_tokens, ranks)
@@ -54,14 +71,14 @@ def measure_alignment(
         F.cosine_similarity(first, other, dim=-1).mean(0).tolist()
         for other in (second, second.roll(1, dims=0))
     )
-    return Alignment(len(sentences), aligned, random)
+    return Similarity(len(sentences), aligned, random)
 
 
 @torch.no_grad()
 def _pooled_states(
     model: Transformer, sentences: list[np.ndarray], batch_tokens: int, ranks: Ranks
 ) -> torch.Tensor:
-    """Mean over the tokens of each sentence of each layer's states, (n, layers + 1, D) fp32."""
+    """Average each layer's states over a sentence's tokens, (n, num_layers + 1, D) fp32."""
     shape = (len(sentences), model.config.num_layers + 1, model.config.hidden_size)
     pooled = torch.zeros(shape, device=ranks.device)
     for batch in padded_batches(sentences, batch_tokens, ranks):
@@ -76,13 +93,13 @@ def _pooled_states(
 def _draw_sentences(
     corpus: Corpus, languages: tuple[str, str], num_sentences: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Up to `num_sentences` translations from random documents, shuffled; always the same."""
-    rows, rng = corpus.aligned(languages), np.random.default_rng(0)
+    """Draw up to `num_sentences` translations by document and shuffle them, always the same way."""
+    documents, rng = corpus.aligned(languages), np.random.default_rng(0)
     sentences = []
-    for row in rng.permutation(len(rows)):
-        both = (corpus.document(*each) for each in zip(languages, rows[row].tolist(), strict=True))
-        sentences += zip(*both, strict=True)
+    for index in rng.permutation(len(documents)):
+        places = zip(languages, documents[index].tolist(), strict=True)
+        sentences += zip(*(corpus.document(*place) for place in places), strict=True)
         if len(sentences) >= num_sentences:
             break
-    # Shuffled, or the next sentence would mostly be one of the same document.
+    # The next sentence is the unrelated one: unshuffled, it would be of the same document.
     return [sentences[index] for index in rng.permutation(min(num_sentences, len(sentences)))]

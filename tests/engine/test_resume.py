@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support.processes import ROOT, TIMEOUT_S, end, finish, start
-from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_rows
+from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
 from tresse.engine.checkpoint import find_fault, newest
-from tresse.engine.run.run_folder import read_metrics
+from tresse.engine.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +31,8 @@ def final_state(run_dir: Path) -> dict[str, bytes]:
 # The function that dies, at which call, on which rank: a save is under way in all but the last.
 ACCIDENTS = {
     "before the other rank's file is written": ("tresse.engine.checkpoint.save_file", 3, 1),
-    "between the files and state.json": ("tresse.engine.checkpoint.write_text", 3, 0),
-    "between the rename and latest": ("tresse.engine.checkpoint.write_text", 4, 0),
+    "between the files and state.json": ("tresse.engine.checkpoint.write_text", 2, 0),
+    "between the rename and the pruning": ("tresse.engine.checkpoint._prune", 2, 0),
     "before an old checkpoint is removed": ("tresse.engine.checkpoint._remove", 1, 0),
     "in the second stage between saves": ("tresse.engine.step.update", 10, 1),
 }
@@ -48,7 +48,7 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     killed = torchrun(2, KILLED, target, str(call), str(rank), *job, check=False)
     assert killed.returncode != 0
     torchrun(2, TRAIN, "--run-dir", str(run_dir))
-    assert step_rows(run_dir) == step_rows(finished_run)
+    assert step_records(run_dir) == step_records(finished_run)
     assert final_state(run_dir) == final_state(finished_run)
     assert not list(run_dir.rglob("*.tmp"))
 
@@ -63,7 +63,7 @@ def test_a_run_goes_on_with_other_ranks_micro_batches_or_zero_stage(
     run_dir = shutil.copytree(killed_run, tmp_path / "run")
     assert newest(run_dir / "en") == run_dir / "en" / "step-00000006"
     torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags)
-    for found, expected in zip(step_rows(run_dir), step_rows(finished_run), strict=True):
+    for found, expected in zip(step_records(run_dir), step_records(finished_run), strict=True):
         assert found["tokens"] == expected["tokens"], "the rows are the same"
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
 
@@ -120,12 +120,13 @@ def test_a_signal_saves_and_exits_0_and_a_second_run_goes_on(
     process.send_signal(number)
     done = finish(process)
     assert done.returncode == 0, done.stderr
-    assert f"To go on: python {ROOT / TRAIN} --run-dir {run_dir}" in done.stdout
-    stopped_at = step_rows(run_dir)[-1]["step"]
-    saved = run_dir / "en" / (run_dir / "en" / "latest").read_text().strip()
+    assert f"To resume: python {ROOT / TRAIN} --run-dir {run_dir}" in done.stdout
+    stopped_at = step_records(run_dir)[-1]["step"]
+    saved = newest(run_dir / "en")
+    assert saved is not None
     assert json.loads((saved / "state.json").read_text())["step"] == stopped_at
     torchrun(1, TRAIN, "--run-dir", str(run_dir))
-    assert len(step_rows(run_dir)) == sum(STAGES.values())
+    assert len(step_records(run_dir)) == sum(STAGES.values())
 
 
 def test_a_signal_to_torchrun_stops_all_ranks_at_one_step_with_a_checkpoint(
@@ -140,7 +141,7 @@ def test_a_signal_to_torchrun_stops_all_ranks_at_one_step_with_a_checkpoint(
     finish(process)  # torchrun's own status is its own
     saved = newest(run_dir / "en")
     assert saved is not None
-    assert saved.name == f"step-{step_rows(run_dir)[-1]['step']:08d}"
+    assert saved.name == f"step-{step_records(run_dir)[-1]['step']:08d}"
 
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tresse.engine.run.run_folder import Row, read_metrics
+from tresse.engine.metrics import read_metrics
+from tresse.engine.run.run_folder import Record
 
 TRAIN = "engine/train.py"
 KILLED = "tests/support/workers/killed.py"
@@ -29,7 +30,7 @@ def arguments(world: Path, run_dir: Path) -> list[str]:
     return ["tiny", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
 
 
-def step_rows(run_dir: Path) -> list[Row]:
-    """What each step measured, without the clock."""
+def step_records(run_dir: Path) -> list[Record]:
+    """Return what each step measured, without the clock."""
     kept = ("stage", "step", "loss", "loss_by_language", "grad_norm", "lr", "tokens")
-    return [{k: row[k] for k in kept} for row in read_metrics(run_dir) if "loss" in row]
+    return [{k: r[k] for k in kept} for r in read_metrics(run_dir) if "loss" in r]

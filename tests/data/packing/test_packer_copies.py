@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.data.packing.test_packer import corpora, packings, plan_or_reject, streams_of
 from tests.support.memory_corpus import MemoryCorpus, memory_corpus, random_texts
-from tests.support.small_run import KILLED, TRAIN, arguments, step_rows
+from tests.support.small_run import KILLED, TRAIN, arguments, step_records
 from tests.support.unique_corpus import unique_corpus
 from tests.support.warm import torchrun
 from tresse.data.packing.packer import Copies, Plan, plan_rows
@@ -170,4 +170,4 @@ def test_a_run_packs_on_the_device_and_has_the_same_losses(
     job = [*arguments(world, run_dir), "--data.pack-on", "device"]
     torchrun(2, KILLED, "tresse.engine.step.update", "6", "0", *job, check=False)
     torchrun(2, TRAIN, "--run-dir", str(run_dir), "--data.pack-on", "host", "--valid-every", "8")
-    assert step_rows(run_dir) == step_rows(finished_run)
+    assert step_records(run_dir) == step_records(finished_run)

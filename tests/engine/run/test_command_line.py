@@ -7,7 +7,7 @@ import torch
 
 from tresse.engine.flops import flops_per_token
 from tresse.engine.model import Transformer
-from tresse.engine.run.command_line import parse_run, usage
+from tresse.engine.run.command_line import parse_config, usage
 from tresse.engine.run.recipes import LLAMA_1B, QWEN_360M, RECIPES, TOKENS_PER_STEP
 from tresse.engine.run.run_folder import from_json, to_json, write_config
 
@@ -18,7 +18,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_without_a_recipe_it_is_the_demo(tmp_path: Path) -> None:
-    config = parse_run([])
+    config = parse_config([])
     assert config.recipe == "demo"
     assert config.run_dir == str(tmp_path / "runs" / "demo")
 
@@ -32,7 +32,7 @@ def test_the_help_lists_every_recipe_with_its_meaning() -> None:
 
 def test_the_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_run(["1b-interleave", "--help"])
+        parse_config(["1b-interleave", "--help"])
     printed = capsys.readouterr().out
     for flag in (
         "--optim.lr",
@@ -45,28 +45,30 @@ def test_the_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture
 
 
 def test_a_flag_sets_its_field() -> None:
-    config = parse_run(["tiny", "--stages.1.tokens", "77", "--data.packing.separators", "bos_eos"])
+    config = parse_config(
+        ["tiny", "--stages.1.tokens", "77", "--data.packing.separators", "bos_eos"]
+    )
     assert config.stages[1].tokens == 77
     assert config.data.packing.separators == "bos_eos"
 
 
 def test_an_unknown_recipe_is_named_beside_those_there_are() -> None:
     with pytest.raises(SystemExit, match="no recipe 'tyni'; there are: demo, tiny"):
-        parse_run(["tyni"])
+        parse_config(["tyni"])
 
 
 def test_a_run_folder_without_a_run_needs_a_recipe() -> None:
-    with pytest.raises(SystemExit, match="no run to go on with"):
-        parse_run(["--run-dir", "runs/typo"])
+    with pytest.raises(SystemExit, match="no run to resume"):
+        parse_config(["--run-dir", "runs/typo"])
 
 
 def test_a_run_folder_alone_brings_its_own_settings(tmp_path: Path) -> None:
-    started = parse_run(["tiny", "--run-dir", "somewhere", "--optim.lr", "0.25"])
+    started = parse_config(["tiny", "--run-dir", "somewhere", "--optim.lr", "0.25"])
     write_config(started)
-    assert parse_run(["--run-dir", "somewhere"]) == started
-    assert parse_run(["tiny", "--run-dir=somewhere"]) == started
+    assert parse_config(["--run-dir", "somewhere"]) == started
+    assert parse_config(["tiny", "--run-dir=somewhere"]) == started
     with pytest.raises(SystemExit, match="a run of the recipe tiny, not of demo"):
-        parse_run(["demo", "--run-dir", str(tmp_path / "somewhere")])
+        parse_config(["demo", "--run-dir", str(tmp_path / "somewhere")])
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,4 +1,4 @@
-"""Cloze scores and the alignment probe against plain definitions, on one rank and on two."""
+"""Cloze scores and similarities against plain definitions, on one rank and on two."""
 
 import json
 import math
@@ -23,17 +23,11 @@ from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig
 from tresse.engine.run.ranks import Ranks
+from tresse.engine.scoring.accuracy import accuracies
 from tresse.engine.scoring.padded import padded_batches, plan_batches
-from tresse.engine.scoring.questions import (
-    MEASURES,
-    ItemScore,
-    accuracies,
-    ask,
-    language_pairs,
-    score_cloze,
-    to_jsonl,
-)
-from tresse.engine.scoring.similarity import measure_alignment
+from tresse.engine.scoring.questions import MEASURES, Answer, ask, language_pairs
+from tresse.engine.scoring.score import answer, to_jsonl
+from tresse.engine.scoring.similarity import measure_similarity
 
 VOCAB, BOS, SWITCH = 60, 60, 61
 BATCH_TOKENS = 140  # an odd number of batches: the last round has one for one rank of two
@@ -98,11 +92,11 @@ def random_cloze(folder: Path) -> tuple[Corpus, list[Item]]:
     return corpus(folder, documents), items
 
 
-def score(model: nn.Module, held: Corpus, items: Sequence[Item], **options) -> list[ItemScore]:
+def score(model: nn.Module, held: Corpus, items: Sequence[Item], **options) -> list[Answer]:
     how = {"batch_tokens": BATCH_TOKENS, "ranks": ALONE}
     how |= {name: options.pop(name) for name in list(options) if name in how}
     questions = ask(held, items, **({"pairs": PAIRS, "row_length": 64} | options))
-    return score_cloze(model, questions, **how)
+    return answer(model, questions, **how)
 
 
 SMALL = {
@@ -184,14 +178,15 @@ def test_an_item_is_asked_in_its_own_languages(tmp_path: Path):
         *(("1", pair) for pair in PAIRS),
     ]
     unknown = replace(word, languages=("de", "it"))
-    with pytest.raises(ValueError, match=r"^1 items are in languages that .*c has not:\n  t 2: it"):
+    message = r"^1 items are in languages that .*c does not have:\n  t 2: it"
+    with pytest.raises(ValueError, match=message):
         ask(held, [unknown, story], pairs=pairs, row_length=64)
 
 
 def test_accuracy_counts_ties_half_and_has_the_error_of_the_mean():
-    def item(task: str, correct: float, incorrect: float) -> ItemScore:
+    def item(task: str, correct: float, incorrect: float) -> Answer:
         ours, theirs = (dict.fromkeys(MEASURES, value) for value in (correct, incorrect))
-        return ItemScore(task, "", "en", ours, theirs)
+        return Answer(task, "", "en", ours, theirs)
 
     wins = [(-1.0, -2.0), (-1.0, -1.0), (-2.0, -1.0), (-1.0, -3.0)]  # 1, 1/2, 0, 1
     first, second = accuracies([item("sSC", *win) for win in wins] + [item("sTC", -1.0, -2.0)])
@@ -229,7 +224,7 @@ def test_sequences_that_are_too_long_or_have_nothing_to_score_are_listed(tmp_pat
 def test_written_scores_are_json_lines_with_all_measures(tmp_path: Path):
     scores = score(Sum(), corpus(tmp_path / "c", SMALL), [ITEM])
     lines = to_jsonl(scores).splitlines()
-    assert [ItemScore(**json.loads(line)) for line in lines] == scores
+    assert [Answer(**json.loads(line)) for line in lines] == scores
 
 
 @settings(max_examples=200, deadline=None)
@@ -261,10 +256,10 @@ def test_ranks_share_all_batches_and_take_as_many_turns(world_size: int):
         assert torch.equal(ours.inside().sum(1), ours.lengths)
 
 
-def test_alignment_is_the_cosine_of_pooled_states(tmp_path: Path):
+def test_similarity_is_the_cosine_of_pooled_states(tmp_path: Path):
     held, _ = random_cloze(tmp_path / "c")
     model = transformer()
-    result = measure_alignment(model, held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE)
+    result = measure_similarity(model, held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE)
 
     def pooled(language: str, key: str) -> list[torch.Tensor]:
         sentences = held.document(language, held.find(language, key))
@@ -282,21 +277,21 @@ def test_alignment_is_the_cosine_of_pooled_states(tmp_path: Path):
     assert result.random != pytest.approx(result.aligned, abs=1e-3)
 
 
-def test_alignment_of_a_corpus_with_itself_is_one_for_translations_alone(tmp_path: Path):
+def test_similarity_of_a_corpus_with_itself_is_one_for_translations_alone(tmp_path: Path):
     rng = np.random.default_rng(1)
     documents = {str(i): [rng.integers(0, VOCAB, 6).tolist() for _ in range(5)] for i in range(9)}
     held = corpus(tmp_path / "c", {"en": documents, "fr": documents})
     options = {"batch_tokens": 64, "ranks": ALONE, "num_sentences": 30}
-    result = measure_alignment(transformer(), held, ("en", "fr"), **options)
+    result = measure_similarity(transformer(), held, ("en", "fr"), **options)
     assert result.num_sentences == 30
     assert result.aligned == pytest.approx([1.0] * 3, abs=1e-5)
     assert max(result.random) < 0.9
 
 
-def test_alignment_without_translations_is_an_error(tmp_path: Path):
+def test_similarity_without_translations_is_an_error(tmp_path: Path):
     held = corpus(tmp_path / "c", {"en": {"a": [[1, 2]]}, "fr": {"a": [[3]]}})
-    with pytest.raises(ValueError, match="1 aligned sentences of en and fr; expected 2"):
-        measure_alignment(transformer(), held, ("en", "fr"), batch_tokens=64, ranks=ALONE)
+    with pytest.raises(ValueError, match="1 translated sentences of en and fr; expected 2"):
+        measure_similarity(transformer(), held, ("en", "fr"), batch_tokens=64, ranks=ALONE)
 
 
 def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
@@ -306,7 +301,7 @@ def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
     held = Corpus.open(f"{folder}/c")
     scores = to_jsonl(score(transformer(), held, items, ranks=ranks))
     Path(f"{folder}/{rank}.jsonl").write_text(scores)
-    result = measure_alignment(
+    result = measure_similarity(
         transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ranks
     )
     Path(f"{folder}/{rank}.json").write_text(json.dumps(result.aligned + result.random))
@@ -319,7 +314,7 @@ def test_two_ranks_get_the_numbers_of_one_bit_for_bit(tmp_path: Path):
     torch.set_num_threads(1)
     try:
         (tmp_path / "alone.jsonl").write_text(to_jsonl(score(transformer(), held, items)))
-        alone = measure_alignment(
+        alone = measure_similarity(
             transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE
         )
     finally:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.support.small_run import TRAIN, arguments, step_rows
+from tests.support.small_run import TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.finished import export_stage, load_model, open_finished
-from tresse.engine.run.run_folder import read_metrics
+from tresse.engine.checkpoint import export_stage, load_model, open_finished
+from tresse.engine.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def test_another_run_starts_from_a_stage_of_this_one(
     run_dir = tmp_path / "run"
     init = ["--init", str(finished_run / "en-fr"), "--stages.1.tokens", "800"]
     torchrun(1, TRAIN, *arguments(world, run_dir), *init)
-    before, after = step_rows(finished_run), step_rows(run_dir)
+    before, after = step_records(finished_run), step_records(run_dir)
     assert after[0]["loss"] < before[0]["loss"] - 0.1, "the weights came along"
     trained = before[-1]["tokens"]
     assert after[0]["tokens"]["en"] == trained["en"] + 12 * 64, "and so did the count of targets"
@@ -100,5 +100,5 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(
 ) -> None:
     run_dir = tmp_path / "run"
     torchrun(1, TRAIN, *arguments(world, run_dir), "--compile", "--data.valid", "")
-    for found, expected in zip(step_rows(run_dir), step_rows(finished_run), strict=True):
+    for found, expected in zip(step_records(run_dir), step_records(finished_run), strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)

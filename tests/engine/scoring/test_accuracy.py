@@ -15,27 +15,27 @@ from tresse.data.store.cloze import Item, write_items
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
-from tresse.engine.scoring.labels import band, row_order, rows
-from tresse.engine.scoring.questions import MEASURES, Accuracy, ItemScore, Mean, accuracies
-from tresse.engine.scoring.report import format_tables
+from tresse.engine.scoring.accuracy import Accuracy, Mean, accuracies, band, line_order, lines_of
+from tresse.engine.scoring.questions import MEASURES, Answer
+from tresse.engine.scoring.report import format_by_labels
 
 VOICES = ("A", "C", "F")
 BANDS = {0: "oov", 1: "1-5", 4: "1-5", 5: "6-20", 19: "6-20", 20: "21-100", 99: "21-100"}
 BANDS |= {100: ">100", 7_000: ">100"}
 
 
-def measured(item: Item, rng: np.random.Generator) -> ItemScore:
+def random_answer(item: Item, rng: np.random.Generator) -> Answer:
     """An answer; small integers, so that there are ties."""
     correct, incorrect = (
         dict(zip(MEASURES, map(float, rng.integers(0, 3, 4)), strict=True)) for _ in range(2)
     )
-    return ItemScore(item.task, item.id, "en", correct, incorrect, item.group, item.labels)
+    return Answer(item.task, item.id, "en", correct, incorrect, item.group, item.labels)
 
 
-def answer(items: Sequence[Item]) -> list[ItemScore]:
+def random_answers(items: Sequence[Item]) -> list[Answer]:
     """Answers in another order than the items."""
     rng = np.random.default_rng(0)
-    scores = [measured(item, rng) for item in items]
+    scores = [random_answer(item, rng) for item in items]
     return [scores[i] for i in rng.permutation(len(scores))]
 
 
@@ -64,9 +64,7 @@ def words() -> list[Item]:
     ]
 
 
-def by_id(
-    scores: Sequence[ItemScore], keep: Callable[[ItemScore], bool] = lambda _: True
-) -> list[float]:
+def by_id(scores: Sequence[Answer], keep: Callable[[Answer], bool] = lambda _: True) -> list[float]:
     """ZeroSpeech's by_pair table for mean_full: per id the mean over voices."""
     found = defaultdict(list)
     for score in scores:
@@ -78,7 +76,7 @@ def by_id(
     return [sum(values) / len(values) for values in found.values()]
 
 
-def band_of(score: ItemScore) -> str:
+def band_of(score: Answer) -> str:
     """The band of a word."""
     return {str(frequency): name for frequency, name in BANDS.items()}[
         str(score.labels["frequency"])
@@ -96,17 +94,17 @@ def assert_mean(mean: Mean, values: Sequence[float]) -> None:
 
 
 def test_swuggy_is_the_mean_over_ids_of_the_mean_over_voices(words: list[Item]) -> None:
-    scores = answer(words)
+    scores = random_answers(words)
     (found,) = accuracies(scores)
     assert_mean(found, by_id(scores))
     plain = by_id(
-        [ItemScore(s.task, str(i), "en", s.correct, s.incorrect) for i, s in enumerate(scores)]
+        [Answer(s.task, str(i), "en", s.correct, s.incorrect) for i, s in enumerate(scores)]
     )
     assert found.accuracy["mean_full"] != pytest.approx(sum(plain) / len(plain), abs=1e-6)
 
 
 def test_tables_are_by_frequency_vocabulary_length_and_voice(words: list[Item]) -> None:
-    scores = answer(words)
+    scores = random_answers(words)
     (found,) = accuracies(scores)
     assert set(found.by) == {"frequency", "vocabulary", "length", "voice"}
     assert list(found.by["frequency"]) == ["oov", "1-5", "6-20", "21-100", ">100"]
@@ -126,10 +124,10 @@ def test_tables_are_by_frequency_vocabulary_length_and_voice(words: list[Item]) 
 def test_a_group_with_the_name_of_an_item_is_another_one() -> None:
     better, worse = dict.fromkeys(MEASURES, 1.0), dict.fromkeys(MEASURES, 0.0)
     scores = [
-        ItemScore("t", "0", "en", better, worse, "1"),
-        ItemScore("t", "0b", "en", better, worse, "1"),
-        ItemScore("t", "1", "en", worse, better),
-        ItemScore("t", "item 0", "en", worse, better),
+        Answer("t", "0", "en", better, worse, "1"),
+        Answer("t", "0b", "en", better, worse, "1"),
+        Answer("t", "1", "en", worse, better),
+        Answer("t", "item 0", "en", worse, better),
     ]
     (found,) = accuracies(scores)
     assert found.num_items == 3
@@ -139,14 +137,14 @@ def test_a_group_with_the_name_of_an_item_is_another_one() -> None:
 
 def test_bands_are_cut_as_the_challenge_cuts_them() -> None:
     assert {frequency: band(frequency) for frequency in BANDS} == BANDS
-    assert rows({"frequency": 0}) == {"vocabulary": "oov", "frequency": "oov"}
-    assert rows({"frequency": "often", "type": "island"}) == {
+    assert lines_of({"frequency": 0}) == {"vocabulary": "oov", "frequency": "oov"}
+    assert lines_of({"frequency": "often", "type": "island"}) == {
         "frequency": "often",
         "type": "island",
     }
     names = ["wh", ">100", "9", "1-5", "island", "oov", "10", "6-20", "21-100"]
     ordered = ["oov", "1-5", "6-20", "21-100", ">100", "9", "10", "island", "wh"]
-    assert sorted(names, key=row_order) == ordered
+    assert sorted(names, key=line_order) == ordered
 
 
 def write_evaluation(folder: Path, like: Corpus) -> list[Item]:
@@ -172,11 +170,12 @@ def test_a_stage_is_scored_with_tables(world: Path, finished_run: Path, tmp_path
         sys.executable, "-m", "tresse.engine.commands", "score", str(finished_run / "en-fr"), *words
     )
     lines = (out / "answers.jsonl").read_text().splitlines()
-    scores = [ItemScore(**json.loads(line)) for line in lines]
+    scores = [Answer(**json.loads(line)) for line in lines]
     assert [(score.id, score.pair) for score in scores] == [(item.id, "en") for item in items]
     (cell,) = json.loads((out / "scores.json").read_text())["cloze"]
     by = {
-        table: {name: Mean(**row) for name, row in own.items()} for table, own in cell["by"].items()
+        table: {name: Mean(**line) for name, line in own.items()}
+        for table, own in cell["by"].items()
     }
     assert Accuracy(**cell | {"by": by}) == accuracies(scores)[0]
     assert cell["num_items"] == 24
@@ -201,11 +200,11 @@ def test_a_table_of_a_single_item_has_no_error_and_a_large_one_is_left_to_the_fi
         {"task": "sBLIMP-dev", "pair": "en", "by": {"type": small, "subtype": large}},
     ]
     (tmp_path / "scores.json").write_text(json.dumps({"cloze": cells}))
-    assert format_tables(tmp_path, "mean_full").splitlines() == [
-        "sBLIMP-dev en by type   items",
-        "island                      1  100.0",
-        "wh                          9   25.0 ±2.0",
-        "mean of the rows                62.5",
+    assert format_by_labels(tmp_path, "mean_full").splitlines() == [
+        "sBLIMP-dev en by type  items",
+        "island                     1  100.0",
+        "wh                         9   25.0  ±2.0",
+        "mean of the lines              62.5",
         "",
-        "sBLIMP-dev en by subtype: 21 rows, in scores.json",
+        "sBLIMP-dev en by subtype: 21 lines, in scores.json",
     ]
