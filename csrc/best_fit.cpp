@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kRecentLayouts = 8;
 
-// A set of small integers with the question "the smallest member that is at least n".
+// A set of small integers that finds its smallest member of at least n.
 class RoomSet {
  public:
   explicit RoomSet(std::int64_t size) : words_(size / 64 + 1), summary_(words_.size() / 64 + 1) {}
@@ -26,7 +26,7 @@ class RoomSet {
     words_[n / 64] &= ~bit(n);
     if (words_[n / 64] == 0) summary_[n / 4096] &= ~bit(n / 64);
   }
-  // -1 if there is none.
+  // Returns the smallest member that is at least n, or -1.
   std::int64_t at_least(std::int64_t n) const noexcept {
     if (const auto word = words_[n / 64] & from(n)) return n / 64 * 64 + std::countr_zero(word);
     const auto next = n / 64 + 1;
@@ -46,12 +46,12 @@ class RoomSet {
   std::vector<std::uint64_t> words_, summary_;
 };
 
-// Open rows by the room left in them; of equal ones the last to get there is taken first.
+// Open rows by the room left in them; of rows with equal room, the last to reach it comes first.
 class OpenRows {
  public:
   explicit OpenRows(std::int64_t capacity) : rooms_(capacity), newest_(capacity + 1, -1) {}
 
-  // The row for a piece of this length: the fullest that has room, or a new one.
+  // Returns the row for a piece of this length: the fullest with enough room, or a new row.
   std::int64_t place(std::int64_t length) {
     auto room = rooms_.at_least(length);
     std::int64_t row = static_cast<std::int64_t>(older_.size());
@@ -88,7 +88,7 @@ std::vector<Piece> cut_into_pieces(std::span<const std::int64_t> lengths, std::i
   return pieces;
 }
 
-// Indices of the pieces, longest first, equal ones in order (counting sort).
+// Returns the indices of the pieces, longest first, equal lengths in order (counting sort).
 std::vector<std::int64_t> longest_first(std::span<const Piece> pieces, std::int64_t capacity) {
   std::vector<std::int64_t> start(capacity + 2, 0), order(pieces.size());
   for (const auto& piece : pieces) ++start[capacity - piece.length + 1];
@@ -106,7 +106,7 @@ Layout pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t capacit
   std::vector<std::int64_t> row_of(pieces.size());
   for (auto i : longest_first(pieces, capacity)) row_of[i] = open.place(pieces[i].length);
 
-  // Rows come off the packing sorted by length, so they are shuffled.
+  // Packing opens rows in order of falling length, so they are shuffled.
   const auto num_rows = open.num_rows();
   const Permutation shuffle(num_rows, key);
   std::vector<std::int64_t> place_of(num_rows);
@@ -150,7 +150,7 @@ std::int64_t BestFitRows::num_targets(std::span<const Piece> row) const noexcept
   return targets;
 }
 
-// Number of leading labels of the row that hold this many targets, at least 1.
+// Returns the number of leading labels of the row that hold this many targets (at least 1).
 std::int64_t BestFitRows::valid_prefix(std::span<const Piece> row,
                                        std::int64_t targets) const noexcept {
   if (!mask_documents_) return targets;
@@ -195,10 +195,10 @@ void BestFitRows::lay_out(std::int64_t targets) {
   }
 }
 
-// Whether there are kept sizes that reach the targets and fit, by a sample: the first window and
-// the last.
-bool BestFitRows::restore(const std::string& name, std::int64_t targets) {
-  const auto table = kept_->load(name);
+// Loads cached sizes if they reach the targets. The first and the last window are measured again:
+// sizes of another stream would differ there.
+bool BestFitRows::load(const std::string& name, std::int64_t targets) {
+  const auto table = cache_->load(name);
   const auto windows = static_cast<std::int64_t>(table.size() / 2) - 1;
   if (windows < 1 || table.back() < targets) return false;
   std::vector<Size> before(windows + 1);
@@ -212,18 +212,18 @@ bool BestFitRows::restore(const std::string& name, std::int64_t targets) {
   return true;
 }
 
-void BestFitRows::keep(const std::string& name) const {
+void BestFitRows::store(const std::string& name) const {
   std::vector<std::int64_t> table;
   for (const auto& [rows, targets] : before_) table.insert(table.end(), {rows, targets});
-  kept_->store(name, table);
+  cache_->store(name, table);
 }
 
 BestFitRows::End BestFitRows::extend(std::int64_t targets) {
   const auto name = "best-fit-" + std::to_string(capacity_) + (mask_documents_ ? "-masked-" : "-") +
                     std::to_string(targets);
-  if (!restore(name, targets)) {
+  if (!load(name, targets)) {
     lay_out(targets);
-    keep(name);
+    store(name);
   }
   const auto end = std::ranges::lower_bound(before_, targets, {}, &Size::targets);
   const auto number = end - before_.begin() - 1;

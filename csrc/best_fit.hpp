@@ -1,5 +1,6 @@
 #pragma once
-// Best-fit decreasing (Johnson 1974) of documents into rows, in windows of the epoch's order.
+// Packs whole documents into rows by best-fit decreasing (Johnson 1974), window by window of an
+// epoch's order.
 
 #include <cstdint>
 #include <list>
@@ -9,17 +10,18 @@
 #include <string>
 #include <vector>
 
-#include "table_cache.hpp"
 #include "stream.hpp"
+#include "table_cache.hpp"
 
 namespace tresse {
 
-// Part of a document: all of it unless the document is longer than a row.
+// A whole document, or a part of one that is longer than a row.
 struct Piece {
-  std::int64_t item, offset, length;  // item: the document's position in the window
+  std::int64_t item;  // the document's position in the window
+  std::int64_t offset, length;  // tokens
 };
 
-// Rows of a window: row r holds pieces[first_piece[r]] .. pieces[first_piece[r + 1]], in order.
+// The rows of a window: row r holds pieces[first_piece[r]] to pieces[first_piece[r + 1] - 1].
 struct Layout {
   std::vector<std::int64_t> documents;  // of the window, by item
   std::vector<std::int64_t> first_piece{0};
@@ -34,29 +36,30 @@ struct Layout {
 };
 
 // Packs documents of the given lengths (>= 1) into rows of `capacity` tokens. Longer documents are
-// cut into pieces of `capacity`. Row i of the result is the Permutation(rows, key)(i)-th one
-// opened.
+// cut into pieces of `capacity`. Row i of the result is the row that was opened as number
+// Permutation(num_rows, key)(i).
 Layout pack_best_fit(std::span<const std::int64_t> lengths, std::int64_t capacity,
                      std::uint64_t key);
 
-// The rows of a stream under best_fit. Safe to use from several threads once extended.
+// The rows of a stream packed by best fit. After `extend`, several threads may use it.
 class BestFitRows {
  public:
   static constexpr std::int64_t kWindow = 4096;  // documents
   struct Row {
     std::shared_ptr<const Layout> layout;
-    std::int64_t epoch, index;  // of the window; of the row in it
+    std::int64_t epoch;  // of the row's window
+    std::int64_t index;  // of the row in its window
   };
   struct End {
     std::int64_t num_rows, last_num_valid;
   };
 
-  BestFitRows(const Stream& stream, const TableCache& kept, std::int64_t capacity,
+  BestFitRows(const Stream& stream, const TableCache& cache, std::int64_t capacity,
               bool mask_documents)
-      : stream_(&stream), kept_(&kept), capacity_(capacity), mask_documents_(mask_documents) {}
+      : stream_(&stream), cache_(&cache), capacity_(capacity), mask_documents_(mask_documents) {}
 
-  // Lays out windows until their rows hold `targets`; returns where exactly they are reached. To be
-  // called once. What the windows hold is taken from what is kept, if it is of this stream.
+  // Lays out windows until their rows hold `targets`, and returns the row and the label that reach
+  // them. Call it once. Sizes of windows come from the cache if they are there.
   End extend(std::int64_t targets);
   Row row(std::int64_t row);
 
@@ -76,14 +79,14 @@ class BestFitRows {
   Size size(std::int64_t window) const;
   void lay_out(std::int64_t targets);
   void lay_out_more(std::int64_t windows);
-  bool restore(const std::string& name, std::int64_t targets);
-  void keep(const std::string& name) const;
+  bool load(const std::string& name, std::int64_t targets);
+  void store(const std::string& name) const;
 
   const Stream* stream_;
-  const TableCache* kept_;
+  const TableCache* cache_;
   std::int64_t capacity_;
   bool mask_documents_;
-  std::vector<Size> before_{{0, 0}};  // each window, and after the last
+  std::vector<Size> before_{{0, 0}};  // rows and targets before each window, and in all
   std::mutex mutex_;
   std::list<std::pair<std::int64_t, std::shared_ptr<const Layout>>> recent_;  // newest first
 };

@@ -1,4 +1,4 @@
-// Python's view of the packer: checks arrays, keeps them alive, releases the GIL, calls.
+// Python's view of the packer: it checks arrays, keeps them alive, releases the GIL and calls.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -26,7 +26,7 @@ std::span<const T> view(const Array<T>& array) {
   return {array.data(), array.size()};
 }
 
-// A CorpusView and the arrays it looks at.
+// A CorpusView and the arrays that it points into.
 struct Corpus {
   tresse::CorpusView view;
   std::vector<nb::object> alive;
@@ -97,12 +97,12 @@ class Packer {
 
   std::int64_t find_uneven(std::vector<std::uint8_t> languages,
                            const std::vector<Array<std::int64_t>>& documents,
-                           std::string table_cache) const {
+                           std::string table_cache_prefix) const {
     tresse::StreamSpec spec{.languages = std::move(languages), .mode = tresse::Mode::alternate};
     for (const auto& column : documents) spec.documents.push_back(view(column));
     nb::gil_scoped_release release;
     const tresse::Stream stream(*view_, std::move(spec), {});
-    return stream.find_uneven(tresse::TableCache(std::move(table_cache)),
+    return stream.find_uneven(tresse::TableCache(std::move(table_cache_prefix)),
                               tresse::default_threads());
   }
 
@@ -110,7 +110,7 @@ class Packer {
                           bool random_order, std::vector<std::uint64_t> thresholds,
                           std::vector<Array<std::int64_t>> documents, std::uint64_t seed,
                           std::uint64_t stage, std::uint64_t index, std::int64_t targets,
-                          std::string table_cache) {
+                          std::string table_cache_prefix) {
     tresse::StreamSpec spec{std::move(languages),
                             parse_mode(mode),
                             random_order,
@@ -124,7 +124,8 @@ class Packer {
       alive_.push_back(nb::cast(column));
     }
     nb::gil_scoped_release release;
-    return packer_.add_stream(std::move(spec), targets, tresse::TableCache(std::move(table_cache)));
+    return packer_.add_stream(std::move(spec), targets,
+                              tresse::TableCache(std::move(table_cache_prefix)));
   }
 
   std::int64_t num_rows() const { return packer_.num_rows(); }
@@ -136,7 +137,7 @@ class Packer {
       throw std::invalid_argument("tokens must be [rows, " + std::to_string(row_length_ + 1) +
                                   "] and num_valid [rows]");
     if (sizeof(Out) < static_cast<std::size_t>(token_bytes_))
-      throw std::invalid_argument("tokens must be uint32: the corpus' are");
+      throw std::invalid_argument("tokens must be uint32, as the corpus' tokens are");
     tresse::Boundaries boundaries;
     {
       nb::gil_scoped_release release;
@@ -198,16 +199,16 @@ NB_MODULE(_packer, m) {
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
   packer.def("find_uneven", &Packer::find_uneven, "languages"_a, "documents"_a.noconvert(),
-             "table_cache"_a);
+             "table_cache_prefix"_a);
   packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
              "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a,
-             "table_cache"_a);
+             "table_cache_prefix"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);
   packer.def("copies", &Packer::copies, "first_row"_a, "num_valid"_a.noconvert(), "threads"_a);
 
-  // For tests: the definition's primitives.
+  // For tests, which compare them with reference.py.
   m.def("hash_words", [](const std::vector<std::uint64_t>& words) {
     std::uint64_t hash = 0;
     for (auto word : words) hash = tresse::fold(hash, word);

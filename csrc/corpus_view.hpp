@@ -1,5 +1,5 @@
 #pragma once
-// A view of a corpus whose arrays live elsewhere, usually in memory-mapped shards.
+// A view of a corpus; its arrays are owned by others, usually memory-mapped shards.
 
 #include <algorithm>
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace tresse {
 
 inline constexpr std::size_t kMaxLanguages = 255;
 
-// Arrays of one shard; `tokens` holds uint16 or uint32, see CorpusView::token_bytes.
+// The arrays of one shard. `tokens` holds uint16 or uint32, by CorpusView::token_bytes.
 struct Shard {
   const std::byte* tokens;
   std::int64_t num_tokens;
@@ -26,13 +26,13 @@ struct Shard {
   std::span<const std::uint64_t> key_hash;
 };
 
-// A document of one language: where it is, not what it holds.
+// The place of a document of one language.
 struct Place {
   const Shard* shard;
   std::int64_t document;  // within the shard
 };
 
-// All shards of a language; documents are numbered through them in order.
+// All shards of a language. Documents are numbered through the shards in order.
 class LanguageView {
  public:
   void add(Shard shard) {
@@ -77,7 +77,7 @@ struct CorpusView {
   std::vector<LanguageView> languages;
 };
 
-// The tokens of all shards one after another: languages in order, and the shards of each.
+// The tokens of all shards laid end to end: languages in order, and the shards of each in order.
 class Pool {
  public:
   explicit Pool(const CorpusView& corpus) : token_bytes_(corpus.token_bytes) {
@@ -91,7 +91,7 @@ class Pool {
               [](const Part& a, const Part& b) { return std::less<>()(a.begin, b.begin); });
   }
 
-  // Place in the pool of a token in a shard; the shards' arrays do not overlap.
+  // Returns the index in the pool of a token of a shard. The shards' arrays do not overlap.
   std::int64_t offset(const std::byte* token) const noexcept {
     const auto before = [](const std::byte* token, const Part& part) {
       return std::less<>()(token, part.begin);

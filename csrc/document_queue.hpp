@@ -1,5 +1,5 @@
 #pragma once
-// Documents in the order they are packed, made ready while earlier ones are still being copied.
+// Documents in the order that they are packed, prepared while earlier ones are being copied.
 
 #include <array>
 #include <cstdint>
@@ -9,13 +9,13 @@
 
 namespace tresse {
 
-// A document, or the part of one that best_fit puts into a row.
+// A document to be packed; with best_fit, perhaps only a part of it.
 struct Visit {
   std::int64_t document;
   EpochKeys keys;
 };
 
-// Epoch after epoch from a position on, without end.
+// An endless sequence of documents: starts at a position of an epoch and continues with the next.
 class EndlessVisits {
  public:
   EndlessVisits(const Stream& stream, std::int64_t epoch, std::int64_t position)
@@ -24,7 +24,7 @@ class EndlessVisits {
         order_(stream.order(epoch)),
         position_(position) {}
 
-  // Sets the document's index and keys; false at the end.
+  // Sets the document's index and keys. Returns true, as there is always another document.
   bool next(Document& document) {
     if (read_ == mapped_) map();
     document.position = position_ - mapped_ + read_;
@@ -54,10 +54,12 @@ class EndlessVisits {
   std::int64_t mapped_ = 0, read_ = 0;
 };
 
+// The documents of a list.
 class ListedVisits {
  public:
   explicit ListedVisits(std::span<const Visit> visits) : visits_(visits) {}
 
+  // Sets the document's index and keys; false at the end of the list.
   bool next(Document& document) {
     if (visits_.empty()) return false;
     document.index = visits_.front().document;
@@ -70,15 +72,15 @@ class ListedVisits {
   std::span<const Visit> visits_;
 };
 
-// A ring of documents in different states of readiness, so that the cache misses of several
-// overlap. A thread has one ring, whose memory stays: it may hold one queue at a time.
+// A ring of documents in different states of preparation, so that the cache misses of several
+// documents overlap. Each thread reuses the memory of one ring, so it may have one queue at a time.
 template <class Visits>
 class DocumentQueue {
  public:
   DocumentQueue(const Stream& stream, Visits visits, bool reads_tokens)
       : stream_(&stream), visits_(visits), reads_tokens_(reads_tokens), ring_(thread_ring()) {}
 
-  // The next document with its runs; valid until the next call.
+  // Returns the next document with its runs; valid until the next call.
   const Document& next() {
     while (found_ <= current_ + kFindAhead && find(ring_[found_ % kSize])) ++found_;
     for (; located_ <= current_ + kLocateAhead && located_ < found_; ++located_)
@@ -103,7 +105,7 @@ class DocumentQueue {
   }
 
   bool find(Document& document) {
-    // Straight into the document: a copy would be read while it still waits in the store queue.
+    // Visits write into the document: a copy would be read before the store queue has drained.
     if (!visits_.next(document)) return false;
     stream_->find(document);
     return true;

@@ -9,9 +9,10 @@
 #include "parallel.hpp"
 
 namespace tresse {
-std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets, TableCache kept) {
+
+std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets, TableCache cache) {
   if (targets < 1) throw std::invalid_argument("a stream needs a budget of at least one target");
-  auto& source = sources_.emplace_back(*corpus_, std::move(spec), packing_, std::move(kept));
+  auto& source = sources_.emplace_back(*corpus_, std::move(spec), packing_, std::move(cache));
   const auto T = packing_.row_length;
   if (packing_.mode == PackingMode::best_fit) {
     const auto end = source.best_fit.extend(targets);
@@ -160,7 +161,7 @@ void Packer::pack_best_fit(Source& source, const Task& task, RowWriter<Sink> wri
   }
 }
 
-// Rows were noted stream by stream; here they get their order in the batch.
+// Threads noted the rows stream by stream; here they are joined in the order of the batch.
 std::vector<std::int32_t> Packer::join_cuts(std::span<const RowNotes> rows) const {
   const auto T = packing_.row_length;
   std::vector<std::int32_t> cu_seqlens;

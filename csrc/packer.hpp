@@ -1,5 +1,5 @@
 #pragma once
-// Rows of a training stage: which stream each belongs to, and what it holds. Knows no Python.
+// The rows of a training stage: the stream of each row and its tokens. Knows no Python.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,11 +11,11 @@
 
 #include "best_fit.hpp"
 #include "corpus_view.hpp"
-#include "table_cache.hpp"
 #include "mixing.hpp"
 #include "parallel.hpp"
 #include "row_writer.hpp"
 #include "stream.hpp"
+#include "table_cache.hpp"
 #include "timeline.hpp"
 
 namespace tresse {
@@ -29,75 +29,78 @@ struct PackingSpec {
   bool mask_documents = false;  // a label that begins a document does not count
 };
 
-// Where the caller wants the rows: tokens [num_rows, T + 1], num_valid [num_rows].
+// Memory of the caller for rows: tokens [num_rows, T + 1], num_valid [num_rows].
 struct Destination {
   std::byte* tokens;
-  int token_bytes;  // 2 or 4, not less than the corpus'
+  int token_bytes;  // 2 or 4, at least as many as in the corpus
   std::int32_t* num_valid;
 };
 
-// Boundaries within a batch of B rows.
+// Boundaries in a batch of B rows.
 struct Boundaries {
-  std::vector<std::int32_t> cu_seqlens;   // over the B * T inputs: rows, documents, padding
-  std::vector<std::int32_t> span_starts;  // over the B * (T + 1) tokens: rows, languages
+  // Offsets into the B * T inputs where a row, a document or padding begins, and their end.
+  std::vector<std::int32_t> cu_seqlens;
+  // Offsets into the B * (T + 1) tokens where a row or a language begins, and their end.
+  std::vector<std::int32_t> span_starts;
   std::vector<std::uint8_t> span_languages;
 };
 
-// A batch of B rows as copies out of the pool, which cover its B * (T + 1) tokens in order.
+// A batch of B rows as copies from the pool, which cover its B * (T + 1) tokens in order.
 struct Copies {
-  // [copies, 2]: source (see Copy); start in the batch + language * 2^32 + begins * 2^40.
+  // [num_copies, 2]: source (see Copy), and start in the batch + language * 2^32 + begins * 2^40.
   std::vector<std::int64_t> copies;
   std::vector<std::int32_t> cu_seqlens;  // as in Boundaries
 };
 
 class Packer {
  public:
-  // The corpus must outlive the packer, and get no more shards.
+  // The corpus must outlive the packer, and no shard may be added to it.
   Packer(const CorpusView& corpus, PackingSpec packing)
       : corpus_(&corpus), pool_(corpus), packing_(packing) {}
   Packer(const Packer&) = delete;
   Packer& operator=(const Packer&) = delete;
 
-  // Adds the rows of a stream that hold `targets` counted labels; returns their number. `kept` is
-  // for this stream of this corpus with these specials alone.
-  std::int64_t add_stream(StreamSpec spec, std::int64_t targets, TableCache kept);
+  // Adds the rows of a stream that hold `targets` counted labels, and returns their number. The
+  // cache's prefix must belong to this stream of this corpus with these specials alone.
+  std::int64_t add_stream(StreamSpec spec, std::int64_t targets, TableCache cache);
 
   std::int64_t num_rows() const noexcept { return mixture_.num_rows(); }
 
-  // Writes rows first .. first + num_rows; the same bytes for any number of threads. Rows past the
-  // end are zero and have no valid label. Safe to call from several threads.
+  // Writes `num_rows` rows from row `first`; the bytes do not depend on the number of threads. Rows
+  // past the end are zero and have no valid label. Several threads may call it at once.
   Boundaries fill(std::int64_t first, std::int64_t num_rows, Destination destination, int threads);
 
-  // Says where the tokens of those rows are instead of copying them; also writes num_valid.
+  // Returns the places of the tokens of those rows instead of copying them; writes num_valid.
   Copies copies(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid, int threads);
 
  private:
   struct Source {
-    Source(const CorpusView& corpus, StreamSpec spec, const PackingSpec& packing, TableCache tables)
+    Source(const CorpusView& corpus, StreamSpec spec, const PackingSpec& packing,
+           TableCache table_cache)
         : stream(corpus, std::move(spec), packing.specials),
-          kept(std::move(tables)),
-          timeline(stream, kept),
-          best_fit(stream, kept, packing.row_length + 1, packing.mask_documents) {}
+          cache(std::move(table_cache)),
+          timeline(stream, cache),
+          best_fit(stream, cache, packing.row_length + 1, packing.mask_documents) {}
 
     Stream stream;
-    TableCache kept;
+    TableCache cache;
     Timeline timeline;
     BestFitRows best_fit;
     std::int64_t num_rows = 0, last_num_valid = 0;
   };
-  // Rows of one stream that a thread packs: consecutive in the stream, anywhere in the batch.
+  // Rows of one stream that a thread packs: consecutive in the stream, at any slots of the batch.
   struct Task {
     std::int64_t first_row = 0;
     std::vector<std::int64_t> slots;
   };
 
-  // Rows and what the threads noted of them.
+  // The notes of the threads, and of each row.
   struct Packed {
     std::vector<Notes> notes;
     std::vector<RowNotes> rows;
   };
 
-  // make_sink(notes) gives each thread what its RowWriter does with tokens.
+  // make_sink(notes) returns the sink for the RowWriter of a thread: a Copier or a Locator.
   template <class MakeSink>
   Packed pack(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid, int threads,
               const MakeSink& make_sink);
@@ -118,7 +121,7 @@ class Packer {
   const CorpusView* corpus_;
   Pool pool_;
   PackingSpec packing_;
-  std::deque<Source> sources_;  // their addresses stay
+  std::deque<Source> sources_;  // a deque, so that their addresses stay
   Mixture mixture_;
   Workers workers_;
 };

@@ -1,5 +1,5 @@
 #pragma once
-// Loops over contiguous parts, each on its own thread.
+// Loops over contiguous parts of a range, each part on its own thread.
 
 #include <unistd.h>
 
@@ -28,7 +28,7 @@ inline void spawn(int parts, const std::function<void(int part)>& work) {
   work(0);
 }
 
-// A thread that its process joins. A fork copies the object but not the thread.
+// A thread that is joined by the process that started it: a fork copies the object, not the thread.
 class Thread {
  public:
   explicit Thread(std::function<void()> work) : thread_(std::move(work)), process_(getpid()) {}
@@ -38,7 +38,7 @@ class Thread {
   ~Thread() {
     if (is_here())
       thread_.join();
-    else  // to be neither joined nor detached, nor destroyed
+    else  // in a forked process std::thread can be neither joined, detached nor destroyed
       static_cast<void>(new std::thread(std::move(thread_)));
   }
 
@@ -49,14 +49,14 @@ class Thread {
   pid_t process_;
 };
 
-// Threads that stay, since starting one takes as long as packing a dozen rows.
+// Threads that are kept for later calls: starting one takes as long as packing a dozen rows.
 class Workers {
  public:
   ~Workers() {
     if (are_here()) announce(nullptr, 0);
   }
 
-  // As spawn; a second caller at the same time, or a forked process, gets threads of its own.
+  // Like spawn, on kept threads. A second caller at the same time and a forked process spawn.
   void run(int parts, const std::function<void(int part)>& work) {
     std::unique_lock lock(mutex_, std::try_to_lock);
     if (parts == 1) return work(0);
@@ -83,11 +83,11 @@ class Workers {
     turn_.notify_all();
   }
 
-  // Sleeps while the value is `old`, at first with open eyes: to wake up takes as long as a fill.
+  // Waits while the value is `old`. It spins first, as waking a thread takes as long as a fill.
   template <class T>
   static void wait(const std::atomic<T>& value, T old) {
-    constexpr auto kAwake = std::chrono::microseconds(50);
-    const auto end = std::chrono::steady_clock::now() + kAwake;
+    constexpr auto kSpin = std::chrono::microseconds(50);
+    const auto end = std::chrono::steady_clock::now() + kSpin;
     while (value == old)
       if (std::chrono::steady_clock::now() > end) return value.wait(old);
   }
@@ -103,15 +103,15 @@ class Workers {
   }
 
   std::mutex mutex_;
-  const std::function<void(int)>* work_ = nullptr;  // null: end
+  const std::function<void(int)>* work_ = nullptr;  // null tells the threads to end
   int parts_ = 0;
   std::atomic<std::uint64_t> turn_{0};
   std::atomic<int> pending_{0};
-  std::deque<Thread> threads_;  // last: they end before what they use
+  std::deque<Thread> threads_;  // last member: threads are joined before what they use is gone
 };
 
-// Calls work(part, begin, end) for `parts` contiguous parts of [0, size), through run(parts, work).
-// The first exception is rethrown after all threads have ended.
+// Calls work(part, begin, end) for `parts` contiguous parts of [0, size), through run(parts, work),
+// which is `spawn` or `Workers::run`. Rethrows the first exception after all parts have ended.
 template <class Run, class Work>
 void parallel_parts(std::int64_t size, int parts, const Run& run, const Work& work) {
   std::vector<std::exception_ptr> errors(parts);

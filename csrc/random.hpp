@@ -1,5 +1,5 @@
 #pragma once
-// Counter-based randomness: every draw is a function of what it is for, and nothing has a state.
+// Counter-based random numbers: a draw is a hash of its purpose and place, without any state.
 
 #include <algorithm>
 #include <array>
@@ -11,7 +11,7 @@ namespace tresse {
 
 __extension__ using uint128 = unsigned __int128;
 
-// What a draw is for; the numbers are part of the definition of every row.
+// The purpose of a draw. The numbers are part of the definition of every row.
 enum class Domain : std::uint64_t { order = 1, draw = 2, language_order = 3, row_order = 4 };
 
 // The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
@@ -32,13 +32,14 @@ constexpr std::uint64_t hash_words(Words... words) noexcept {
   return hash;
 }
 
-// Maps a hash to [0, n) by the high word of the product; no division.
+// Maps a hash to [0, n) by the high word of a product, without a division.
 constexpr std::uint64_t bounded(std::uint64_t hash, std::uint64_t n) noexcept {
   return static_cast<std::uint64_t>(static_cast<uint128>(hash) * n >> 64);
 }
 
-// A pseudo-random bijection of [0, n): mixed-radix Feistel network over digits (low < a, high < b),
-// a = ceil(sqrt n), b = ceil(n / a), 6 half rounds. The fewer than a excess points are walked over.
+// A pseudo-random bijection of [0, n): a mixed-radix Feistel network of 6 half rounds over the
+// digits low < a and high < b, with a = ceil(sqrt n) and b = ceil(n / a). An image of n or more
+// (fewer than a are) is mapped again.
 class Permutation {
  public:
   static constexpr int kHalfRounds = 6;
@@ -51,10 +52,11 @@ class Permutation {
 
   std::uint64_t size() const noexcept { return size_; }
 
-  // The image of i, which must be less than size().
+  // Returns the image of i, which must be less than size().
   std::uint64_t operator()(std::uint64_t i) const noexcept { return walk(i / a_, i % a_); }
 
-  // The images of first, first + 1, ... Chains side by side do not wait for each other.
+  // Writes the images of first, first + 1, ... Several are computed side by side, which overlaps
+  // their chains of operations.
   void map(std::uint64_t first, std::span<std::int64_t> out) const noexcept {
     constexpr std::size_t kLanes = 8;
     std::uint64_t high = first / a_, low = first % a_;

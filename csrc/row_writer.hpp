@@ -1,6 +1,6 @@
 #pragma once
-// Turns runs of tokens into rows and notes where documents and languages begin. What becomes of the
-// tokens is the writer's sink: Copier has them in memory, Locator says where they are.
+// Turns runs of tokens into rows, and notes the columns where documents and languages begin. The
+// writer's sink takes the tokens: Copier copies them, Locator notes their places.
 
 #include <algorithm>
 #include <array>
@@ -15,26 +15,26 @@
 
 namespace tresse {
 
-// Tokens of a row that are consecutive in the pool: all up to the next copy's column. A source
-// below zero is no place, but the token -1 - source itself, as often as there is room.
+// Consecutive tokens of the pool that fill a row from `column` to the column of the next copy. A
+// negative source stands for the token -1 - source, special or padding, repeated to fill the gap.
 struct Copy {
   std::int64_t source;
   std::int32_t column;
   std::uint8_t language;
-  bool begins;  // a document, or padding, at a column > 0
+  bool begins;  // a document or padding begins here, at a column > 0
 };
 
-// A column where a language begins.
+// The column where a language begins.
 struct LanguageSpan {
   std::int32_t column;
   std::uint8_t language;
 };
 
-// What a thread found out about its rows.
+// The notes of a thread about its rows.
 struct Notes {
-  std::vector<std::int32_t> cuts;  // columns, 0 < column < T, where a document or padding begins
+  std::vector<std::int32_t> cuts;  // columns (0 < column < T) where a document or padding begins
   std::vector<LanguageSpan> spans;
-  std::vector<Copy> copies;  // by Locator
+  std::vector<Copy> copies;  // only from Locator
 };
 
 // The notes of one row.
@@ -44,7 +44,7 @@ struct RowNotes {
   std::size_t first_copy = 0, num_copies = 0;
 };
 
-// What is left of a document's runs.
+// Reads the runs of a document, one after the other.
 class RunReader {
  public:
   void open(const Document& document) {
@@ -57,7 +57,7 @@ class RunReader {
   const Run& run() const noexcept { return runs_.front(); }
   std::int64_t offset() const noexcept { return offset_; }
 
-  // Passes over up to `tokens` tokens of the current run; returns how many.
+  // Passes over at most `tokens` tokens of the current run, and returns their number.
   std::int64_t take(std::int64_t tokens) noexcept {
     const auto left = run().length - offset_;
     if (tokens < left) {
@@ -73,7 +73,7 @@ class RunReader {
     while (tokens > 0) tokens -= take(tokens);
   }
 
-  // Tokens of the document that were passed.
+  // Returns the number of tokens of the document that were passed.
   std::int64_t passed() const noexcept {
     auto tokens = offset_;
     for (const auto& run : std::span(document_->runs).first(document_->runs.size() - runs_.size()))
@@ -87,8 +87,8 @@ class RunReader {
   std::int64_t offset_ = 0;
 };
 
-// Copies tokens into the rows of a batch, `size` tokens each. Source is the shards' token type, Out
-// the batch's, which may be wider.
+// Copies tokens into the rows of a batch, of `size` tokens each. Source is the token type of the
+// shards; Out is that of the batch, which may be wider.
 template <class Source, class Out>
 class Copier {
  public:
@@ -110,7 +110,7 @@ class Copier {
 
   void begin_document() noexcept {}
 
-  // `length` tokens of a run, from its `offset` on.
+  // Writes `length` tokens of a run, starting at its `offset`.
   void write(std::int64_t column, const Run& run, std::int64_t offset, std::int64_t length) {
     if (run.special == Special::none)
       copy(row_ + column, run.tokens + offset * sizeof(Source), length);
@@ -134,7 +134,7 @@ class Copier {
   Out* row_ = nullptr;
 };
 
-// Notes where tokens are, without reading any.
+// Notes the places of tokens in the pool without reading the tokens.
 class Locator {
  public:
   static constexpr bool kReadsTokens = false;
@@ -172,7 +172,7 @@ class Locator {
  private:
   static std::int64_t literal(std::int64_t token) noexcept { return -1 - token; }
 
-  // Whether the row's last copy goes on there, as where two sentences follow each other in both.
+  // Returns true if the tokens follow those of the row's last copy in the pool, too.
   bool extends(std::int64_t column, std::int64_t source, std::uint8_t language) const {
     if (begins_ || copies_->size() == row_) return false;
     const auto& last = copies_->back();
@@ -191,13 +191,13 @@ class Locator {
   std::array<std::int64_t, 4> specials_;  // by Special
   std::vector<Copy>* copies_;
   std::size_t row_ = 0;  // index of the row's first copy
-  bool begins_ = false;  // a document, with the next copy
+  bool begins_ = false;  // a document begins with the next copy
 };
 
 template <class Sink>
 class RowWriter {
  public:
-  // Rows have `length` + 1 tokens.
+  // Writes rows of `length` + 1 tokens.
   RowWriter(std::int64_t length, const Sink& sink, Notes& notes)
       : size_(length + 1), sink_(sink), notes_(&notes) {}
 
@@ -206,7 +206,7 @@ class RowWriter {
     sink_.begin(slot);
   }
 
-  // Starts with the last token of the previous row, which was only a label there.
+  // Begins a row with the last token of the row before, which was only a label there.
   void begin_with_last(std::int64_t slot) {
     const auto language = language_;
     reset();
@@ -216,7 +216,7 @@ class RowWriter {
   }
 
   std::int64_t room() const noexcept { return size_ - column_; }
-  // Whether a document begins at the last column.
+  // Returns true if a document begins at the last column.
   bool begins_at_end() const noexcept { return begins_at_end_; }
 
   void begin_document() {
@@ -225,7 +225,7 @@ class RowWriter {
     sink_.begin_document();
   }
 
-  // Up to `tokens` of what the reader has left.
+  // Writes at most `tokens` tokens from the reader.
   void write(RunReader& reader, std::int64_t tokens) {
     while (tokens > 0 && !reader.done()) {
       const auto& run = reader.run();
@@ -238,8 +238,7 @@ class RowWriter {
     }
   }
 
-  // Fills what is left of the row; the padding belongs to the last language, or to the first of
-  // all.
+  // Fills the rest of the row. Padding has the language before it; an empty row has language 0.
   void pad() {
     begin_document();
     if (column_ == 0) set_language(0);
@@ -247,10 +246,10 @@ class RowWriter {
   }
 
   RowNotes end() {
-    of_row_.num_cuts = notes_->cuts.size() - of_row_.first_cut;
-    of_row_.num_spans = notes_->spans.size() - of_row_.first_span;
-    of_row_.num_copies = notes_->copies.size() - of_row_.first_copy;
-    return of_row_;
+    row_notes_.num_cuts = notes_->cuts.size() - row_notes_.first_cut;
+    row_notes_.num_spans = notes_->spans.size() - row_notes_.first_span;
+    row_notes_.num_copies = notes_->copies.size() - row_notes_.first_copy;
+    return row_notes_;
   }
 
  private:
@@ -260,7 +259,8 @@ class RowWriter {
     column_ = 0;
     language_ = kNoLanguage;
     begins_at_end_ = false;
-    of_row_ = {notes_, notes_->cuts.size(), 0, notes_->spans.size(), 0, notes_->copies.size(), 0};
+    row_notes_ = {notes_, notes_->cuts.size(),   0, notes_->spans.size(),
+                  0,      notes_->copies.size(), 0};
   }
 
   void set_language(std::uint8_t language) {
@@ -272,7 +272,7 @@ class RowWriter {
   std::int64_t size_;
   Sink sink_;
   Notes* notes_;
-  RowNotes of_row_;
+  RowNotes row_notes_;
   std::int64_t column_ = 0;
   std::uint8_t language_ = kNoLanguage;
   bool begins_at_end_ = false;

@@ -14,7 +14,7 @@ namespace {
 
 void prefetch(const void* address) noexcept { __builtin_prefetch(address, 0, 3); }
 
-// One request per cache line, up to where the hardware has noticed and goes on by itself.
+// Requests the first cache lines; then the hardware notices the sequence and prefetches the rest.
 void prefetch_lines(const std::byte* begin, const std::byte* end) noexcept {
   constexpr std::ptrdiff_t kLine = 64, kAhead = 1024;
   end = begin + std::min(end - begin, kAhead);
@@ -30,14 +30,14 @@ const std::uint16_t* sentence_lengths(const Place& place) noexcept {
   return place.shard->sentence_lengths.data() + place.shard->document_sentences[place.document];
 }
 
-void check_documents(std::span<const std::int64_t> column, std::int64_t rows,
+void check_documents(std::span<const std::int64_t> column, std::int64_t num_keys,
                      std::int64_t num_documents) {
-  if (static_cast<std::int64_t>(column.size()) != rows)
-    throw std::invalid_argument("the columns of the alignment differ in length");
+  if (static_cast<std::int64_t>(column.size()) != num_keys)
+    throw std::invalid_argument("the columns of translations differ in length");
   const auto [least, most] = std::ranges::minmax(column);
   if (least < 0 || most >= num_documents)
-    throw std::invalid_argument("the alignment has documents " + std::to_string(least) + " to " +
-                                std::to_string(most) + ", the corpus " +
+    throw std::invalid_argument("translations name the documents " + std::to_string(least) +
+                                " to " + std::to_string(most) + " of " +
                                 std::to_string(num_documents));
 }
 
@@ -68,7 +68,7 @@ Stream::Stream(const CorpusView& corpus, StreamSpec spec, Specials specials)
   num_separators_ = (specials_.bos >= 0) + (specials_.eos >= 0);
 }
 
-// Uniform draws are made once per L epochs, in which the languages take turns.
+// Uniform draws are made once in L epochs, during which the languages take turns.
 std::int64_t Stream::draw_period() const noexcept {
   const bool uniform = spec_.mode == Mode::sample && spec_.thresholds.empty();
   return uniform ? static_cast<std::int64_t>(spec_.languages.size()) : 1;
@@ -123,9 +123,9 @@ void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> docume
   }
 }
 
-std::int64_t Stream::find_uneven(const TableCache& kept, int threads) const {
+std::int64_t Stream::find_uneven(const TableCache& cache, int threads) const {
   const std::vector<std::int64_t> even{num_documents_};
-  if (spec_.mode == Mode::mono || kept.load("even") == even) return -1;
+  if (spec_.mode == Mode::mono || cache.load("even") == even) return -1;
   const auto parts = num_documents_ < 4096 ? 1 : threads;
   std::vector<std::int64_t> found(parts, -1);
   parallel_parts(num_documents_, parts, spawn, [&](int part, std::int64_t begin, std::int64_t end) {
@@ -133,7 +133,7 @@ std::int64_t Stream::find_uneven(const TableCache& kept, int threads) const {
   });
   for (const auto uneven : found)
     if (uneven >= 0) return uneven;
-  kept.store("even", even);
+  cache.store("even", even);
   return -1;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// A stream: documents in a new order every epoch, each turned into runs of tokens by the stream's
-// mode.
+// A stream: documents in a new order every epoch, each turned into runs of tokens as the stream's
+// mode says.
 
 #include <cstddef>
 #include <cstdint>
@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "corpus_view.hpp"
-#include "table_cache.hpp"
 #include "random.hpp"
+#include "table_cache.hpp"
 
 namespace tresse {
 
 enum class Mode { mono, alternate, sample };
 
-// Tokens that the packer inserts, and their ids; -1 where it does not.
+// Special tokens, and their ids; -1 for one that the packer does not insert.
 enum class Special : std::uint8_t { none, eos, bos, language_switch };
 struct Specials {
   std::int64_t eos = -1, bos = -1, language_switch = -1;
@@ -24,15 +24,15 @@ struct Specials {
 struct StreamSpec {
   std::vector<std::uint8_t> languages;  // indices into CorpusView::languages
   Mode mode = Mode::mono;
-  bool random_order = false;  // alternate: the languages' order is drawn per document
-  // sample: cumulative probabilities times 2^64, less the last; empty is uniform.
+  bool random_order = false;  // alternate: draw the order of the languages for each document
+  // sample: cumulative probabilities times 2^64 without the last; empty for uniform draws.
   std::vector<std::uint64_t> thresholds{};
-  // [languages] of [n]: document i in each language. Empty: all documents of the one language.
+  // [languages] of [n]: document i in each language. mono: empty, for all documents.
   std::vector<std::span<const std::int64_t>> documents{};
   std::uint64_t seed = 0, stage = 0, index = 0;
 };
 
-// Consecutive tokens of one language: `length` at `tokens`, or one special token.
+// Consecutive tokens of one language: `length` of them at `tokens`, or one special token.
 struct Run {
   const std::byte* tokens;
   std::uint32_t length;
@@ -40,13 +40,13 @@ struct Run {
   Special special;
 };
 
-// What the draws of one epoch have in common.
+// Hash keys that all draws of an epoch share.
 struct EpochKeys {
   std::int64_t epoch;
   std::uint64_t draw, language_order, shift;
 };
 
-// A document on its way into a row, reused for the next one.
+// A document on its way into a row. The object is reused for later documents.
 struct Document {
   struct Part {
     const std::byte* tokens;         // of the next sentence
@@ -69,29 +69,29 @@ class Stream {
   const StreamSpec& spec() const noexcept { return spec_; }
   std::int64_t num_documents() const noexcept { return num_documents_; }
 
-  // Number of epochs after which lengths have the same sum again: 1 where lengths are constant, L
-  // where L languages take turns, 0 where there is no such number.
+  // Returns the number of epochs after which document lengths add up to the same sum again: 1 if
+  // lengths are constant, L if L languages take turns, 0 if there is no such number.
   std::int64_t length_period() const noexcept;
 
-  // The first document whose languages differ in their number of sentences, or -1, which is kept. A
-  // stream with one must not be packed: it would read beyond sentences.
-  std::int64_t find_uneven(const TableCache& kept, int threads) const;
+  // Returns the first document whose languages differ in their number of sentences, or -1, which is
+  // cached. A stream with such a document must not be packed: it would read beyond sentences.
+  std::int64_t find_uneven(const TableCache& cache, int threads) const;
 
-  // The order of the documents in an epoch.
+  // Returns the order of the documents in an epoch.
   Permutation order(std::int64_t epoch) const noexcept;
   EpochKeys keys(std::int64_t epoch) const noexcept;
 
-  // Lengths in tokens as packed, separators included.
+  // Writes the lengths of documents in tokens as packed, with special tokens.
   void lengths(const EpochKeys& keys, std::span<const std::int64_t> documents,
                std::span<std::int64_t> out) const;
 
-  // The steps from a document's index and keys to its runs. Each prefetches what the next one
-  // reads, so that a caller who takes several documents through them side by side waits for memory
-  // once rather than four times.
+  // Four steps from a document's index and keys to its runs. Each step prefetches the memory that
+  // the next one reads, so a caller that takes several documents through the steps side by side
+  // waits for memory once instead of four times.
   void find(const Document& document) const;
   void locate(Document& document) const;
   void open(Document& document) const;
-  void prefetch_tokens(const Document& document) const;  // once open, if they will be read
+  void prefetch_tokens(const Document& document) const;  // after open, if tokens will be read
   void expand(Document& document) const;
 
  private:

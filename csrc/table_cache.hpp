@@ -1,6 +1,6 @@
 #pragma once
-// Tables of numbers kept in files for the next run. They are disposable: a file that is missing,
-// cut short, damaged or of another byte order gives nothing, and is written anew.
+// Caches tables of numbers in files for the next run. The files may be removed at any time: a table
+// whose file is missing, cut short, damaged or of another byte order is built and stored again.
 
 #include <cstdint>
 #include <span>
@@ -13,12 +13,12 @@ namespace tresse {
 
 class TableCache {
  public:
-  // Files are {prefix}{name}.table; with an empty prefix nothing is kept.
+  // Files are named {prefix}{name}.table; an empty prefix switches the cache off.
   explicit TableCache(std::string prefix) : prefix_(std::move(prefix)) {}
 
-  // Empty if there is none.
+  // Returns the table, or nothing if no sound file holds it.
   std::vector<std::int64_t> load(std::string_view name) const;
-  // Whole or not at all. Nothing is said if it fails: then the next run builds the table again.
+  // Writes the table whole or not at all. A failure is silent: the next run builds the table again.
   void store(std::string_view name, std::span<const std::int64_t> table) const;
 
  private:

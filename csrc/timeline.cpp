@@ -10,20 +10,20 @@ namespace tresse {
 namespace {
 
 constexpr std::size_t kTablesInMemory = 4;
-constexpr std::size_t kKeptLocations = 16;  // as many threads or loaders may go on where they were
-constexpr std::int64_t kChecked = 4;        // strides of a kept table that are summed again
-constexpr int kBarrenEpochs = 64;  // draws can leave an epoch without targets, hardly this many
+constexpr std::size_t kRememberedLocations = 16;  // for as many threads or loaders
+constexpr std::int64_t kChecked = 4;  // strides of a cached table that are summed again
+constexpr int kBarrenEpochs = 64;     // draws can leave some epochs without targets, not this many
 
 }  // namespace
 
-EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& kept,
+EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& cache,
                        int threads)
     : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)) {
   const auto name = "epoch-" + std::to_string(epoch);
-  cumulative_ = kept.load(name);
+  cumulative_ = cache.load(name);
   if (is_of_stream()) return;
   build(threads);
-  kept.store(name, cumulative_);
+  cache.store(name, cumulative_);
 }
 
 void EpochTable::build(int threads) {
@@ -36,7 +36,7 @@ void EpochTable::build(int threads) {
   std::partial_sum(cumulative_.begin(), cumulative_.end(), cumulative_.begin());
 }
 
-// Whether a kept table fits, by a sample: one of another order or other lengths differs anywhere.
+// Checks a cached table by a sample: with another order or other lengths it would differ anywhere.
 bool EpochTable::is_of_stream() const {
   const auto strides = num_strides();
   if (static_cast<std::int64_t>(cumulative_.size()) != strides + 1) return false;
@@ -111,7 +111,7 @@ Timeline::Table Timeline::table(std::int64_t epoch) {
   auto future = tables_.emplace(epoch, promise.get_future().share()).first->second;
   lock.unlock();
   try {
-    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, *kept_, default_threads()));
+    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, *cache_, default_threads()));
   } catch (...) {
     promise.set_exception(std::current_exception());
   }
@@ -129,8 +129,8 @@ std::int64_t Timeline::num_tokens(std::int64_t epoch) {
   return num_tokens_[key] = tokens;
 }
 
-// The epoch in which the running sum of `measure` passes `amount`, what is left of `amount` there,
-// and the tokens before that epoch. Whole periods of epochs are skipped at once.
+// Returns the epoch in which the running sum of `measure` passes `amount`, the rest of `amount` in
+// it, and the number of tokens before it. Whole periods of epochs are skipped at once.
 Timeline::Span Timeline::find_epoch(std::int64_t amount, const Measure& measure) {
   Span found{0, amount, 0};
   if (const auto period = stream_->length_period()) {
@@ -168,7 +168,7 @@ Location Timeline::locate(std::int64_t token) {
 void Timeline::remember(std::int64_t token, Location location) {
   std::lock_guard lock(mutex_);
   remembered_.emplace_front(token, location);
-  if (remembered_.size() > kKeptLocations) remembered_.pop_back();
+  if (remembered_.size() > kRememberedLocations) remembered_.pop_back();
 }
 
 std::int64_t Timeline::last_inner_target(std::int64_t targets) {
@@ -187,7 +187,7 @@ void Timeline::build_ahead(std::int64_t epoch) {
     try {
       num_tokens(epoch);
       table(epoch);
-    } catch (...) {  // whoever needs the table gets the error then
+    } catch (...) {  // the caller that needs the table gets the error
     }
     building_ahead_ = false;
   });

@@ -1,5 +1,5 @@
 #pragma once
-// Where a token of an endless stream lies: its epoch, its document, its offset in the document.
+// Finds a token of an endless stream: its epoch, its document and its offset in the document.
 
 #include <atomic>
 #include <cstdint>
@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "table_cache.hpp"
 #include "parallel.hpp"
 #include "stream.hpp"
+#include "table_cache.hpp"
 
 namespace tresse {
 
@@ -25,27 +25,27 @@ struct Location {
   std::int64_t offset;           // of the token, in the document
 };
 
-// Tokens before every 64th document of an epoch's order, and in all of them.
+// The number of tokens before every 64th document of an epoch's order, and in the whole epoch.
 class EpochTable {
  public:
   static constexpr std::int64_t kStride = 64;
 
-  // Taken from what is kept, if it is of this stream; else built, and kept.
-  EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& kept, int threads);
+  // Loads the table from the cache, or builds and stores it.
+  EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& cache, int threads);
 
   std::int64_t num_tokens() const noexcept { return cumulative_.back(); }
-  // The document that holds the epoch's token, and the token's offset in it.
+  // Returns the place of a token of the epoch.
   Location locate(std::int64_t token) const;
-  // The token that is the epoch's n-th, from 1, of those that do not begin a document.
+  // Returns the n-th token of the epoch that does not begin a document; n counts from 1.
   std::int64_t inner_token(std::int64_t n) const;
 
  private:
   void build(int threads);
   bool is_of_stream() const;
   std::int64_t num_strides() const noexcept;
-  // Tokens of a stride's documents.
+  // Returns the number of tokens in the documents of a stride.
   std::int64_t sum(std::int64_t stride) const;
-  // Lengths of the documents from a position on, as many as there are and fit.
+  // Writes the lengths of documents, starting at a position, until `lengths` or the epoch is full.
   std::span<const std::int64_t> measure(std::int64_t first, std::span<std::int64_t> lengths) const;
 
   const Stream* stream_;
@@ -54,15 +54,15 @@ class EpochTable {
   std::vector<std::int64_t> cumulative_;
 };
 
-// All epochs, one after the other. Safe to use from several threads.
+// All epochs, one after the other. Several threads may use it.
 class Timeline {
  public:
-  Timeline(const Stream& stream, const TableCache& kept) : stream_(&stream), kept_(&kept) {}
+  Timeline(const Stream& stream, const TableCache& cache) : stream_(&stream), cache_(&cache) {}
 
   Location locate(std::int64_t token);
-  // Saves the next call of locate the walk, if it is about this token.
+  // Notes the place of a token, so that the next `locate` of it need not search.
   void remember(std::int64_t token, Location location);
-  // The smallest N such that the labels 1 .. N hold `targets` that do not begin a document.
+  // Returns the smallest N such that `targets` of the labels 1 to N do not begin a document.
   std::int64_t last_inner_target(std::int64_t targets);
 
  private:
@@ -78,13 +78,13 @@ class Timeline {
   Span find_epoch(std::int64_t amount, const Measure& measure);
 
   const Stream* stream_;
-  const TableCache* kept_;
+  const TableCache* cache_;
   std::mutex mutex_;
   std::map<std::int64_t, std::shared_future<Table>> tables_;
   std::map<std::int64_t, std::int64_t> num_tokens_;
   std::deque<std::pair<std::int64_t, Location>> remembered_;
   std::atomic<bool> building_ahead_{false};
-  std::optional<Thread> ahead_;  // last: it ends before what it uses
+  std::optional<Thread> ahead_;  // last member: the thread is joined before what it uses is gone
 };
 
 }  // namespace tresse

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 class Corpus:
-    """Shards by language, as views of arrays that are kept alive."""
+    """Shards by language, as views of arrays that it keeps alive."""
 
     def __init__(self, token_bytes: int, num_languages: int) -> None: ...
     def add_shard(
@@ -20,7 +20,7 @@ class Corpus:
     ) -> None: ...
 
 class Packer:
-    """Streams and their rows; an id of -1 is a token that is not inserted."""
+    """The rows of streams. An id of -1 stands for a token that is not inserted."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Packer:
         mask_documents: bool,
     ) -> None: ...
     def find_uneven(
-        self, languages: Sequence[int], documents: Sequence[np.ndarray], table_cache: str
+        self, languages: Sequence[int], documents: Sequence[np.ndarray], table_cache_prefix: str
     ) -> int: ...
     def add_stream(
         self,
@@ -46,7 +46,7 @@ class Packer:
         stage: int,
         index: int,
         targets: int,
-        table_cache: str,
+        table_cache_prefix: str,
     ) -> int: ...
     @property
     def num_rows(self) -> int: ...

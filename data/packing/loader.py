@@ -1,4 +1,4 @@
-"""The steps of a stage, packed ahead of the training loop by one background thread."""
+"""Packs the steps of a stage ahead of the training loop, in one background thread."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ Packed = TypeVar("Packed", covariant=True)
 
 
 class Pack(Protocol[Packed]):
-    """Packs rows: `Plan.fill` or `Plan.copies`."""
+    """A method that packs rows: `Plan.fill` or `Plan.copies`."""
 
     def __call__(
         self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
@@ -21,15 +21,15 @@ class Pack(Protocol[Packed]):
 
 
 class Loader(Generic[Packed]):
-    """Iterates over the steps of a plan from `first_step`; each is a list of micro-batches.
+    """Iterates over the steps of a plan from `first_step`; each step is a list of micro-batches.
 
-    `pack` is the plan's `fill` or `copies`, `num_rows` its number of rows.
+    `pack` is the plan's `fill` or `copies`, `num_rows` its number of rows, `depth` the number of
+    steps that are packed ahead. Step s takes rows [s * R, (s + 1) * R) of the plan, with
+    R = rows_per_step. Rank r of W takes the r-th of W equal parts, in micro-batches of `micro_rows`
+    rows. The rows of a step therefore do not depend on W, `threads` or `depth`, and a resumed run
+    simply starts at another step.
 
-    Step s has rows [s * R, (s + 1) * R) of the plan, R = rows_per_step; rank r of W takes the r-th
-    of W equal parts, in micro-batches of `micro_rows` rows. So rows do not depend on W, `threads`
-    or `depth`, the number of steps packed ahead, and resuming is starting at another step.
-
-    Raises ValueError when R is not divisible by W * micro_rows.
+    ValueError when R is not divisible by W * micro_rows.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Loader(Generic[Packed]):
         return max(self.num_steps - self._first_step, 0)
 
     def __iter__(self) -> Generator[list[Packed], None, None]:
-        """Yield steps in order. Stopping early stops the background thread."""
+        """Yield the steps in order. Leaving the loop early stops the background thread."""
         packed: queue.Queue[list[Packed] | BaseException] = queue.Queue(self._depth)
         stopped = threading.Event()
         worker = threading.Thread(
@@ -80,12 +80,12 @@ class Loader(Generic[Packed]):
                 yield step
         finally:
             stopped.set()
-            while worker.is_alive():  # it may be waiting for room
+            while worker.is_alive():  # it may be waiting for room in the queue
                 _drain(packed)
                 worker.join(0.01)
 
     def step(self, step: int) -> list[Packed]:
-        """Pack one step here and now."""
+        """Pack one step in the calling thread."""
         share = self._rows_per_step // self._world_size
         first = step * self._rows_per_step + self._rank * share
         return [

@@ -1,8 +1,9 @@
 """Rows of tokens for a training stage, packed in C++ from the memory-mapped shards of a corpus.
 
-A stage mixes streams; a stream is an endless sequence of documents, epoch after epoch; packing cuts
-it into rows of T + 1 tokens, T inputs and their labels. A row is a function of (corpus, streams,
-packing, seed, stage, row) alone. `reference.py` defines the same rows in plain Python.
+A stage mixes streams. A stream is an endless sequence of documents, epoch after epoch, and packing
+cuts it into rows of T + 1 tokens: T inputs and their labels. A row depends on (corpus, streams,
+packing, seed, stage, row number) and on nothing else. `reference.py` defines the same rows in plain
+Python.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from tresse.data.packing.settings import (
     split_targets,
     thresholds,
 )
-from tresse.data.packing.table_cache import table_cache
+from tresse.data.packing.table_cache import table_cache_prefix
 from tresse.data.store.corpus import Corpus
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
@@ -32,39 +33,40 @@ class Batch:
     """B rows of T + 1 tokens."""
 
     tokens: np.ndarray
-    """uint16 or uint32 [B, T + 1]; inputs are [:, :-1], labels [:, 1:]."""
+    """uint16 or uint32 [B, T + 1]; inputs are [:, :-1], labels are [:, 1:]."""
     num_valid: np.ndarray
-    """int32 [B]: labels of each row that are not past its end or the budget."""
+    """int32 [B], the number of valid labels of each row: those after them are past the row's last
+    document or past the stage's targets."""
     cu_seqlens: np.ndarray
-    """int32 [segments + 1] over the flattened B * T inputs: cut at every row, at every start of a
-    document and before padding."""
+    """int32 [segments + 1], offsets into the flattened B * T inputs: a segment begins with every
+    row, document and padding."""
     span_starts: np.ndarray
-    """int32 [spans + 1] over the flattened B * (T + 1) tokens: cut at rows and where the language
-    changes."""
+    """int32 [spans + 1], offsets into the flattened B * (T + 1) tokens: a span begins with every
+    row and where the language changes."""
     span_languages: np.ndarray
-    """uint8 [spans], indices into `Plan.languages`. Padding has the language before it, rows past
+    """uint8 [spans], indices into `Plan.languages`. Padding has the language before it; rows past
     the end have language 0."""
 
     def language_ids(self) -> np.ndarray:
-        """Language of every token, uint8 [B, T + 1]."""
+        """Return the language of every token, uint8 [B, T + 1]."""
         ids = np.repeat(self.span_languages, np.diff(self.span_starts))
         return ids.reshape(self.tokens.shape)
 
 
 @dataclass
 class Copies:
-    """B rows of T + 1 tokens as copies out of a pool, all of the corpus' tokens laid end to end.
+    """B rows of T + 1 tokens as copies from a pool, which holds all tokens of the corpus.
 
-    The pool has the corpus' languages in order, and the shards of each. The copies cover the
-    B * (T + 1) tokens of the rows in order, each up to the start of the next.
+    The pool is all shards laid end to end: languages in order, and the shards of each in order. The
+    copies cover the B * (T + 1) tokens of the rows in order; each ends where the next one starts.
     """
 
     row_length: int
     """T."""
     copies: np.ndarray
-    """int64 [copies, 2]: source, and start + language * 2^32 + begins * 2^40. A source below zero
-    is no place in the pool but the token -1 - source, repeated; begins is 1 where a document or
-    padding begins within a row."""
+    """int64 [copies, 2]: the source, an index into the pool, and start + language * 2^32 + begins *
+    2^40. A negative source stands for the token -1 - source, special or padding, repeated to fill
+    the gap. `begins` is 1 where a document or padding begins within a row."""
     num_valid: np.ndarray
     """int32 [B], as in Batch."""
     cu_seqlens: np.ndarray
@@ -73,21 +75,23 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """What a stage takes from one stream."""
+    """The part of a stage that one stream fills."""
 
     stream: Stream
     num_rows: int
+    """Number of rows that hold the targets."""
     num_targets: int
+    """Number of counted labels."""
     epochs: float
-    """Passes over the stream's documents, about: draws, switches and padding are not counted."""
+    """Approximate passes over the stream's documents; draws, switches and padding are ignored."""
     targets: dict[str, float]
     """Expected targets of each language."""
     num_documents: int
+    """Number of documents in an epoch; translations count as one document."""
     num_left_out: dict[str, int]
-    """Documents of each language whose key is not in all the stream's languages."""
+    """Documents of each language that are left out, since another language lacks their key."""
 
     def __str__(self) -> str:
-        """One line, more if documents are left out."""
         split = ", ".join(f"{name} {count:,.0f}" for name, count in self.targets.items())
         left_out = ", ".join(
             f"{name} {count:,}" for name, count in self.num_left_out.items() if count
@@ -101,7 +105,7 @@ class StreamPlan:
 
 
 class Plan:
-    """The rows of a stage; made by `plan_rows`. Safe to use from several threads."""
+    """The rows of a stage, from `plan_rows`. Several threads may use it."""
 
     def __init__(
         self,
@@ -119,29 +123,29 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """Rows that hold the stage's targets."""
+        """Number of rows that hold the stage's targets."""
         return self._packer.num_rows
 
     @property
     def row_length(self) -> int:
-        """T, inputs of a row."""
+        """T, the number of inputs in a row."""
         return self.packing.row_length
 
     @property
     def num_targets(self) -> int:
-        """Labels that count, over all rows."""
+        """Number of counted labels in all rows."""
         return sum(stream.num_targets for stream in self.streams)
 
     def summary(self) -> str:
-        """One line per stream."""
+        """Return a line of text per stream."""
         return "\n".join(f"  {stream}" for stream in self.streams)
 
     def fill(
         self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
     ) -> Batch:
-        """Pack rows `first_row` .. `first_row + num_rows`; the same for any number of threads.
+        """Pack `num_rows` rows from row `first_row`; the same for any number of threads.
 
-        Rows past the end are zero, with `num_valid` 0. `allocate(shape, dtype)` gives the memory.
+        Rows past the end are zero, with `num_valid` 0. `allocate(shape, dtype)` returns the memory.
         """
         tokens = allocate((num_rows, self.row_length + 1), self.vocabulary.dtype)
         num_valid = allocate((num_rows,), np.int32)
@@ -151,7 +155,7 @@ class Plan:
     def copies(
         self, first_row: int, num_rows: int, *, threads: int = 1, allocate: Allocate = np.empty
     ) -> Copies:
-        """Say where the tokens of the rows that `fill` packs are, without reading any."""
+        """Return the places of the tokens that `fill` would copy, without reading the tokens."""
         num_valid = allocate((num_rows,), np.int32)
         found, cu_seqlens = self._packer.copies(first_row, num_valid, threads)
         copies = allocate((len(found) // 2, 2), np.int64)
@@ -168,10 +172,10 @@ def plan_rows(
     seed: int,
     stage: int,
 ) -> Plan:
-    """Plan the rows whose counted labels are exactly `tokens`, shared by the streams' weights.
+    """Plan rows with exactly `tokens` counted labels, shared among the streams by their weights.
 
-    ValueError for a language that the corpus lacks, languages without a common key, documents whose
-    sentences do not match, and a share of less than one target.
+    ValueError for a language that the corpus lacks, languages without a common key, translations
+    that differ in their number of sentences, and a stream whose share is less than one target.
     """
     shares = split_targets(tokens, streams)
     vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
@@ -181,11 +185,11 @@ def plan_rows(
     for index, (stream, targets) in enumerate(zip(streams, shares, strict=True)):
         documents = _documents(corpus, stream)
         languages = [corpus.languages.index(language) for language in stream.languages]
-        kept = table_cache(
+        cache_prefix = table_cache_prefix(
             corpus, stream, packing, _num_documents(corpus, stream, documents),
             seed=seed, stage=stage, index=index,
         )  # fmt: skip
-        if documents and (uneven := packer.find_uneven(languages, documents, kept)) >= 0:
+        if documents and (uneven := packer.find_uneven(languages, documents, cache_prefix)) >= 0:
             raise ValueError(_describe_uneven(corpus, stream, documents, uneven))
         num_rows = packer.add_stream(
             languages=languages,
@@ -197,7 +201,7 @@ def plan_rows(
             stage=stage,
             index=index,
             targets=targets,
-            table_cache=kept,
+            table_cache_prefix=cache_prefix,
         )
         planned.append(_describe(corpus, stream, packing, specials, documents, targets, num_rows))
     return Plan(packer, tuple(corpus.languages), vocabulary, packing, tuple(planned))
@@ -233,9 +237,9 @@ def _open_packer(corpus: Corpus, packing: Packing, specials: Specials) -> _packe
 
 
 def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray]:
-    """Keys of an interleaved stream: int64 [n] per language, documents numbered through the shards.
+    """Return the documents of the keys that a stream's languages share, int64 [keys] per language.
 
-    A mono stream takes all documents and needs no columns.
+    A mono stream takes all documents: no column is returned.
     """
     for language in stream.languages:
         if language not in corpus.languages:
@@ -254,13 +258,13 @@ def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray]:
 
 
 def _describe_uneven(
-    corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray], row: int
+    corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray], key: int
 ) -> str:
-    named = list(zip(stream.languages, (int(column[row]) for column in documents), strict=True))
+    named = list(zip(stream.languages, (int(column[key]) for column in documents), strict=True))
     counts = [f"{len(corpus.document(*place))} sentences in {place[0]}" for place in named]
     return (
-        f"{corpus.path}: key {corpus.key(*named[0])!r} has {', '.join(counts)}; translations have "
-        "equally many (tresse verify lists all such keys)"
+        f"{corpus.path}: key {corpus.key(*named[0])!r} has {', '.join(counts)}; translations need "
+        "equally many sentences (tresse verify lists all such keys)"
     )
 
 
@@ -269,7 +273,7 @@ def _num_documents(corpus: Corpus, stream: Stream, documents: Sequence[np.ndarra
 
 
 def _num_tokens(corpus: Corpus, language: str, documents: np.ndarray | None) -> int:
-    """Tokens of all documents of a language, or of some, each named once."""
+    """Return the number of tokens in documents of a language; None stands for all of them."""
     if documents is None or documents.size == corpus.num_documents(language):
         return corpus.num_tokens(language)
     lengths = np.concatenate([shard.document_lengths for shard in corpus.shards[language]])
@@ -285,7 +289,7 @@ def _describe(
     targets: int,
     num_rows: int,
 ) -> StreamPlan:
-    """Sum up a stream; separators and switches are left out of the split by language."""
+    """Sum up a stream; the split of its targets by language ignores special tokens."""
     totals = {name: corpus.num_documents(name) for name in stream.languages}
     num_documents = _num_documents(corpus, stream, documents)
     L = len(stream.languages)

@@ -1,6 +1,6 @@
-"""The rows of a plan in plain Python: slow, short, and the definition of what the packer packs.
+"""The definition of the packer's rows in plain Python: short, slow and exact.
 
-Every number here is exact. `tests/data/packing/test_packer.py` holds the C++ to it byte for byte.
+`tests/data/packing/test_packer.py` compares the C++ packer with it byte for byte.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from math import isqrt
 from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets, thresholds
 from tresse.data.store.corpus import Corpus
 
-ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER = 1, 2, 3, 4  # what a hash is for
-WINDOW = 4096  # documents that best_fit packs together
+ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER = 1, 2, 3, 4  # the purpose of a hash
+WINDOW = 4096  # documents that best_fit packs at a time
 U64 = 2**64 - 1
 
 
@@ -23,15 +23,17 @@ class Token:
     id: int
     language: int
     starts: bool = False
-    """Whether a document begins here, or what best_fit left of one."""
+    """True if a document begins here, or a part of one that best_fit cut."""
 
 
 @dataclass
 class Row:
-    """T + 1 tokens or fewer; the packer pads with zeros."""
+    """A row before padding."""
 
     tokens: list[Token]
+    """At most T + 1 tokens; the packer pads with zeros."""
     num_valid: int = 0
+    """Number of valid labels, as in `Batch`."""
 
 
 def fold(hash: int, word: int) -> int:
@@ -56,7 +58,7 @@ def bounded(hash: int, n: int) -> int:
 
 
 def permute(n: int, key: int, i: int) -> int:
-    """Image of i under a bijection of [0, n): a mixed-radix Feistel network of 6 half rounds."""
+    """Map i by a bijection of [0, n): a mixed-radix Feistel network of 6 half rounds."""
     a = isqrt(n - 1) + 1
     b = -(-n // a)
     while True:
@@ -72,7 +74,7 @@ def permute(n: int, key: int, i: int) -> int:
 def document_tokens(
     corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], epoch: int, index: int
 ) -> list[Token]:
-    """Document `index` of a stream as packed; where = (seed, stage, number of the stream)."""
+    """Return a document of a stream as packed; where = (seed, stage, number of the stream)."""
     L, names = len(stream.languages), stream.languages
     vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
     documents = corpus.aligned(names)[index].tolist()
@@ -101,7 +103,7 @@ def document_tokens(
 
 
 def _draw(stream: Stream, where: tuple[int, ...], epoch: int, key: int, sentence: int) -> int:
-    """Language of a sentence in `sample`. Uniform draws take turns over L epochs."""
+    """Draw the language of a sentence for `sample`; uniform draws take turns over L epochs."""
     L, (seed, *rest) = len(stream.languages), where
     if stream.is_uniform:
         hash = hash_words(seed, DRAW, *rest, epoch // L, key, sentence)
@@ -111,7 +113,7 @@ def _draw(stream: Stream, where: tuple[int, ...], epoch: int, key: int, sentence
 
 
 def _drawn_order(L: int, where: tuple[int, ...], epoch: int, key: int) -> list[int]:
-    """Order of the languages in a document of `alternate` (Fisher-Yates)."""
+    """Draw the order of the languages in a document for `alternate` (Fisher-Yates)."""
     seed, *rest = where
     hash = hash_words(seed, LANGUAGE_ORDER, *rest, epoch, key)
     order = list(range(L))
@@ -132,7 +134,7 @@ def _key_hash(corpus: Corpus, language: str, document: int) -> int:
 def epoch_documents(
     corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], epoch: int
 ) -> list[list[Token]]:
-    """All documents of a stream in the order of an epoch."""
+    """Return all documents of a stream in the order of an epoch."""
     n, (seed, *rest) = len(corpus.aligned(stream.languages)), where
     key = hash_words(seed, ORDER, *rest, epoch)
     order = [permute(n, key, i) for i in range(n)]
@@ -140,7 +142,7 @@ def epoch_documents(
 
 
 def concat_rows(epochs: Iterator[list[list[Token]]], T: int) -> Iterator[list[Token]]:
-    """Windows of T + 1 tokens, of which the last is the first of the next."""
+    """Yield windows of T + 1 tokens; the last token of each is the first of the next."""
     row: list[Token] = []
     for documents in epochs:
         for token in (token for document in documents for token in document):
@@ -153,7 +155,7 @@ def concat_rows(epochs: Iterator[list[list[Token]]], T: int) -> Iterator[list[To
 def best_fit_rows(
     epochs: Iterator[list[list[Token]]], T: int, where: tuple[int, ...]
 ) -> Iterator[list[Token]]:
-    """Whole documents, longest first, each in the fullest row of its window that has room."""
+    """Yield rows of whole documents: each goes into the fullest row with room, longest first."""
     seed, *rest = where
     for epoch, documents in enumerate(epochs):
         for window, first in enumerate(range(0, len(documents), WINDOW)):
@@ -164,7 +166,7 @@ def best_fit_rows(
 
 
 def _pack_window(documents: list[list[Token]], capacity: int) -> list[list[Token]]:
-    """Rows in the order they are opened; within a row documents keep the order of the epoch."""
+    """Return rows in the order that they are opened; their documents keep the epoch's order."""
     pieces = [d[i : i + capacity] for d in documents for i in range(0, len(d), capacity)]
     for piece in pieces:
         piece[0].starts = True
@@ -178,7 +180,7 @@ def _pack_window(documents: list[list[Token]], capacity: int) -> list[list[Token
             rows.append([])
             row = len(rows) - 1
         else:
-            row = by_room[room].pop()  # of equal rows, the last to become so
+            row = by_room[room].pop()  # of rows with equal room, the last to reach it
         rows[row].append(i)
         if room > length:
             by_room.setdefault(room - length, []).append(row)
@@ -188,7 +190,7 @@ def _pack_window(documents: list[list[Token]], capacity: int) -> list[list[Token
 def stream_rows(
     corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], targets: int
 ) -> list[Row]:
-    """Rows of a stream up to the one in which its last target is counted."""
+    """Return the rows of a stream up to the row with its last target."""
     epochs = (epoch_documents(corpus, stream, packing, where, epoch) for epoch in count())
     T = packing.row_length
     best_fit = packing.mode == "best_fit"
@@ -199,7 +201,7 @@ def stream_rows(
         counts = [not (packing.mask_documents and token.starts) for token in tokens[1:]]
         for label, counted in enumerate(counts):
             targets -= counted
-            if counted or label < T - 1:  # a masked label in the last column is left out
+            if counted or label < T - 1:  # a masked label in the last column is not valid
                 row.num_valid = label + 1
             if targets == 0:
                 return rows
@@ -215,7 +217,7 @@ def reference_rows(
     seed: int,
     stage: int,
 ) -> list[Row]:
-    """All rows of the plan that `plan_rows` makes of the same arguments."""
+    """Return all rows of the plan that `plan_rows` returns for the same arguments."""
     queues = [
         stream_rows(corpus, stream, packing, (seed, stage, k), targets)
         for k, (stream, targets) in enumerate(
@@ -227,7 +229,10 @@ def reference_rows(
 
 
 def slot(row: int, sizes: Sequence[int]) -> tuple[int, int]:
-    """Stream of a row and the row's number in it: of n rows, the first k streams get a floor."""
+    """Return the stream of a row and the row's number in it.
+
+    Among the first n rows, the first k streams together have their share rounded down.
+    """
     for k in range(len(sizes) - 1, 0, -1):
         before, all_ = sum(sizes[:k]), sum(sizes[: k + 1])
         low, high = row * before // all_, (row + 1) * before // all_

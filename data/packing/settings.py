@@ -1,4 +1,4 @@
-"""What a stage reads and how it is cut into rows: the part of the packer that a user configures."""
+"""Settings of the packer: the streams that a stage reads, and how they are cut into rows."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,21 @@ Mode = Literal["mono", "alternate", "sample"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """Documents in one or several languages, and how they become one sequence of tokens."""
+    """Documents in one or several languages, as one sequence of tokens."""
 
     languages: tuple[str, ...]
-    """One language for `mono`, two or more that share keys for the other modes."""
+    """Languages of the corpus: one for mode `mono`, two or more that share keys for the others."""
     mode: Mode = "mono"
-    """`mono`: documents of one language. `alternate`: every sentence in every language, sentence by
-    sentence. `sample`: each sentence in one language, drawn anew every epoch."""
+    """`mono`: documents of one language. `alternate`: each sentence in every language, before the
+    next sentence. `sample`: each sentence in one language, which is drawn again every epoch."""
     weight: float = 1.0
-    """Share of the stage's targets, relative to the other streams."""
+    """Share of the stage's targets, relative to the weights of the other streams."""
     probabilities: tuple[float, ...] = ()
-    """`sample`: probability of each language. Empty or all equal: uniform, and then every sentence
-    is used once per language in as many epochs as there are languages."""
+    """Probability of each language in mode `sample`; they sum to 1. If empty or all equal, L
+    languages take turns: within L epochs every sentence is used once in each language."""
     language_order: Literal["fixed", "random"] = "random"
-    """`alternate`: as `languages` has it, or drawn per document and epoch."""
+    """Order of the languages in mode `alternate`. `fixed`: the order of `languages`. `random`:
+    drawn for each document in each epoch."""
 
     def __post_init__(self) -> None:
         what = f"stream of {', '.join(self.languages) or 'no language'}"
@@ -61,25 +62,27 @@ class Stream:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether each language is drawn as often as the others."""
+        """True if every language has the same probability."""
         return len(set(self.probabilities)) <= 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """How a stream becomes rows."""
+    """The way from a stream of documents to rows."""
 
     row_length: int = 2048
-    """T, inputs of a row."""
+    """Number of input tokens in a row, T."""
     mode: Literal["concat", "best_fit"] = "concat"
-    """`concat`: consecutive windows of the stream, nothing padded or dropped. `best_fit`: whole
-    documents, best-fit decreasing in windows of 4,096; only longer ones than a row are cut."""
+    """`concat`: rows are consecutive windows of the stream; nothing is padded or dropped.
+    `best_fit`: rows hold whole documents and padding; only documents longer than a row are cut. It
+    packs 4,096 documents at a time by best-fit decreasing."""
     separators: Literal["none", "eos", "bos_eos"] = "none"
-    """Tokens inserted after, or before and after, every document."""
+    """Special tokens around each document. `eos`: one after it. `bos_eos`: one before and one after
+    it."""
     language_switch: bool = False
-    """Insert a token where the language changes within a document."""
+    """Insert a special token where the language changes within a document."""
     mask_documents: bool = False
-    """Attend within documents only; a label that starts a document then does not count."""
+    """Attend only within a document. Labels that start a document then do not count."""
 
     def __post_init__(self) -> None:
         if self.row_length < 1:
@@ -163,9 +166,10 @@ class Vocabulary:
 
 
 def split_targets(tokens: int, streams: Sequence[Stream]) -> list[int]:
-    """Share `tokens` by the streams' weights, exactly: of the first k + 1, the first k get a floor.
+    """Share `tokens` by the streams' weights; the shares sum to `tokens`.
 
-    Weights count as the decimal numbers they are written as.
+    Among the first k + 1 streams, the first k together get their share rounded down. Weights are
+    exact decimal numbers, as the user wrote them. ValueError for a share below one.
     """
     if not streams:
         raise ValueError("a stage needs at least one stream")
@@ -186,7 +190,7 @@ def split_targets(tokens: int, streams: Sequence[Stream]) -> list[int]:
 
 
 def thresholds(stream: Stream) -> list[int]:
-    """Cumulative probabilities times 2^64, less the last; empty for uniform draws."""
+    """Return cumulative probabilities times 2^64 without the last; empty for uniform draws."""
     if stream.is_uniform:
         return []
     exact = [Fraction(repr(float(p))) for p in stream.probabilities]

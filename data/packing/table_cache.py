@@ -1,10 +1,10 @@
-"""Where the packer keeps its tables of a large corpus for the next run.
+"""The cache of tables that the packer builds for a large corpus.
 
-A table says how many tokens are before every 64th document of an epoch, or which rows best fit
-makes of it. To build one takes every document's length: seconds from some ten million documents on,
-at every start and for every rank. They are kept in `$TRESSE_CACHE/{corpus id}/`, by default
-`~/.cache/tresse/{corpus id}/`, 8 bytes per 64 documents and epoch. The folder may be removed at any
-time; with TRESSE_CACHE empty nothing is kept.
+A table holds the number of tokens before every 64th document of an epoch, or the rows that best fit
+makes of it. Building one reads the length of every document: that takes seconds from some ten
+million documents, at every start and on every rank. Tables are cached in `$TRESSE_CACHE/{corpus
+id}/`, by default `~/.cache/tresse/{corpus id}/`, in 8 bytes per 64 documents and epoch. The folder
+may be removed at any time. If TRESSE_CACHE is empty, nothing is cached.
 """
 
 import errno
@@ -18,13 +18,13 @@ import xxhash
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus
 
-MIN_DOCUMENTS = 500_000  # fewer are measured in some 20 ms
+MIN_DOCUMENTS = 500_000  # measuring fewer takes some 20 ms
 VERSION = 1  # of the order of documents, of draws and of tables
 
 logger = logging.getLogger(__name__)
 
 
-def table_cache(
+def table_cache_prefix(
     corpus: Corpus,
     stream: Stream,
     packing: Packing,
@@ -34,16 +34,16 @@ def table_cache(
     stage: int,
     index: int,
 ) -> str:
-    """What the names of the files begin with that are for this stream alone; empty: keep none."""
+    """Return the prefix of this stream's cache files, or "" when nothing is to be cached."""
     cache = os.environ.get("TRESSE_CACHE")
     if num_documents < MIN_DOCUMENTS or cache == "":
         return ""
     try:
         folder = _folder(cache, corpus)
-    except (OSError, RuntimeError) as error:  # the latter for a user without a home
+    except (OSError, RuntimeError) as error:  # RuntimeError for a user without a home folder
         logger.warning(
-            "no tables are kept (%s), so every start measures all documents of %s anew; set "
-            "TRESSE_CACHE to a folder that can be written, or to nothing to keep none",
+            "tables cannot be cached (%s), so every start measures all documents of %s; set "
+            "TRESSE_CACHE to a folder that can be written, or to nothing to cache none",
             error, corpus.path,
         )  # fmt: skip
         return ""
@@ -53,7 +53,7 @@ def table_cache(
 
 
 def _folder(cache: str | None, corpus: Corpus) -> Path:
-    """Make the folder of a corpus' tables; OSError if it cannot be written."""
+    """Create the folder for the tables of a corpus; OSError if it cannot be written."""
     base = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tresse")
     folder = Path(base, corpus.id).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-// Packs a small corpus in every mode, to be built with the sanitizers: rows must not depend on
-// threads or on how they are asked for, nothing may be read or written outside its array, and the
-// copies of a batch give its tokens.
+// Packs a small corpus in every mode; built with the sanitizers. Rows must not depend on the number
+// of threads or on the rows of a batch, nothing may be read or written outside its array, and the
+// copies of a batch must give its tokens.
 
 #include "packer.hpp"
 
@@ -15,7 +15,7 @@ namespace {
 
 using namespace tresse;
 
-// Arrays of exactly their size on the heap, so that a read beyond an end is seen.
+// Arrays on the heap of exactly their size, so that the sanitizer sees a read beyond an end.
 struct Arrays {
   std::vector<std::byte> tokens;
   std::vector<std::uint16_t> sentence_lengths;
@@ -73,8 +73,8 @@ Corpus make_corpus() {
   return corpus;
 }
 
-// Tables are kept under names that begin with `tables`.
-void add_streams(Packer& packer, const Corpus& corpus, const std::string& tables) {
+// Tables are cached in files whose names begin with `table_prefix`.
+void add_streams(Packer& packer, const Corpus& corpus, const std::string& table_prefix) {
   const std::vector<std::span<const std::int64_t>> documents(kLanguages, corpus.documents);
   StreamSpec mono{.languages = {1}, .seed = 1, .index = 0};
   StreamSpec alternate{.languages = {2, 0, 1},
@@ -89,10 +89,10 @@ void add_streams(Packer& packer, const Corpus& corpus, const std::string& tables
   skewed.thresholds = {std::uint64_t{1} << 62, std::uint64_t{3} << 62};
   skewed.index = 3;
   for (const auto& spec : {mono, alternate, uniform, skewed})
-    packer.add_stream(spec, 5'000, TableCache(tables + std::to_string(spec.index) + "-"));
+    packer.add_stream(spec, 5'000, TableCache(table_prefix + std::to_string(spec.index) + "-"));
 }
 
-// Tokens of rows first .. first + num_rows, in memory of exactly that size.
+// Returns the tokens of `num_rows` rows from row `first`, in memory of exactly that size.
 template <class Out>
 std::vector<Out> fill(Packer& packer, std::int64_t T, std::int64_t first, std::int64_t num_rows,
                       int threads) {
@@ -108,7 +108,7 @@ std::vector<Out> fill(Packer& packer, std::int64_t T, std::int64_t first, std::i
   return tokens;
 }
 
-// The same tokens, put together from the shards laid end to end.
+// Returns the same tokens, copied from the shards laid end to end.
 template <class Token, class Out>
 std::vector<Out> gather(Packer& packer, const Corpus& corpus, std::int64_t T, std::int64_t first,
                         std::int64_t num_rows, int threads) {
@@ -130,10 +130,10 @@ std::vector<Out> gather(Packer& packer, const Corpus& corpus, std::int64_t T, st
 }
 
 template <class Token, class Out>
-void check(PackingSpec packing, const std::string& tables) {
+void check(PackingSpec packing, const std::string& table_prefix) {
   const auto corpus = make_corpus<Token>();
   Packer packer(corpus.view, packing);
-  add_streams(packer, corpus, tables);
+  add_streams(packer, corpus, table_prefix);
   const auto T = packing.row_length;
   const auto num_rows = packer.num_rows() + 3;  // and some past the end
   const auto whole = fill<Out>(packer, T, 0, num_rows, 1);
@@ -161,7 +161,7 @@ void check(PackingSpec packing, const std::string& tables) {
 
 }  // namespace
 
-// Takes a folder for tables.
+// Takes the folder for cached tables.
 int main(int, char** arguments) {
   try {
     int checks = 0;
@@ -170,10 +170,11 @@ int main(int, char** arguments) {
         for (const bool mask : {false, true})
           for (const std::int64_t T : {3, 64, 500}) {
             const PackingSpec packing{T, mode, specials, mask};
-            const auto tables = std::string(arguments[1]) + "/" + std::to_string(checks) + "-";
-            check<std::uint16_t, std::uint16_t>(packing, tables);
-            if (T == 64) check<std::uint16_t, std::uint32_t>(packing, tables);
-            if (T == 64) check<std::uint32_t, std::uint32_t>(packing, tables);
+            const auto table_prefix =
+                std::string(arguments[1]) + "/" + std::to_string(checks) + "-";
+            check<std::uint16_t, std::uint16_t>(packing, table_prefix);
+            if (T == 64) check<std::uint16_t, std::uint32_t>(packing, table_prefix);
+            if (T == 64) check<std::uint32_t, std::uint32_t>(packing, table_prefix);
             ++checks;
           }
     std::printf("%d packings hold\n", checks);

@@ -32,7 +32,7 @@ PACKINGS = [
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of tables; small corpora have some too."""
+    """The folder of cached tables; here small corpora have tables too."""
     monkeypatch.setattr(table_cache, "MIN_DOCUMENTS", 1)
     monkeypatch.setenv("TRESSE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -53,7 +53,7 @@ def plan(corpus: Corpus, stream: Stream, packing: Packing, **options: Any) -> Pl
 
 
 def rows(made: Plan) -> tuple[np.ndarray, ...]:
-    """Rows from the last to the first, so that every table is asked for."""
+    """Rows from the last to the first, so that every table is used."""
     batches = [made.fill(row, 1) for row in reversed(range(made.num_rows))]
     return (
         np.stack([batch.tokens for batch in batches]),
@@ -140,7 +140,7 @@ def test_a_weight_changes_no_table(cache: Path) -> None:
     assert set(cache.rglob("*")) == before
 
 
-def test_a_folder_that_cannot_be_made_is_named_and_nothing_kept(
+def test_a_folder_that_cannot_be_created_is_named_and_nothing_is_cached(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = rows(plan(make_corpus(), STREAMS[0], PACKINGS[0]))
