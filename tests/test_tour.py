@@ -13,7 +13,7 @@ from tresse.data.store.cloze import ITEMS
 from tresse.data.store.corpus import Corpus
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipe_file import read_recipe
-from tresse.engine.scoring.score import read_questions
+from tresse.engine.scoring.questions import read_questions
 
 TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 
