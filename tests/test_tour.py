@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import ROOT
+from tresse.data.formats.commands import Output
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.prepare import prepare_manifest
 from tresse.data.store.cloze import ITEMS
@@ -41,7 +42,9 @@ def files(tmp_path: Path) -> Path:
 @pytest.fixture
 def corpus(files: Path) -> Corpus:
     """The training corpus of the page."""
-    return prepare_manifest((files / "en.jsonl", files / "fr.jsonl"), out=files / "tour")
+    return prepare_manifest(
+        (files / "en.jsonl", files / "fr.jsonl"), output=Output(out=files / "tour")
+    )
 
 
 def plan(config: RunConfig, corpus: Corpus) -> Plan:
@@ -66,7 +69,7 @@ def test_the_last_row_is_that_of_the_page(files: Path, corpus: Corpus) -> None:
 
 def test_the_questions_are_those_of_the_page(files: Path, corpus: Corpus) -> None:
     manifests = (files / "en.jsonl", files / "fr.jsonl", files / "ends.jsonl")
-    cloze = prepare_manifest(manifests, out=files / "cloze")
+    cloze = prepare_manifest(manifests, output=Output(out=files / "cloze"))
     item = matched(r"echo '(.+)' > corpora/cloze/items.jsonl")
     (cloze.path / ITEMS).write_text(json.dumps(json.loads(item)) + "\n")
     config = read_recipe(files / "tour.json")
