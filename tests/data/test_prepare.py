@@ -1,4 +1,4 @@
-"""The command line that makes corpora, run as a user runs it."""
+"""The command line that prepares corpora, run as a user runs it."""
 
 import json
 import os
@@ -19,18 +19,18 @@ REAL = ROOT.parent / "shared" / "data" / "asp-en-fr"
 
 
 def prepare(*arguments: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run from another folder than the repository's."""
+    """Run the command in `folder`, outside the repository."""
     command = [sys.executable, str(ROOT / "data" / "prepare.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
 def write_manifest(path: Path, language: str, counts: dict[str, int]) -> Path:
-    rows = [{"key": k, "lang": language, "sentences": [[1, 2]] * n} for k, n in counts.items()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = [{"key": k, "lang": language, "sentences": [[1, 2]] * n} for k, n in counts.items()]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
-def test_manifests_become_a_corpus_and_the_table_says_what_is_in_it(tmp_path):
+def test_manifests_become_a_corpus_and_a_table_lists_its_content(tmp_path):
     write_manifest(tmp_path / "en.jsonl", "en", {"a": 2, "b": 1})
     write_manifest(tmp_path / "fr.jsonl", "fr", {"b": 1})
     done = prepare("manifest", "en.jsonl", "fr.jsonl", "--out", "sub/c", folder=tmp_path)
@@ -86,7 +86,7 @@ def test_misaligned_documents_stop_it_unless_told_to_skip(tmp_path):
         (["bad.jsonl", "--out", "full"], "error: .*full exists and is not an empty folder"),
     ],
 )
-def test_what_a_user_got_wrong_is_one_line_without_a_traceback(arguments, message, tmp_path):
+def test_a_mistake_of_the_user_is_one_line_without_a_traceback(arguments, message, tmp_path):
     (tmp_path / "bad.jsonl").write_text("{\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -99,14 +99,14 @@ def test_what_a_user_got_wrong_is_one_line_without_a_traceback(arguments, messag
 
 def test_ctrl_c_leaves_nothing(tmp_path):
     manifest = tmp_path / "m.jsonl"
-    rows = [{"key": str(i), "lang": "en", "sentences": [[1] * 500] * 20} for i in range(2000)]
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = [{"key": str(i), "lang": "en", "sentences": [[1] * 500] * 20} for i in range(2000)]
+    manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
     command = [sys.executable, str(ROOT / "data" / "prepare.py"), "manifest", str(manifest)]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "c")],
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts background jobs with SIGINT ignored, and these tests with them.
+        # A shell starts background jobs, perhaps these tests, with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(tmp_path.glob("c.*.tmp/*")):
@@ -133,7 +133,7 @@ def test_real_speech_becomes_the_same_units(tmp_path):
     corpus = verify_corpus(tmp_path / "c")
     for path in files:
         for line in path.read_text().splitlines():
-            row = json.loads(line)
-            found = corpus.document(row["lang"], corpus.find(row["lang"], row["key"]))
-            assert [sentence.tolist() for sentence in found] == row["sentences"]
+            record = json.loads(line)
+            found = corpus.document(record["lang"], corpus.find(record["lang"], record["key"]))
+            assert [sentence.tolist() for sentence in found] == record["sentences"]
     assert len(corpus.aligned(("en", "fr"))) == corpus.num_documents("fr")
