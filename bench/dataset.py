@@ -1,14 +1,14 @@
-"""Datasets side by side: tokens per second, seconds to open, memory, seconds to any step's rows.
+"""Datasets side by side: tokens per second, seconds to open and to reach any step, memory.
 
-Tresse, plain Python and, where they are installed, Megatron-Core, Mosaic streaming and litdata give
-[75, 2049] batches of the same documents (see dataset_peers.py), each in a process of its own with
-one thread. Rates take turns within a pass, so that a drift of the machine meets all of them.
+Tresse, plain Python and the installed ones of Megatron-Core, Mosaic streaming and litdata give
+[75, 2049] batches of the same documents (see dataset_peers.py). Each runs in its own process with
+one thread. Contenders take turns within a pass, so that a drift of the machine affects all alike.
 
-Opening is timed to the object that gives batches, then comes the first batch; imports are left out.
-"first" is without any cache of the library and with its files out of the page cache, "cold" with
-the former, "warm" with both. Any step is the batch in the middle of the first epoch, asked of an
-object that has been opened and not read. The time to open is the better one of two. Corpora of 1 M
-and 50 M documents of 4 to 12 tokens are written for it.
+The time to open ends when the object can give batches; the first batch is timed after it. Imports
+do not count. "first" has no cache of the library and no file in the page cache, "cold" has the
+library's cache, and "warm" has both. "Any step" is the batch in the middle of the first epoch,
+asked of an object that has read nothing yet. The time to open is the better one of two. Corpora of
+1 M and 50 M documents of 4 to 12 tokens are written for this.
 
     taskset -c 0 python bench/dataset.py --json bench/results/dataset.json
 """
@@ -55,26 +55,26 @@ STATES = ("first", "cold", "warm")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure datasets."""
+    """Sizes and contenders of the benchmark."""
 
     tokens: int = 200_000_000
-    """Size of the corpus for rates, both languages together; at least 1,000,000."""
+    """Tokens of the corpus for rates, both languages together; 1,000,000 or more."""
     documents: tuple[int, ...] = (1_000_000, 50_000_000)
-    """Sizes of the corpora that are opened."""
+    """Numbers of documents of the corpora for the times to open."""
     passes: int = 9
-    """Measurements of each rate."""
+    """Number of measurements of each rate."""
     seconds: float = 0.5
-    """Length of a measurement of a rate, about."""
+    """Approximate seconds of one measurement of a rate."""
     only: tuple[str, ...] = tuple(CONTENDERS)
-    """What to measure."""
+    """Names of the contenders to measure; all by default."""
     folder: str = ""
-    """Where to keep the corpora, 8 GB, or to find them; empty: a temporary folder."""
+    """Folder that keeps the corpora, 8 GB, for later runs; empty: a temporary folder."""
     json: str = ""
-    """File for the rows."""
+    """File for the results; empty: none."""
 
 
 def write_many(folder: Path, num_documents: int) -> Corpus:
-    """A corpus of short documents of one sentence. Its key hashes are numbers, drawn at random."""
+    """Write a corpus of short documents of one sentence, with random numbers as key hashes."""
     if (folder / "corpus.json").exists():
         return Corpus.open(folder)
     folder.mkdir(parents=True)
@@ -107,7 +107,7 @@ def _short_documents(rng: np.random.Generator, first: int, D: int) -> dict[str, 
 
 
 def memory_mib() -> dict[str, float]:
-    """Memory of this process: its own, and with its share of mapped files."""
+    """Return the memory of this process in MiB, without and with mapped files."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     held = {
         name: int(rest.split()[0]) / 1024 for name, _, rest in (x.partition(":") for x in lines)
@@ -125,7 +125,7 @@ def evict(folder: Path) -> None:
 
 
 def serve(connection: Connection, name: str, folder: Path, mode: str, epochs: int) -> None:
-    """Open a contender in this process, then time `n` batches for each n that is asked."""
+    """Open a contender in this process, then time the batches or the seek of each request."""
     for module in CONTENDERS[name].MODULES:
         import_module(module)
     memory = memory_mib()["anonymous_mib"]
@@ -156,9 +156,10 @@ class Process:
         self.open_s = self.connection.recv()
 
     def ask(self, kind: str, value: int) -> dict[str, float]:
-        """Seconds of "batches" (how many) or "seek" (the step), and memory afterwards.
+        """Return the seconds of "batches" (how many) or "seek" (the step), and the memory after it.
 
-        In between the process is stopped: some go on in the background and slow down the next.
+        Between requests the process is stopped: some contenders work on in the background, which
+        would slow down the next one.
         """
         self._signal(signal.SIGCONT)
         self.connection.send((kind, value))
@@ -167,7 +168,7 @@ class Process:
         return answer
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._signal(signal.SIGCONT)
         self.connection.send(None)
         self.process.join()
@@ -178,7 +179,7 @@ class Process:
 
 
 def measure_rates(options: Options, folder: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Rows with tokens per second of each contender and mode, all in turns."""
+    """Return results with the tokens per second of each contender and mode, measured in turns."""
     runs = {
         (name, mode): Process(name, folder / name, mode, RUN_EPOCHS)
         for name in names
@@ -191,7 +192,7 @@ def measure_rates(options: Options, folder: Path, names: list[str]) -> list[dict
         for key, run in runs.items():
             memory[key] = run.ask("batches", batches[key])
             seconds = memory[key].pop("seconds")
-            if number < 0:  # these meet pages that are not mapped, and say how many to time
+            if number < 0:  # warm up, and find the number of batches to time
                 batches[key] = max(round(options.seconds / seconds * batches[key]), 1)
             else:
                 rates[key].append(batches[key] * B * (T + 1) / seconds)
@@ -213,14 +214,14 @@ def _rate_row(name: str, mode: str, rates: dict, memory: dict) -> dict[str, Any]
 
 
 def measure_opening(name: str, folder: Path, num_documents: int) -> dict[str, Any]:
-    """A row with the seconds to open, to a first batch, and to the middle of the epoch."""
+    """Return a result with the seconds to open, to a first batch and to the middle of the epoch."""
     row: dict[str, Any] = {"measured": "open", "contender": name, "documents": num_documents}
     middle = num_documents * 8 // T // B // 2
     requests = {"first_batch_s": ("batches", 1), "any_step_s": ("seek", middle)}
     for state in STATES:
         for part, request in requests.items():
             if state == "first" and part == "any_step_s":
-                continue  # any step is asked where others have been
+                continue  # any step is measured only with a cache
             if state == "first":
                 shutil.rmtree(folder / "cache", ignore_errors=True)  # Megatron's and ours
             if state != "warm":
@@ -236,9 +237,9 @@ def measure_opening(name: str, folder: Path, num_documents: int) -> dict[str, An
 
 
 def prepare(options: Options, folder: Path, names: list[str]) -> int:
-    """Write what is not there yet; returns the tokens of the corpus for rates.
+    """Write the missing corpora and return the number of tokens in the one for rates.
 
-    Nothing stays mapped, or its pages could not be evicted.
+    No file stays mapped, because mapped pages cannot be evicted.
     """
     corpus = open_corpus(folder / "stories", options.tokens)
     for name in names:
@@ -251,7 +252,7 @@ def prepare(options: Options, folder: Path, names: list[str]) -> int:
 
 
 def measure(options: Options, folder: Path) -> list[dict[str, Any]]:
-    """All rows."""
+    """Return all results."""
     names = [name for name in options.only if package_version(name) is not None]
     rows: list[dict[str, Any]] = [
         {"measured": "nothing", "contender": name, "cannot": "not installed"}
@@ -262,7 +263,7 @@ def measure(options: Options, folder: Path) -> list[dict[str, Any]]:
     rows += measure_rates(options, folder / "rates", names)
     for num_documents in tqdm(options.documents, desc="open", disable=None):
         for name in names:
-            if name != "tresse, int64":  # opens as tresse does
+            if name != "tresse, int64":  # opens like tresse
                 where = folder / f"opened-{num_documents}" / name
                 rows.append(measure_opening(name, where, num_documents))
     common = {"corpus_tokens": corpus_tokens, "batch": [B, T + 1], "load": os.getloadavg()[0]}
@@ -272,7 +273,7 @@ def measure(options: Options, folder: Path) -> list[dict[str, Any]]:
 
 
 def package(name: str) -> str:
-    """Package and version of a contender."""
+    """Return package and version of a contender."""
     return f"{CONTENDERS[name].PACKAGE} {package_version(name) or ''}".strip()
 
 
@@ -299,12 +300,12 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def _held(row: dict[str, Any]) -> float:
-    """Memory of its own that a contender holds, imports left out."""
+    """Return a contender's own memory in MiB, without imports."""
     return row["anonymous_mib"] - row["imports_mib"]
 
 
 def main(options: Options) -> None:
-    """Print a table, and write it as rows where asked to."""
+    """Measure, print a table, and write the results if there is a file for them."""
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes
     with tempfile.TemporaryDirectory() as temporary:
         rows = measure(options, Path(options.folder or temporary))

@@ -1,10 +1,10 @@
-"""Datasets that feed rows of 2049 tokens, each opened and read as its authors document it.
+"""Datasets that give rows of 2049 tokens, each opened and read as its authors document it.
 
-Each class writes the documents of a corpus in its own format, opens them for a run of a mode and a
-number of epochs, and gives the next batch of [75, 2049] tokens or that of any step. `MODES` are the
-streams it can make: all but ours and plain Python read one sequence of documents, so two languages
-could only be interleaved when it is written, in one order for ever. Signatures: megatron-core
-0.16.1, mosaicml-streaming 0.13.0, litdata 0.2.76; each is imported when its class is used.
+Each class writes the documents of a corpus in its own format, opens them for a mode and a number of
+epochs, and gives the next batch of [75, 2049] tokens or the batch of any step. `MODES` lists the
+modes that it supports. All but ours and plain Python read one sequence of documents, so languages
+would be interleaved once, when it is written. Versions: megatron-core 0.16.1, mosaicml-streaming
+0.13.0, litdata 0.2.76; each is imported when its class is used.
 """
 
 import os
@@ -32,10 +32,7 @@ BLOCK_ROWS = 8192  # rows of a chunk, 34 MB; litdata's and Mosaic's own default 
 
 
 class Tresse:
-    """Ours. uint16, in memory that is used again, as pinned memory is.
-
-    Its tables are cached in the folder.
-    """
+    """Ours: uint16 in a buffer that is reused, like pinned memory; tables cached in the folder."""
 
     PACKAGE: ClassVar[str] = "tresse"
     MODULES: ClassVar[tuple[str, ...]] = ()
@@ -43,12 +40,12 @@ class Tresse:
 
     @staticmethod
     def write(corpus: Corpus, folder: Path) -> None:
-        """The corpus is there; the folder names it."""
+        """Link to the corpus, which is in our format already."""
         folder.mkdir(parents=True)
         (folder / "corpus").symlink_to(corpus.path.resolve())
 
     def __init__(self, folder: Path, mode: str, epochs: int) -> None:
-        os.environ["TRESSE_CACHE"] = str(folder / "cache")  # this process is its own
+        os.environ["TRESSE_CACHE"] = str(folder / "cache")  # this process runs nothing else
         corpus = Corpus.open(folder / "corpus")
         if mode == "mono":
             stream = Stream(languages=(corpus.languages[0],))
@@ -60,7 +57,7 @@ class Tresse:
         self.row = 0
 
     def batch(self) -> Any:
-        """The next B rows."""
+        """Return the next B rows."""
         if self.row + B > self.plan.num_rows:
             self.row = 0
         self.row += B
@@ -72,20 +69,20 @@ class Tresse:
         return self.memory[shape]
 
     def seek(self, step: int) -> None:
-        """Go on at a step."""
+        """Continue at a step."""
         self.row = step * B
 
 
 class TresseInt64(Tresse):
-    """Ours, widened as an embedding wants it and as Megatron gives it."""
+    """Ours in int64, which an embedding needs and Megatron gives."""
 
     def batch(self) -> Any:
-        """int64 [B, T + 1]."""
+        """Return the next B rows as int64 [B, T + 1]."""
         return super().batch().astype(np.int64)
 
 
 class PlainPython:
-    """What is written most often: shuffle, append documents to a buffer, cut it into rows."""
+    """The usual loop: shuffle, append documents to a buffer, cut it into rows."""
 
     PACKAGE: ClassVar[str] = ""
     MODULES: ClassVar[tuple[str, ...]] = ()
@@ -93,7 +90,7 @@ class PlainPython:
 
     @staticmethod
     def write(corpus: Corpus, folder: Path) -> None:
-        """Raw tokens, and where documents and sentences begin."""
+        """Write the raw tokens and the offsets of documents and sentences."""
         folder.mkdir(parents=True)
         for language in LANGUAGES[: len(corpus.languages)]:
             lengths = _joined(corpus, language, "sentence_lengths")
@@ -108,7 +105,7 @@ class PlainPython:
 
     def __init__(self, folder: Path, mode: str, _: int) -> None:
         self.languages = LANGUAGES[: 1 if mode == "mono" else 2]
-        # Slices of a memmap itself take several times as long.
+        # Slicing a memmap is several times slower than slicing an array.
         self.tokens = [
             np.asarray(np.memmap(folder / f"{name}.bin", np.uint16, "r")) for name in self.languages
         ]
@@ -130,7 +127,7 @@ class PlainPython:
                     yield self.tokens[0][slice(*self.starts[0][document : document + 2])]
                     continue
                 begin, end = self.documents[0][document : document + 2]
-                # Translations have as many sentences, in the same order.
+                # Translations have the same number of sentences, in the same order.
                 for sentence in range(begin, end):
                     drawn = (rng.integers(2),) if self.mode == "sample" else (0, 1)
                     for k in drawn:
@@ -148,11 +145,11 @@ class PlainPython:
             held, size = [joined[B * T :]], size - B * T
 
     def batch(self) -> Any:
-        """The next B rows."""
+        """Return the next B rows."""
         return next(self.iterator)
 
     def seek(self, step: int) -> None:
-        """Read all that comes before."""
+        """Read and drop all batches before a step."""
         self.iterator = self._batches()
         for _ in range(step):
             next(self.iterator)
@@ -160,7 +157,7 @@ class PlainPython:
 
 @dataclass
 class _Tokenizer:
-    """What Megatron asks of one."""
+    """The members of a tokenizer that Megatron reads."""
 
     eod: int = VOCABULARY
     pad: int = VOCABULARY + 1
@@ -172,10 +169,10 @@ class _Tokenizer:
 
 
 class Megatron:
-    """GPTDataset through its builder, and torch's DataLoader in the process.
+    """GPTDataset through its builder, with torch's DataLoader in this process.
 
-    Indices are cached in the folder, no attention mask is built. int64 tokens and labels, and loss
-    mask and positions, which it always makes.
+    Indices are cached in the folder, and no attention mask is built. A batch has int64 tokens and
+    labels, and the loss mask and positions that it always builds.
     """
 
     PACKAGE: ClassVar[str] = "megatron-core"
@@ -188,10 +185,10 @@ class Megatron:
 
     @staticmethod
     def write(corpus: Corpus, folder: Path) -> None:
-        """Its .bin and .idx.
+        """Write .bin and .idx by their format.
 
-        By the format rather than IndexedDatasetBuilder, whose lists take minutes and gigabytes at
-        50 M documents; what it opens is the same.
+        IndexedDatasetBuilder gives the same files, but its lists take minutes and gigabytes for
+        50 M documents.
         """
         folder.mkdir(parents=True)
         language = corpus.languages[0]
@@ -230,14 +227,14 @@ class Megatron:
         self.seek(0)
 
     def batch(self) -> Any:
-        """Tokens, labels, loss mask and positions of the next B rows."""
+        """Return tokens, labels, loss mask and positions of the next B rows."""
         with suppress(StopIteration):
             return next(self.iterator)
         self.seek(0)
         return next(self.iterator)
 
     def seek(self, step: int) -> None:
-        """Go on at a step, as its sampler does with `consumed_samples`."""
+        """Continue at a step, as its sampler does with `consumed_samples`."""
         rows = range(step * B, len(self.dataset) // B * B)
         data = import_module("torch.utils.data")
         loader = data.DataLoader(self.dataset, batch_size=B, sampler=rows)
@@ -245,9 +242,9 @@ class Megatron:
 
 
 class Mosaic:
-    """StreamingDataset over rows cut when they were written (llm-foundry's way), shuffled, uint16.
+    """StreamingDataset over shuffled uint16 rows that are cut when written, as in llm-foundry.
 
-    torch's DataLoader in the process; documents that a row cuts stay cut where they are.
+    torch's DataLoader runs in this process. A document is cut at the same place in every epoch.
     """
 
     PACKAGE: ClassVar[str] = "mosaicml-streaming"
@@ -256,7 +253,7 @@ class Mosaic:
 
     @staticmethod
     def write(corpus: Corpus, folder: Path) -> None:
-        """MDS shards of rows."""
+        """Write MDS shards of rows."""
         columns = {"tokens": f"ndarray:uint16:{T + 1}"}
         with import_module("streaming").MDSWriter(columns=columns, out=str(folder)) as writer:
             for rows in _row_blocks(corpus):
@@ -276,28 +273,29 @@ class Mosaic:
         self.iterator = iter(data.DataLoader(self.dataset, batch_size=B, drop_last=True))
 
     def batch(self) -> Any:
-        """The next B rows."""
+        """Return the next B rows."""
         with suppress(StopIteration):
             return next(self.iterator)
         self._iterate()
         return next(self.iterator)
 
     def seek(self, step: int) -> None:
-        """Go on at a step of the first epoch, as a run that resumes; before the first batch."""
+        """Continue at a step of the first epoch like a resumed run; call it before any batch."""
         state = self.dataset.state_dict(step * B, from_beginning=True)
         self.dataset.load_state_dict({**state, "epoch": 0})
         self._iterate()
 
 
 def _token_block(block: np.ndarray) -> Any:
-    """What litdata stores for one input: a tensor of whole rows."""
+    """Return the tensor of whole rows that litdata stores for one input."""
     return import_module("torch").from_numpy(block.reshape(-1).astype(np.uint16))
 
 
 class Litdata:
-    """StreamingDataset with TokensLoader over blocks of 2049 tokens, shuffled, uint16.
+    """StreamingDataset with TokensLoader over shuffled blocks of 2049 uint16 tokens.
 
-    Its StreamingDataLoader in the process; documents that a row cuts stay cut where they are.
+    Its StreamingDataLoader runs in this process. A document is cut at the same place in every
+    epoch.
     """
 
     PACKAGE: ClassVar[str] = "litdata"
@@ -306,7 +304,7 @@ class Litdata:
 
     @staticmethod
     def write(corpus: Corpus, folder: Path) -> None:
-        """Chunks of BLOCK_ROWS rows."""
+        """Write chunks of BLOCK_ROWS rows."""
         litdata = import_module("litdata")
         litdata.optimize(
             fn=_token_block,
@@ -333,14 +331,14 @@ class Litdata:
         self.iterator = iter(self.loader)
 
     def batch(self) -> Any:
-        """The next B rows."""
+        """Return the next B rows."""
         with suppress(StopIteration):
             return next(self.iterator)
         self._iterate()
         return next(self.iterator)
 
     def seek(self, step: int) -> None:
-        """Go on at a step of the first epoch, as a run that resumes; before the first batch."""
+        """Continue at a step of the first epoch like a resumed run; call it before any batch."""
         state, num_rows = self.loader.state_dict(), step * B
         state |= {"current_epoch": 1, "num_samples_yielded": num_rows}
         state["dataset"] |= {"num_samples_yielded": num_rows, "sample_in_epoch": num_rows}
@@ -359,7 +357,7 @@ CONTENDERS: dict[str, type] = {
 
 
 def package_version(name: str) -> str | None:
-    """Version of a contender's package; empty for plain Python, None if it is not installed."""
+    """Return the version of a contender's package: empty for plain Python, None if missing."""
     package = CONTENDERS[name].PACKAGE
     try:
         return version(package) if package else ""
@@ -368,7 +366,7 @@ def package_version(name: str) -> str | None:
 
 
 def write(name: str, corpus: Corpus, folder: Path) -> None:
-    """Write a contender's format unless it is there; an unfinished one is written again."""
+    """Write a contender's files unless they are complete already."""
     done = folder.with_name(f"{folder.name}.done")
     if done.exists():
         return
@@ -379,7 +377,7 @@ def write(name: str, corpus: Corpus, folder: Path) -> None:
 
 
 def write_tokens(corpus: Corpus, language: str, path: Path) -> None:
-    """All tokens of a language, end to end."""
+    """Write all tokens of a language into one file."""
     with path.open("wb") as file:
         for shard in corpus.shards[language]:
             shard.tokens.tofile(file)
@@ -394,7 +392,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 def _row_blocks(corpus: Corpus) -> Iterator[np.ndarray]:
-    """Tokens of the first language in the order of the corpus, [up to BLOCK_ROWS, T + 1]."""
+    """Yield the first language in the order of the corpus: [up to BLOCK_ROWS, T + 1] tokens."""
     for shard in corpus.shards[corpus.languages[0]]:
         rows = shard.tokens[: shard.tokens.size // (T + 1) * (T + 1)].reshape(-1, T + 1)
         for start in range(0, len(rows), BLOCK_ROWS):

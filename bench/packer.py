@@ -1,11 +1,11 @@
 """Tokens per second of the packer against a memcpy of the same bytes, mode by mode.
 
-Corpus: stories of 100 to 800 tokens, sentences of 45 on average, two aligned languages, written
-once into `--corpus`. A batch is [75, 2049] uint16, in one page-aligned buffer for all variants.
-"memcpy" reads the corpus from end to end; "blocks" copies blocks of 450 tokens, the mean document,
-in random order, which is all that a shuffled epoch can hope for without knowing what comes next.
-"copies of" lists where the tokens are, for a gather on the device, and says the bytes of the list.
-The variants take turns within a pass, so that a drift of the machine meets all of them.
+The corpus has stories of 100 to 800 tokens in two languages, in sentences of 45 on average; it is
+written once into `--corpus`. A batch is [75, 2049] uint16, in one page-aligned buffer for all
+variants. "memcpy" reads the corpus from end to end. "blocks" copies blocks of 450 tokens, the mean
+document, in random order: the best that a shuffled epoch can reach without looking ahead. "copies
+of" lists the places of the tokens, for a gather on the device; its bytes are those of the list.
+Variants take turns within a pass, so that a drift of the machine affects all alike.
 
     python bench/packer.py --json bench/results/packer.json
 """
@@ -50,18 +50,18 @@ VARIANTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure the packer."""
+    """Sizes of the benchmark."""
 
     tokens: int = 200_000_000
-    """Size of the synthetic corpus, both languages together; at least 1,000,000."""
+    """Tokens of the synthetic corpus, both languages together; 1,000,000 or more."""
     passes: int = 9
-    """Measurements of each variant."""
+    """Number of measurements of each variant."""
     batches: int = 200
-    """Batches of a measurement."""
+    """Number of batches in a measurement."""
     corpus: str = ""
-    """Folder to keep the synthetic corpus in, or to find it; empty: a temporary one."""
+    """Folder that keeps the synthetic corpus for later runs; empty: a temporary folder."""
     json: str = ""
-    """File for the rows."""
+    """File for the results; empty: none."""
 
     def __post_init__(self) -> None:
         if self.tokens < 1_000_000:
@@ -69,7 +69,7 @@ class Options:
 
 
 def stories(tokens: int) -> Iterator[Document]:
-    """Aligned stories in two languages, lengths uniform in 100 .. 800, sentences of 20 to 70."""
+    """Yield stories in two languages, of 100 to 800 tokens in sentences of 20 to 70."""
     rng = np.random.default_rng(0)
     num_stories = max(tokens // 2 // 450, 1)
     for i in tqdm(range(num_stories), unit="story", desc="corpus", disable=None):
@@ -81,20 +81,20 @@ def stories(tokens: int) -> Iterator[Document]:
 
 
 def open_corpus(folder: Path, tokens: int) -> Corpus:
-    """Write the corpus unless it is there."""
+    """Open the corpus, and write it first where it does not exist."""
     if (folder / "corpus.json").exists():
         return Corpus.open(folder)
     return write_corpus(folder, stories(tokens), Tokenizer("synthetic", "", "25/2", 2048))
 
 
 def page_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Allocate zeros that start at a page; copies to other places can be several times slower."""
+    """Allocate zeros at the start of a page: copies elsewhere can be several times slower."""
     num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)[:num_bytes].view(dtype).reshape(shape)
 
 
 class Copy:
-    """The yardstick: consecutive tokens of the corpus, copied by numpy."""
+    """The baseline: numpy copies consecutive tokens of the corpus."""
 
     def __init__(self, corpus: Corpus, buffer: np.ndarray) -> None:
         self.source, self.buffer, self.next = corpus.shards["en"][0].tokens, buffer.reshape(-1), 0
@@ -108,7 +108,7 @@ class Copy:
 
 
 class CopyBlocks:
-    """Blocks of the corpus in random order, copied by numpy; the order is drawn beforehand."""
+    """numpy copies blocks of the corpus in a random order that is drawn beforehand."""
 
     def __init__(self, corpus: Corpus, buffer: np.ndarray) -> None:
         tokens = corpus.shards["en"][0].tokens
@@ -127,7 +127,7 @@ class CopyBlocks:
 
 
 class Pack:
-    """Consecutive batches of a plan."""
+    """The packer fills consecutive batches of a plan."""
 
     def __init__(self, plan: Plan, buffer: np.ndarray, threads: int) -> None:
         self.plan, self.threads, self.next_row = plan, threads, 0
@@ -143,7 +143,7 @@ class Pack:
 
 
 class Locate:
-    """Lists of copies of consecutive batches."""
+    """The packer lists the copies of consecutive batches."""
 
     def __init__(self, plan: Plan, threads: int) -> None:
         self.plan, self.threads, self.next_row = plan, threads, 0
@@ -160,7 +160,7 @@ class Locate:
 def variants(
     corpus: Corpus, buffer: np.ndarray, num_batches: int
 ) -> dict[tuple[str, int], Callable[[int], None]]:
-    """What is measured, by name and number of threads."""
+    """Return the functions to time, by name and number of threads."""
     found: dict[tuple[str, int], Callable[[int], None]] = {
         ("memcpy", 1): Copy(corpus, buffer),
         ("blocks", 1): CopyBlocks(corpus, buffer),
@@ -174,9 +174,9 @@ def variants(
 
 
 def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
-    """Time all variants in turns; rows with tokens per second."""
+    """Time all variants in turns and return results with tokens per second."""
     buffer = page_aligned((B, T + 1), np.uint16)
-    # The first pass opens tables and maps pages; it is not counted.
+    # The first pass opens tables and maps pages; it does not count.
     runs = variants(corpus, buffer, (options.passes + 1) * options.batches)
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     for number in tqdm(range(options.passes + 1), unit="pass", desc="measure", disable=None):
@@ -201,7 +201,7 @@ def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
                 "p20": round(low),
                 "p80": round(high),
                 "bytes_per_batch": round(written),
-                "bytes_per_s": round(median / buffer.size * written),  # a fill reads as many
+                "bytes_per_s": round(median / buffer.size * written),  # a fill reads as much
                 "of_memcpy": round(float(np.median(np.array(values) / copy)), 4),
                 "batch": list(buffer.shape),
                 "dtype": str(buffer.dtype),
@@ -212,7 +212,7 @@ def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
 
 
 def main(options: Options) -> None:
-    """Print a table, and write it as rows where asked to."""
+    """Measure, print a table, and write the results if there is a file for them."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.corpus or f"{temporary}/corpus")
         rows = measure(options, open_corpus(folder, options.tokens))

@@ -1,4 +1,4 @@
-"""Result files of the benchmarks: rows with the machine, commit, versions and date of each."""
+"""Result files of the benchmarks; each result has its machine, commit, versions and date."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ PEERS = ("liger-kernel", "quack-kernels", "flash-attn", "flash-attn-4")
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON, one line each, every one with where and when it was measured."""
+    """Write results as JSON, one per line, each with machine, commit, versions and date."""
     context = {
         "machine": machine(),
         "commit": commit(),
@@ -33,7 +33,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def csv_context() -> dict[str, str]:
-    """Where and when, as columns of a CSV row."""
+    """Return machine, commit, versions and date as columns of a CSV line."""
     found = machine()
     return {
         "gpu": found["gpu"],
@@ -45,7 +45,7 @@ def csv_context() -> dict[str, str]:
 
 
 def append_csv(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Add a row to a CSV file, which gets its header from the first one."""
+    """Append a line to a CSV file; the first one also writes the header."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
@@ -55,7 +55,7 @@ def append_csv(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none where there is no file."""
+    """Return the lines of a CSV file; none where the file does not exist."""
     if not Path(path).exists():
         return []
     with Path(path).open(newline="", encoding="utf-8") as file:
@@ -63,20 +63,20 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, 20th and 80th percentile."""
+    """Return the median, the 20th and the 80th percentile."""
     median, low, high = np.quantile(values, [0.5, 0.2, 0.8])
     return float(median), float(low), float(high)
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that may be used, and GPU."""
+    """Return the processor, the number of usable cores, and the GPU."""
     return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "gpu": _gpu()}
 
 
 def commit() -> str:
-    """Commit of the working tree, with a plus where files differ from it.
+    """Return the commit of the working tree, with a plus when files differ from it.
 
-    Outside git it is what the environment's COMMIT says, or empty.
+    Outside git it comes from the environment variable COMMIT, or is empty.
     """
     try:
         found = _run("git", "rev-parse", "--short=12", "HEAD")
@@ -88,7 +88,7 @@ def commit() -> str:
 
 
 def versions(others: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of Python, of the packages that matter and of others, where installed."""
+    """Return the versions of Python, of PACKAGES and of others, as far as they are installed."""
     found = {"python": platform.python_version()}
     for name in (*PACKAGES, *others):
         try:

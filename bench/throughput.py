@@ -1,7 +1,7 @@
-"""Tokens per second, MFU and peak memory of a recipe's step, through the real command.
+"""Tokens per second, MFU and peak memory of a recipe's step, measured in the real command.
 
-Writes random units as a corpus, starts torchrun on engine/train.py with the recipe cut to one stage
-of `--steps` steps, and reads its metrics.jsonl; the first steps warm up and are left out.
+Random units are written as a corpus. torchrun trains the recipe, cut to one stage of `--steps`
+steps, with engine/train.py. The results come from its metrics.jsonl, without the first steps.
 
     python bench/throughput.py --recipes 360m-interleave 1b-interleave --json bench/results/throughput.json
 """  # noqa: E501
@@ -36,24 +36,24 @@ COLUMNS += ("mfu_causal", "mfu_full", "memory_gib", "data_wait_ms")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure the step of recipes."""
+    """Measure the training step of recipes: tokens per second, MFU, memory."""
 
     recipes: tuple[str, ...] = ("360m-interleave", "1b-interleave")
-    """Which recipes."""
+    """Names of the recipes to measure."""
     ranks: int = 1
-    """Processes on this machine, one per GPU where there are any."""
+    """Number of processes on this machine, one per GPU if it has any."""
     rows: int = 75
-    """Rows of a step on each rank; the paper has 75 of 2,048 tokens."""
+    """Rows per step on each rank; the paper has 75 of 2,048 tokens."""
     micro_rows: int = 25
-    """Rows of a forward and backward pass."""
+    """Rows per forward and backward pass."""
     steps: int = 20
-    """Steps to take."""
+    """Number of steps, warm-up included."""
     warmup: int = 5
-    """Steps left out at the beginning."""
+    """Number of first steps that do not count."""
     compile: bool = True
-    """Compile each block."""
+    """Compile each block (torch.compile)."""
     json: str = ""
-    """File for the rows."""
+    """File for the results; empty: none."""
 
 
 def main(options: Options) -> None:
@@ -70,22 +70,22 @@ def main(options: Options) -> None:
 
 def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
     """Run a recipe for a few steps and return the medians of what it logged."""
-    run = cut(RECIPES[recipe](), options, folder)
-    write_units(folder / "corpus", run.stages[0].tokens)
-    write_config(run)
+    config = cut(RECIPES[recipe](), options, folder)
+    write_units(folder / "corpus", config.stages[0].tokens)
+    write_config(config)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
     script = str(ROOT / "engine" / "train.py")
-    command = [sys.executable, *launcher, script, "--run-dir", run.run_dir]
-    logged = run_steps(command, Path(run.run_dir), options.steps)[options.warmup :]
+    command = [sys.executable, *launcher, script, "--run-dir", config.run_dir]
+    logged = run_steps(command, Path(config.run_dir), options.steps)[options.warmup :]
     seconds, low, high = quantiles([row["step_s"] for row in logged])
-    tokens = run.rows_per_step * run.data.packing.row_length
+    tokens = config.rows_per_step * config.data.packing.row_length
     return {
         "recipe": recipe,
         "ranks": options.ranks,
-        "rows_per_step": run.rows_per_step,
-        "micro_rows": run.micro_rows,
-        "compile": run.compile,
-        "precision": run.sharding.precision,
+        "rows_per_step": config.rows_per_step,
+        "micro_rows": config.micro_rows,
+        "compile": config.compile,
+        "precision": config.sharding.precision,
         "tokens_per_s": tokens / seconds,
         "step_ms": 1000 * seconds,
         "step_ms_p20_p80": [1000 * low, 1000 * high],
@@ -97,9 +97,10 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
 
 
 def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Record]:
-    """Run a training and return what it logged; it ends there and writes no checkpoint.
+    """Train for `num_steps` steps and return their metrics.
 
-    That of 1B parameters has 12 GB, which can take longer than the steps.
+    The process is stopped before it writes a checkpoint: 12 GB for 1B parameters can take longer
+    than the steps.
     """
     at_once = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"}  # the launcher would wait 30 s
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=at_once) as process:
@@ -113,16 +114,16 @@ def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Record]
     return logged
 
 
-def cut(run: RunConfig, options: Options, folder: Path) -> RunConfig:
-    """Keep the first stage of a recipe for a few steps, on random units."""
+def cut(config: RunConfig, options: Options, folder: Path) -> RunConfig:
+    """Return the config cut to a few steps of its first stage, on random units."""
     rows = options.rows * options.ranks
-    tokens = options.steps * rows * run.data.packing.row_length
-    data = dataclasses.replace(run.data, corpus=str(folder / "corpus"), story_world=None)
+    tokens = options.steps * rows * config.data.packing.row_length
+    data = dataclasses.replace(config.data, corpus=str(folder / "corpus"), story_world=None)
     return dataclasses.replace(
-        run,
+        config,
         run_dir=str(folder / "run"),
         data=data,
-        stages=(dataclasses.replace(run.stages[0], tokens=tokens),),
+        stages=(dataclasses.replace(config.stages[0], tokens=tokens),),
         rows_per_step=rows,
         micro_rows=options.micro_rows,
         compile=options.compile,

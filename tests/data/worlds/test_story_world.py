@@ -84,7 +84,7 @@ def test_an_aligned_sentence_says_the_same_concepts_in_every_language():
     world = dataclasses.replace(WORLD, fillers=0.0, units_per_word=(2, 2))
     concepts = draw_stories(world, 50).concepts
     for language in world.languages:
-        words = {tuple(word): row for row, word in enumerate(lexicon(world, language)[:-1])}
+        words = {tuple(word): i for i, word in enumerate(lexicon(world, language)[:-1])}
         assert len(words) == world.num_concepts * world.pronunciations + world.num_fillers
         for story, sentences in zip(concepts, tell(world, concepts, language, "x"), strict=True):
             said = [[words[tuple(w)] for w in s.reshape(-1, 2).tolist()] for s in sentences]
