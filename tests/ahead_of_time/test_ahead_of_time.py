@@ -1,6 +1,6 @@
 """Machine code of the kernels as they are launched: no spills, rows moved 16 bytes at a time.
 
-Compiled without a GPU; what a kernel is compiled with stands in `tests/ahead_of_time/aot_*.py`.
+They are compiled without a GPU, with the arguments that `tests/ahead_of_time/launches/` lists.
 """
 
 import os
@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.ahead_of_time.aot import Configuration, compile_for, registered
+from tests.ahead_of_time.compiling import Configuration, compile_for, registered
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1",

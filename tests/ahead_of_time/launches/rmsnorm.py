@@ -1,8 +1,8 @@
-"""What `kernels.rmsnorm` launches at the widths of the Llama and the Qwen shape."""
+"""Launches of `kernels.rmsnorm` at the widths of the Llama and the Qwen shape."""
 
 import torch
 
-from tests.ahead_of_time.aot import Configuration
+from tests.ahead_of_time.compiling import Configuration
 from tresse.kernels.rmsnorm import _backward_kernel, _forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -1,8 +1,8 @@
-"""What `kernels.rope` launches on the packed projection of the Llama and the Qwen shape."""
+"""Launches of `kernels.rope` on the packed projection of the Llama and the Qwen shape."""
 
 import torch
 
-from tests.ahead_of_time.aot import Configuration
+from tests.ahead_of_time.compiling import Configuration
 from tresse.kernels.rope import _rope_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

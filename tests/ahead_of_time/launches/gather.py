@@ -1,6 +1,6 @@
-"""What `kernels.gather` launches on rows of 2048 tokens out of a pool of units."""
+"""Launches of `kernels.gather` on rows of 2048 tokens out of a pool of units."""
 
-from tests.ahead_of_time.aot import Configuration
+from tests.ahead_of_time.compiling import Configuration
 from tresse.kernels.gather import _gather_kernel, launch_options
 
 POINTERS = {
@@ -13,7 +13,7 @@ POINTERS = {
 
 
 def configuration(dtype: str, mask_documents: bool) -> Configuration:
-    """Copies are searched and tokens gathered, each by itself; the rows are 16 bytes wide."""
+    """The gather: narrow loads search the copies and read tokens one by one, stores are wide."""
     options = launch_options(2048, mask_documents)
     num_warps = options.pop("num_warps")
     return Configuration(

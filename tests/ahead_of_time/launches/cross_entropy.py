@@ -1,15 +1,15 @@
-"""What the cross-entropy launches at our vocabularies: units, with specials, and text."""
+"""Launches of the cross-entropy at our vocabularies: units, with specials, and text."""
 
-from tests.ahead_of_time.aot import Configuration
+from tests.ahead_of_time.compiling import Configuration
 from tresse.kernels.cross_entropy import _long_kernel, kernel_for
 from tresse.kernels.linear_cross_entropy import SCALE_OPTIONS, _scale_kernel
 
 
 def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Configuration:
-    """With the gradient (scale is a pointer) or without (a constant None).
+    """The losses with the gradient (scale is the type of a pointer) or without (scale is empty).
 
-    Narrow are the loads of the label, of the long row's target and of the scale, the store of the
-    loss, and both of a tail, of few bytes a thread.
+    Narrow loads are those of the label, the scale, a long row's target and a tail, which has few
+    bytes a thread; narrow stores are those of the loss and a tail.
     """
     kernel, constants = kernel_for(num_classes, V)
     num_warps = constants.pop("num_warps")

@@ -1,9 +1,8 @@
-"""Compiling Triton kernels for GPUs that the machine does not have, and reading the machine code.
+"""Compile Triton kernels for GPUs that the machine does not have, and read the machine code.
 
-A file `aot_*.py` beside this one lists what its kernels are launched with. `python -m
-tests.ahead_of_time.aot` compiles all of it for TARGETS and prints a table; `test_ahead_of_time.py`
-holds it to the rules. Needs a process without TRITON_INTERPRET. The disassembler is the one that
-Triton brings.
+The files of `launches/` list the launches of the kernels. `python -m tests.ahead_of_time.compiling`
+compiles all of them for TARGETS and prints a table; `test_ahead_of_time.py` checks the rules. The
+process must not have TRITON_INTERPRET set. The disassembler is part of Triton.
 """
 
 import importlib
@@ -26,52 +25,53 @@ TOOLS = Path(next(iter(nvidia.__path__))) / "bin"
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """One specialisation of a kernel, as its launcher compiles it."""
+    """A specialisation of a kernel, as its launcher compiles it."""
 
     name: str
     kernel: Any
     """The `triton.jit` function; of an autotuned kernel its `fn`."""
     signature: Mapping[str, str]
-    """Type of every run-time argument, in order: `*bf16`, `*fp32`, `*i64`, `i32`, ..."""
+    """Type of every run-time argument, in order: `*bf16`, `*fp32`, `*i64`, `i32` and so on."""
     constexprs: Mapping[str, object]
     unaligned: frozenset[str] = frozenset()
     """Arguments that are not multiples of 16 (bytes of a pointer, value of an integer)."""
     num_warps: int = 4
     num_stages: int = 3
     narrow_loads: int = 0
-    """Loads in the code that may be narrower than 128 bits: of scalars per row, say."""
+    """Number of loads in the code that may be narrower than 128 bits, such as those of scalars."""
     narrow_stores: int = 0
+    """Number of stores in the code that may be narrower than 128 bits."""
     tensor_cores: bool = False
-    """Whether the work is matrix products of 16-bit numbers: by wgmma on Hopper."""
+    """The work is matrix products of 16-bit numbers, which tensor cores do: wgmma on Hopper."""
     capabilities: tuple[int, ...] = TARGETS
-    """What it is compiled for."""
+    """Compute capabilities to compile for."""
 
 
 @dataclass(frozen=True)
 class MachineCode:
-    """What the GPU gets: per thread registers and bytes of stack, per program bytes of shared."""
+    """Machine code; registers and bytes of stack are per thread, shared bytes per program."""
 
     registers: int
     stack: int
     shared: int
     sass: str = field(repr=False)
     ttir: str = field(repr=False)
-    """The kernel as Triton read it, before any optimisation for a GPU."""
+    """The kernel in Triton's own form, before it is optimised for a GPU."""
 
     @property
     def spills(self) -> int:
-        """Instructions that read or write local memory."""
+        """Number of instructions that read or write local memory."""
         return self.count(r"LDL|STL")
 
     def count(self, opcode: str) -> int:
-        """Instructions in the code whose opcode matches the pattern from its start."""
+        """Count the instructions whose opcode matches the pattern from its start."""
         return len(re.findall(rf"^\s+/\*\w+\*/\s+(?:@!?\w+\s+)?(?:{opcode})\b", self.sass, re.M))
 
 
 def registered() -> list[Configuration]:
-    """The CONFIGURATIONS of every file `aot_*.py`, in the order of their names."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("aot_*.py"))
-    modules = [importlib.import_module(f"tests.ahead_of_time.{name}") for name in names]
+    """Collect the CONFIGURATIONS of every file of launches/, in the order of their names."""
+    names = sorted(path.stem for path in (Path(__file__).parent / "launches").glob("*.py"))
+    modules = [importlib.import_module(f"tests.ahead_of_time.launches.{name}") for name in names]
     return [configuration for module in modules for configuration in module.CONFIGURATIONS]
 
 
@@ -97,7 +97,7 @@ def compile_for(capability: int, configuration: Configuration) -> MachineCode:
 
 
 def _read(cubin: bytes) -> tuple[int, int, str]:
-    """Registers, bytes of stack and disassembly."""
+    """Read registers, bytes of stack and disassembly."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -114,7 +114,7 @@ def _cuobjdump(*arguments: str) -> str:
 
 
 def main() -> None:
-    """Print a table of all that is registered."""
+    """Print a table of all configurations."""
     print(f"{'kernel':<48} sm  reg stack shared spills  LDG LDG.128  STG STG.128 HGMMA HMMA")
     for configuration in registered():
         for capability in configuration.capabilities:

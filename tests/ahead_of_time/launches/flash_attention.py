@@ -1,9 +1,9 @@
-"""What `kernels.flash_attention` launches at the heads of the Llama and the Qwen shape."""
+"""Launches of `kernels.flash_attention` with the heads of the Llama and the Qwen shape."""
 
 import torch
 from triton import language as tl
 
-from tests.ahead_of_time.aot import TARGETS, Configuration
+from tests.ahead_of_time.compiling import TARGETS, Configuration
 from tresse.kernels.flash_attention import _forward_kernel
 from tresse.kernels.flash_attention_backward import _delta_kernel, _key_kernel, _query_kernel
 from tresse.kernels.flash_attention_tiles import DELTA_BLOCK, FEW_QUERIES, launch_options

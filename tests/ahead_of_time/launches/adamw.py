@@ -1,6 +1,6 @@
-"""What `kernels.adamw` launches: as DeepSpeed's client, in full, and with an odd gradient."""
+"""Launches of `kernels.adamw`: as DeepSpeed's client, in full, and with an unaligned gradient."""
 
-from tests.ahead_of_time.aot import Configuration
+from tests.ahead_of_time.compiling import Configuration
 from tresse.kernels.adamw import (
     NORM_OPTIONS,
     SQUARES_OPTIONS,
@@ -14,7 +14,7 @@ FACTORS = ["decay", "weight1", "beta2", "weight2", "step_size", "correction", "e
 
 
 def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Configuration:
-    """With a clip where there is a copy."""
+    """The update, with a clip where there is a copy."""
     options = dict(UPDATE_OPTIONS)
     num_warps = options.pop("num_warps")
     pointers = ["master_ptr", "exp_avg_ptr", "exp_avg_sq_ptr"]
@@ -30,7 +30,7 @@ def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Confi
         constexprs=absent | options,
         unaligned=frozenset({"numel", unaligned}),
         num_warps=num_warps,
-        # Of the last elements, the coefficient, and the gradient where it is unaligned.
+        # The last elements, the coefficient, and the gradient where it is unaligned.
         narrow_loads=4 + (copy is not None) + (per_thread if unaligned else 0),
         narrow_stores=3 + (copy is not None),
     )
@@ -45,7 +45,7 @@ def squares(grad: str) -> Configuration:
         num_warps=options.pop("num_warps"),
         constexprs=options,
         unaligned=frozenset({"numel"}),
-        narrow_loads=1,  # of the last elements
+        narrow_loads=1,  # the last elements
         narrow_stores=1,  # the sum
     )
 
