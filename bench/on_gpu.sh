@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# All that needs a GPU, in one call: tests, a training run of two steps, kernels, throughput, and
-# the packer on this machine's processor. Under ten minutes on an H200.
+# Run all that needs a GPU: tests, a training run of two steps, kernels, throughput, and the packer
+# on this machine's processor. It takes less than ten minutes on an H200.
 #
-#   bench/on_gpu.sh [FOLDER]                      logs and rows go there, or to $OUT, or to on_gpu/
+#   bench/on_gpu.sh [FOLDER]                      FOLDER for logs and results; $OUT or on_gpu/
 #   PARTS="tests kernels" MINUTES=20 bench/on_gpu.sh
 #
-# Each part has its share of the minutes and its log; the next one runs whatever happened before.
-# The exit status is 1 if a part failed. Needs the project installed for $PYTHON, with its extra dev
-# for the tests, and no network. Where there is no git, COMMIT says what rows are of.
+# Each part has its share of the minutes and its log; a part that fails does not stop the next one.
+# The exit status is 1 if a part failed. The project must be installed for $PYTHON, with its extra
+# dev for the tests; no network is needed. Without git, COMMIT is written into the results.
 #
-# For a machine without an index that has torch, triton, numpy, safetensors and tqdm: collect wheels
-# elsewhere, in the project's root, with its version of Python,
+# To install it on a machine without a package index that has torch, triton, numpy, safetensors and
+# tqdm: collect wheels elsewhere, in the project's root, with the machine's version of Python (the
+# first is the project itself, tresse with its data, engine, kernels and bench),
 #
 #   python3.12 -m pip wheel --no-deps -w wheels . deepspeed py-cpuinfo
 #   python3.12 -m pip download --no-deps -d wheels absl-py annotated-types docstring-parser einops \
@@ -18,8 +19,9 @@
 #       pygments pytest pytest-timeout shtab sortedcontainers tensorboard typeguard \
 #       typing-extensions typing-inspection tyro xxhash
 #
-# (17 MB; to compare with, liger-kernel, and quack-kernels and flash-attn-4, which need what they name
-# and site/nvidia_cutlass_dsl/dsl_packages on the path), and there, with this tree beside them,
+# (17 MB; for the comparison add liger-kernel, and quack-kernels and flash-attn-4 with their own
+# dependencies and site/nvidia_cutlass_dsl/dsl_packages on the path). Then run there, in the root of
+# a copy of this tree with the wheels in it,
 #
 #   python3 -m pip install --no-index --no-deps --target site wheels/*.whl
 #   PYTHONPATH=$PWD/site COMMIT=... MINUTES=9 bench/on_gpu.sh
@@ -32,9 +34,9 @@ export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
 declare -A weight=([tests]=20 [train]=6 [kernels]=40 [throughput]=28 [packer]=6)
-declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=60 [packer]=20) # lines of a log
+declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=60 [packer]=20) # last lines of a log
 
-# Several processes, as most of the time goes into compiling kernels.
+# Several processes, since most of the time goes into compiling kernels.
 tests() {
     local status=0 pids=() pid
     scratch=$(mktemp -d)
@@ -49,7 +51,7 @@ tests() {
         cat "$scratch"/? && grep -h "^FAILED\|^ERROR\| passed\| failed\| skipped in" "$scratch"/?
         rm -r "$scratch"
     }
-    trap show EXIT # the time's, too
+    trap show EXIT # also where the time is over
     for pid in "${pids[@]}"; do wait "$pid" || status=1; done
     return $status
 }
@@ -83,7 +85,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,temperature.gp
 failed=0 summary=""
 for part in $PARTS; do
     seconds=$(calculate "round($MINUTES * 60 * ${weight[$part]} / $sum)")
-    minutes=$(calculate "max(6, $seconds - 40) / 60") # it ends by itself before it is ended
+    minutes=$(calculate "max(6, $seconds - 40) / 60") # the part ends by itself before it is killed
     start=$SECONDS
     timeout --kill-after 10 "$seconds" bash -c "$part $minutes" >"$folder/$part.log" 2>&1
     status=$?

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019) over flat buffers, and the clip of its gradient.
+"""AdamW (Loshchilov and Hutter 2019) over flat buffers, and the clip of its gradients.
 
     g = coefficient * grad                         coefficient = min(1, clip / (norm + 1e-6))
     m = m + (1 - beta1) * (g - m)                  norm = sqrt(sum of grad^2 over all buffers)
@@ -8,15 +8,15 @@
     step_size = lr / (1 - beta1^t)                 correction = sqrt(1 - beta2^t)
 
 The order of operations is that of torch.optim.AdamW and torch.nn.utils.clip_grad_norm_, which are
-the reference and do the work on a CPU. Buffers are contiguous, of any shape and alignment; w, m and
-v are fp32, gradients fp32, bf16 or fp16, all arithmetic is fp32, correctly rounded but for fused
-multiply-adds. lr and t enter as factors that the host has computed in fp64.
+the reference and run on a CPU. Buffers are contiguous, of any shape and alignment. w, m and v are
+fp32, gradients fp32, bf16 or fp16. All arithmetic is fp32, correctly rounded except in fused
+multiply-adds. The host computes the factors of lr and t in fp64.
 
 The update is one launch per buffer: it moves 28 bytes per parameter (grad, w, m, v in; w, m, v
 out), 30 with a bf16 copy of w; bf16 gradients take 2 less. The coefficient is read from the device,
 so that a clip costs neither a pass over the gradients nor a wait of the host. The norm reads the
-gradients once; each program sums a chunk, a last one adds up the chunks in fp64: no atomics, so it
-is the same bits from run to run and on every GPU.
+gradients once: each program sums a chunk, and one more adds up the chunks in fp64. Without atomics
+the norm has the same bits in every run and on every GPU.
 """
 
 import itertools
@@ -28,8 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# A mask with a bound that is no multiple of a vector would cut vectors: buffers are taken up to
-# the last whole 16 elements, and what is left apart.
+# A mask whose bound is no multiple of a vector would split the loads. So a buffer is taken up to
+# its last whole 16 elements, and the rest by itself.
 VECTOR = tl.constexpr(16)
 
 
@@ -60,8 +60,8 @@ def _update_kernel(
     master_ptr,
     exp_avg_ptr,
     exp_avg_sq_ptr,
-    copy_ptr,  # None: no copy of the master in a lower precision
-    coefficient_ptr,  # None: the gradient is taken as it is
+    copy_ptr,  # in a lower precision; None: no copy of the master
+    coefficient_ptr,  # None: no clip
     numel,
     decay,
     weight1,
@@ -72,7 +72,7 @@ def _update_kernel(
     eps,
     BLOCK: tl.constexpr,
 ):
-    """One block per program; the first one also takes what is no whole vector."""
+    """One block per program; the first one also takes the rest after the last whole vector."""
     program = tl.program_id(0).to(tl.int64)
     whole = numel // VECTOR * VECTOR
     coefficient = 1.0
@@ -91,7 +91,7 @@ def _update_kernel(
 
 @triton.jit(do_not_specialize=["numel"])
 def _squares_kernel(x_ptr, sums_ptr, numel, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """Sum of squares of one chunk per program; the first one also takes what is no whole vector."""
+    """Sum of squares of one chunk per program; the first one also takes the rest."""
     program = tl.program_id(0).to(tl.int64)
     whole = numel // VECTOR * VECTOR
     squares = tl.zeros((BLOCK,), tl.float32)
@@ -174,18 +174,18 @@ def _(gradients: Sequence[Tensor], clip: float) -> tuple[Tensor, Tensor]:  # noq
 
 
 def clip_coefficient(gradients: Iterable[Tensor], clip: float) -> tuple[Tensor, Tensor]:
-    """Norm of all gradients together, and what to multiply them by so that it is at most clip.
+    """Return the norm of all gradients together, and the factor that brings it down to clip.
 
-    gradients: at least one, of any shapes, on a GPU. Returns two fp32 scalars that stay there.
+    gradients: at least one, of any shapes, on a GPU. Both are fp32 scalars that stay there.
     """
     return _clip_coefficient([gradient.contiguous() for gradient in gradients], clip)
 
 
 class AdamW(torch.optim.Optimizer):
-    """`torch.optim.AdamW` by the kernel: fp32 parameters, one launch for each, no host sync.
+    """`torch.optim.AdamW` by the kernel: fp32 parameters, one launch each, no wait of the host.
 
-    The state of a parameter has the keys of torch's; "step" stays in host memory. As the client
-    of DeepSpeed, which clips and makes low-precision copies itself, it is used without arguments.
+    The state of a parameter has the keys of torch's; "step" stays in host memory. DeepSpeed calls
+    `step` without arguments, since it clips and writes low-precision copies itself.
     """
 
     def __init__(
@@ -207,9 +207,9 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         """Update every parameter that has a gradient.
 
-        coefficient: () fp32 on the device, what gradients are multiplied by.
-        low_precision: per parameter, in the order of the groups, its bf16 or fp16 copy, which is
-        written too; a parameter without gradient takes that of its copy.
+        coefficient: factor of the gradients, () fp32 on the device; None is 1.
+        low_precision: the bf16 or fp16 copy of each parameter, in the order of the groups, which is
+        written too; a parameter without a gradient takes the gradient of its copy.
         """
         pairs = [(group, p) for group in self.param_groups for p in group["params"]]
         copies = [None] * len(pairs) if low_precision is None else low_precision

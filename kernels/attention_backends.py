@@ -1,15 +1,15 @@
-"""Which attention runs, chosen once at the start of a run.
+"""Choose which attention runs, once at the start of a run.
 
     fa4      flash_attn.cute, the package flash-attn-4: Hopper and later
     fa2      flash_attn, the package flash-attn 2.8: Ampere and later
     varlen   torch.nn.attention.varlen, torch's own FlashAttention-2 for documents
-    sdpa     torch's scaled_dot_product_attention: cuDNN or FlashAttention for rows on a GPU, a mask
-             of (T, T) for documents, and the one that runs on a CPU
+    sdpa     torch's scaled_dot_product_attention: on a GPU cuDNN or FlashAttention for rows; a
+             (T, T) mask for documents; the only one on a CPU
     triton   `flash_attention.py`
 
-`auto` takes the first that can run here of fa4, fa2, for documents varlen and triton, and sdpa,
-whose mask of documents is of all pairs. Packages are found by their metadata and imported when
-they are chosen.
+`auto` takes the first that can run here: fa4, fa2, then for documents varlen and triton, then sdpa,
+which comes last because its mask holds every pair. Packages are found by their metadata and
+imported when they are chosen.
 """
 
 import importlib
@@ -34,14 +34,14 @@ HALF = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What attention has to do in a run."""
+    """The demands of a run on its attention."""
 
     device: torch.device
     dtype: torch.dtype
     head_dim: int
     mask_documents: bool
     deterministic: bool
-    """The gradient must be the same from run to run."""
+    """The gradient must have the same bits in every run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class Backend:
     name: str
     version: str
     reason: str
-    """Why this one."""
+    """The reason of the choice."""
     attend: Attend
 
     def __str__(self) -> str:
@@ -59,13 +59,13 @@ class Backend:
 
 
 class UnavailableError(Exception):
-    """Why a backend cannot run here."""
+    """Says why a backend cannot run here."""
 
 
 def choose(requested: str, setting: Setting) -> Backend:
     """Choose the attention of a run.
 
-    Raises ValueError where the requested one cannot run here, with what is missing and what can.
+    Raises ValueError where the requested one cannot run here; it says why, and which ones can.
     """
     if requested != "auto":
         try:
@@ -107,7 +107,7 @@ def _fa4(setting: Setting) -> tuple[str, Attend]:
         raise UnavailableError("fa4 has no deterministic gradient on compute capability 12")
     version = _installed("flash-attn-4", "4.0.0b36")
     attend = _of_package(_imported("flash_attn.cute"), setting)
-    # It compiles kernels of its own when it is called, which dynamo need not see.
+    # It compiles its own kernels when it is called; dynamo must not trace that.
     return version, cast(Attend, torch.compiler.disable(attend))
 
 
@@ -153,12 +153,12 @@ BACKENDS: dict[str, Callable[[Setting], tuple[str, Attend]]] = {
 
 
 def torch_version() -> TorchVersion:
-    """Return torch's version, which compares as one."""
+    """Return torch's version, which compares as a version."""
     return TorchVersion(torch.__version__)
 
 
 def _check_gpu(name: str, setting: Setting, *, capability: int, head_dim: int) -> None:
-    """Raise UnavailableError for what FlashAttention does not do."""
+    """Raise UnavailableError where FlashAttention cannot do the work."""
     if setting.device.type != "cuda":
         raise UnavailableError(f"{name} needs a CUDA device, this is {setting.device.type}")
     _check_capability(name, setting, capability)
@@ -180,7 +180,7 @@ def _check_capability(name: str, setting: Setting, least: int) -> None:
 
 
 def _installed(package: str, oldest: str) -> str:
-    """Return the version of a package that is to be there and no older than `oldest`."""
+    """Return the version of a package; raise UnavailableError if absent or older than `oldest`."""
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -193,12 +193,12 @@ def _installed(package: str, oldest: str) -> str:
 def _imported(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError as error:  # built for another torch, say, or without what it depends on
+    except ImportError as error:  # built for another torch, or a dependency is missing
         raise UnavailableError(f"{module} does not import: {error}") from None
 
 
 def _of_package(package: ModuleType, setting: Setting) -> Attend:
-    """flash_attn and flash_attn.cute take the same arguments; the latter returns (y, lse)."""
+    """Attend by flash_attn or flash_attn.cute: same arguments, but the latter returns (y, lse)."""
     dense, varlen = package.flash_attn_func, package.flash_attn_varlen_func
     options: dict[str, Any] = {"causal": True, "deterministic": setting.deterministic}
 
@@ -232,7 +232,7 @@ def _attend_varlen(
     row_length: int,
     cu_seqlens: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend by torch's varlen_attn, which is deterministic where torch is told to be."""
+    """Attend by torch's varlen_attn, deterministic where torch's deterministic mode is on."""
     options: dict[str, Any] = {"window_size": (-1, 0)}  # nothing ahead: causal
     group = q.shape[1] // k.shape[1]
     if has_gqa:

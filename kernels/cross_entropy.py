@@ -3,15 +3,15 @@
     loss[n]      = logsumexp(logits[n, :num_classes]) - logits[n, labels[n]]
     dlogits[n,v] = scale * (softmax(logits[n, :num_classes])[v] - (v == labels[n]))
 
-logits are (N, V) with V >= num_classes: the vocabulary's width is padded for the sake of matmul
-and loads, and the columns from num_classes on take no part, so their gradient is exactly zero.
-Computed in fp32, dlogits rounded once. scale is read from the device, so nobody waits for it.
+logits are (N, V) with V >= num_classes: the vocabulary's width is padded for faster products and
+loads. The padding, columns num_classes and above, takes no part, so its gradient is exactly zero.
+All is computed in fp32 and dlogits rounded once. scale is read from the device, without a wait.
 
 With the gradient a kernel moves 2 V values and 12 bytes per token, 8,204 bytes in bf16 at V = 2048:
 a row of up to 8,192 columns stays in registers between its one read and its one write. A longer one
 is read twice, 3 V values; a program of 1,024 threads then has a multiprocessor to itself, so that
 the rows in flight (132 of 257 KB at V = 128,256, 34 MB) are still in Hopper's 50 MB of L2. The
-losses alone take one read. Of ignored rows no logits are read.
+losses alone take one read. The logits of ignored tokens are not read.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def _load(row_ptr, cols, counts, NUM_CLASSES: tl.constexpr, NUM_READ: tl.constex
 
 @triton.jit
 def _sum_others(cols, x, label, largest):
-    """Sum of exp(x - largest) but for the label."""
+    """Sum exp(x - largest) over all but the label."""
     return tl.sum(tl.where(cols == label, 0.0, tl.exp(x - largest)), 0)
 
 
@@ -50,7 +50,8 @@ def _store_dlogits(
 ):
     """Write dlogits; factor is scale over the row's sum.
 
-    The label's is minus the others' share, which softmax - 1 would lose where it is small.
+    The label's dlogit is minus the share of the others: softmax - 1 would lose its digits where it
+    is small.
     """
     dlogits = tl.where(cols == label, -others, tl.exp(x - largest)) * factor
     dlogits = tl.where(cols < NUM_CLASSES, dlogits, 0.0)
@@ -62,7 +63,7 @@ def _held_kernel(
     logits_ptr,
     labels_ptr,
     losses_ptr,
-    scale_ptr,  # None: losses alone, the logits stay
+    scale_ptr,  # None: write losses alone and leave the logits
     NUM_CLASSES: tl.constexpr,
     NUM_READ: tl.constexpr,
     V: tl.constexpr,
@@ -102,7 +103,7 @@ def _held_kernel(
 
 @triton.jit
 def _add_to_sum(cols, x, label, largest, others):
-    """Take the values x into others, the sum of exp(value - largest) but for the label."""
+    """Add the values x to others, the sum of exp(value - largest) over all but the label."""
     larger = tl.maximum(largest, tl.max(x, 0))
     return larger, others * tl.exp(largest - larger) + _sum_others(cols, x, label, larger)
 
@@ -112,7 +113,7 @@ def _long_kernel(
     logits_ptr,
     labels_ptr,
     losses_ptr,
-    scale_ptr,  # None: losses alone, the logits stay
+    scale_ptr,  # None: write losses alone and leave the logits
     NUM_CLASSES: tl.constexpr,
     NUM_READ: tl.constexpr,
     V: tl.constexpr,
@@ -125,7 +126,7 @@ def _long_kernel(
     label = tl.load(labels_ptr + row)
     counts = label != IGNORE
     logits_ptr += row * V
-    # Read before the sums' barriers, behind which other threads overwrite the logits.
+    # Read it before the barriers of the sums: after them other threads overwrite the logits.
     valid = (label >= 0) & (label < NUM_CLASSES)
     target = tl.load(logits_ptr + label, mask=valid, other=0.0).to(tl.float32)
 
@@ -156,10 +157,10 @@ def _long_kernel(
 
 
 def kernel_for(num_classes: int, V: int) -> tuple[Any, dict[str, int]]:
-    """The kernel for rows of V columns, with its constants and warps.
+    """Return the kernel for rows of V columns, with its constants and warps.
 
-    A row is cut into blocks of a power of two and a last, narrower one: 4096 lanes for 2176 columns
-    would idle. Of the padding only what fills the last 16 columns that count is read.
+    A row is cut into blocks of a power of two and a last, narrower one: of one block of 4096 for
+    2176 columns half would idle. The padding is read only up to the next multiple of 16 columns.
     """
     held = V <= MAX_HELD
     block = min(16384, 1 << (V.bit_length() - 1))
@@ -186,8 +187,8 @@ def cross_entropy_(
     """Write each token's loss in nats and, given a scale, dlogits over the logits.
 
     logits: (N, V) in bf16, fp16 or fp32; labels: (N,) int64; losses: (N,) fp32; scale: one fp32
-    value; all contiguous. Where a label is IGNORE_INDEX the loss and dlogits are 0; where it is no
-    class the loss is NaN.
+    value; all contiguous. Where a label is IGNORE_INDEX, the loss and dlogits are 0; where it is no
+    class, the loss is NaN.
     """
     N, V = logits.shape
     if N:

@@ -4,12 +4,13 @@
     lse[t] = log of the sum over s of exp(q[t] . k[s] / sqrt(K))       start[t] <= s <= t
 
 q, y are (N, H, K), k, v (N, Hkv, K); head h reads key head h // (H / Hkv). N is rows times
-row_length, start[t] is where the row of t begins, or with cu_seqlens its document. Matrix products
-take the inputs' dtype and sum in fp32, scores and softmax are fp32, p is rounded for the product
-with v, and y once. Exponentials are of base 2, and so is the lse (H, N) that the backward reads.
+row_length; start[t] is the first token of t's row, or with cu_seqlens of its document. Matrix
+products take the inputs' dtype and sum in fp32. Scores and softmax are fp32, p is rounded for the
+product with v, and y once. Exponentials have base 2, and so has the lse (H, N) that the backward
+reads.
 
-A program holds a block of queries, goes over the keys that they see and rescales its sum where a
-larger score comes. Which tiles it visits is in `flash_attention_tiles.py`.
+A program holds a block of queries, visits the keys that they see and rescales its sum where a
+larger score comes. `flash_attention_tiles.py` chooses the tiles that it visits.
 """
 
 from typing import Any
@@ -54,7 +55,7 @@ def _add_keys(
         seen = (s[None, :] <= t[:, None]) & (s[None, :] >= starts[:, None])
         scores = tl.where(seen, scores, -float("inf"))
     larger = tl.maximum(largest, tl.max(scores, 1) * SCALE)
-    # A query that has seen no key of its document yet: exp2(-inf - 0) is 0, -inf - -inf is NaN.
+    # For a query that has seen no key of its document yet: exp2(-inf - 0) is 0, -inf - -inf NaN.
     shift = tl.where(larger == -float("inf"), 0.0, larger) if MASKED else larger
     p = tl.exp2(scores * SCALE - shift[:, None])
     rescale = tl.exp2(largest - shift)
@@ -73,7 +74,7 @@ def _forward_kernel(
     y_ptr,
     lse_ptr,
     N,
-    stride_q,  # from a token to the next; the heads of a token are contiguous
+    stride_q,  # between tokens; the heads of a token are contiguous
     stride_k,
     stride_v,
     SCALE: tl.constexpr,  # log2(e) / sqrt(K)
@@ -84,10 +85,10 @@ def _forward_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """BLOCK_T queries of a head per program; heads side by side, as a group reads the same keys."""
+    """BLOCK_T queries of a head per program; heads of a group, which share keys, are neighbours."""
     program = tl.program_id(0).to(tl.int64)
     head, first = program % H, program // H * BLOCK_T
-    t = tl.cast(first, tl.int32) + tl.arange(0, BLOCK_T)  # to compare; addresses take 64 bits
+    t = tl.cast(first, tl.int32) + tl.arange(0, BLOCK_T)  # to compare; addresses need 64 bits
     inside = t < N
     cols = tl.arange(0, K)[None, :]
     rows_t = tl.arange(0, BLOCK_T).to(tl.int64)[:, None]
@@ -128,9 +129,9 @@ def _forward(
     k: torch.Tensor,
     v: torch.Tensor,
     starts: torch.Tensor,
-    ends: torch.Tensor,  # noqa: ARG001  (the backward's)
+    ends: torch.Tensor,  # noqa: ARG001  (saved for the backward)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend: y (N, H, K), and the logarithms to base 2 of the softmaxes' sums, (H, N) fp32."""
+    """Return y (N, H, K) and the logarithm to base 2 of each softmax's sum, (H, N) fp32."""
     (N, H, K), Hkv = q.shape, k.shape[1]
     y, lse = _empty_outputs(q)
     if N:
@@ -169,8 +170,8 @@ def flash_attention(
 ) -> torch.Tensor:
     """Attend within rows, or within the documents of cu_seqlens: (N, H, K), in the dtype of q.
 
-    K is a power of two from 16 to 128. Tensors whose tokens are strided, like slices of a packed
-    projection, are read where they are.
+    K is a power of two from 16 to 128. Tensors with a stride between tokens, such as slices of a
+    packed projection, are not copied.
     """
     _check(q, k, v)
     bounds = (
@@ -182,7 +183,7 @@ def flash_attention(
 
 
 def _tokens_strided(x: torch.Tensor) -> torch.Tensor:
-    """The tensor itself if the heads of each token are contiguous, else a copy."""
+    """Return the tensor itself if the heads of each token are contiguous, else a copy."""
     return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()
 
 

@@ -5,9 +5,9 @@
     dv[s] = sum over t of p[t, s] dy[t]       dk[s] = sum over t of ds[t, s] q[t]
     dq[t] = sum over s of ds[t, s] k[s]
 
-A kernel owns blocks of keys and sums dk and dv over the queries of all the heads that read them,
-another owns blocks of queries. Each makes p again: seven matrix products instead of five, but no
-atomic addition, so the gradients are the same from run to run.
+One kernel takes blocks of keys and sums dk and dv over the queries of all heads that read them,
+another takes blocks of queries and sums dq. Each computes p again: seven matrix products instead of
+five, but no atomic addition, so the gradients have the same bits in every run.
 """
 
 import math
@@ -76,7 +76,7 @@ def _add_key_gradients(
     delta = load_vector(delta_ptr, first, end, BLOCK_T, MASKED)
     scores = tl.dot(k, tl.trans(q), input_precision="ieee", out_dtype=ACC)
     p = tl.exp2(scores * SCALE - lse[None, :])
-    if MASKED:  # queries from `end` on are zero, and so is what they add
+    if MASKED:  # the tile's queries past the end are zero, so they add nothing
         starts = load_vector(starts_ptr, first, end, BLOCK_T, True)
         t = tl.cast(first, tl.int32) + tl.arange(0, BLOCK_T)
         seen = (s[:, None] <= t[None, :]) & (s[:, None] >= starts[None, :])
@@ -116,7 +116,7 @@ def _key_kernel(
     num_kv_heads: tl.constexpr = H // GROUP
     program = tl.program_id(0).to(tl.int64)
     kv_head, first = program % num_kv_heads, program // num_kv_heads * BLOCK_S
-    s = tl.cast(first, tl.int32) + tl.arange(0, BLOCK_S)  # to compare; addresses take 64 bits
+    s = tl.cast(first, tl.int32) + tl.arange(0, BLOCK_S)  # to compare; addresses need 64 bits
     cols = tl.arange(0, K)[None, :]
     rows_s = tl.arange(0, BLOCK_S).to(tl.int64)[:, None]
     rows_t = tl.arange(0, BLOCK_T).to(tl.int64)[:, None]
@@ -244,7 +244,7 @@ def backward(
     starts: torch.Tensor,
     ends: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dq, dk, dv, contiguous; dy and y contiguous like y."""
+    """Return dq, dk and dv, contiguous, as dy and y must be."""
     (N, H, K), Hkv = q.shape, k.shape[1]
     dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     delta = torch.empty_like(lse)

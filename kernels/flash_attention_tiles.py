@@ -1,9 +1,9 @@
-"""Which tiles of the score matrix the kernels of FlashAttention visit, and how large they are.
+"""Tiles of the score matrix that the kernels of FlashAttention visit: their sizes and ranges.
 
-Programs own blocks of the flat token axis, not of a document: a block of queries t visits keys s
-from the start of its first query's document to its own end. Tiles that hold whole pairs s <= t of
-one document come without a mask; `starts` and `ends` (N,) say where the document of each token
-begins and ends. So a document of length zero costs nothing, and no tile ends at a document's start.
+A program takes a block of the flat token axis, not of a document: a block of queries t visits keys
+s from the start of its first query's document to its own end. Tiles in which every pair has s <= t
+and one document need no mask. `starts` and `ends` (N,) hold the bounds of each token's document. So
+an empty document costs nothing, and no tile has to end where a document does.
 """
 
 import functools
@@ -18,9 +18,9 @@ from torch.torch_version import TorchVersion
 HEAD_DIMS = (16, 32, 64, 128)
 DELTA_BLOCK = 64
 
-# Queries, keys, warps and stages of the pipeline by kernel and K, for 16-bit inputs. Chosen by what
-# shows without a GPU: no spills, then wgmma of 64 columns, then warps on an SM. A sweep on a GPU
-# has this table to change.
+# Queries, keys, warps and stages of the pipeline by kernel and K, for 16-bit inputs. They were
+# chosen from the machine code, without a GPU: no spills, then wgmma of 64 columns, then warps on an
+# SM.
 HOPPER = {
     ("forward", 16): (128, 64, 4, 3),
     ("forward", 32): (128, 64, 8, 3),
@@ -36,13 +36,13 @@ HOPPER = {
     ("queries", 128): (128, 32, 8, 2),
 }
 OTHERS = HOPPER | {("keys", 64): (32, 128, 8, 2)}  # half the queries: without wgmma more registers
-# Before 3.7 Triton reads lse and delta straight into the layout of a tile's columns, a register and
-# an address for each: 64 queries spill.
+# Before 3.7 Triton loads lse and delta directly in the layout of a tile's columns, with a register
+# and an address for each: 64 queries spill.
 FEW_QUERIES = TorchVersion(triton.__version__) < "3.7"
 
 
 def launch_options(kernel: str, K: int, dtype: torch.dtype, capability: int) -> dict[str, Any]:
-    """Constants of a kernel on GPUs of a compute capability: 90 is Hopper's."""
+    """Constants of a kernel for a compute capability, 90 for Hopper."""
     block_t, block_s, num_warps, num_stages = (HOPPER if capability == 90 else OTHERS)[kernel, K]
     if kernel == "keys" and FEW_QUERIES:
         block_t = min(block_t, 32)
@@ -61,7 +61,7 @@ def launch_options(kernel: str, K: int, dtype: torch.dtype, capability: int) -> 
 
 @functools.cache
 def capability_of(device: torch.device) -> int:
-    """Compute capability of a GPU, 90 for Hopper, which the interpreter counts as."""
+    """Return the compute capability of a GPU, 90 for Hopper and for the interpreter."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)
@@ -70,7 +70,7 @@ def capability_of(device: torch.device) -> int:
 
 @triton.jit
 def key_range(starts_ptr, first, N, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Keys of the queries from `first` on: begin, end of the tiles without a mask, end of all."""
+    """Range of the keys that a block of queries sees: begin, end of the unmasked tiles, end."""
     last = tl.minimum(first + BLOCK_T, N) - 1
     begin = tl.load(starts_ptr + first).to(tl.int64)
     one_document = tl.load(starts_ptr + last) == begin
@@ -80,7 +80,7 @@ def key_range(starts_ptr, first, N, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
 
 @triton.jit
 def query_range(ends_ptr, first, N, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Queries of the keys from `first` on: begin of the tiles without a mask, end of all."""
+    """Range of the queries that see a block of keys: begin of the unmasked tiles, end."""
     last = tl.minimum(first + BLOCK_S, N) - 1
     end = tl.load(ends_ptr + last).to(tl.int64)
     one_document = tl.load(ends_ptr + first) == end
@@ -90,9 +90,9 @@ def query_range(ends_ptr, first, N, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
 
 @triton.jit
 def load_tile(ptr, offsets, first, stride, end, MASKED: tl.constexpr):
-    """Rows first, first + 1, ... of a matrix; where MASKED those from `end` on are zero.
+    """Load a tile of a matrix that begins at row `first`; MASKED: rows past `end` are zero.
 
-    offsets: of the tile's elements from its first row.
+    offsets: those of the tile's elements from its first row.
     """
     ptr += first * stride
     if MASKED:
@@ -103,7 +103,7 @@ def load_tile(ptr, offsets, first, stride, end, MASKED: tl.constexpr):
 
 @triton.jit
 def load_vector(ptr, first, end, BLOCK: tl.constexpr, MASKED: tl.constexpr):
-    """Elements first, first + 1, ...; where MASKED those from `end` on are zero."""
+    """Load elements beginning at `first`; MASKED: those past `end` are zero."""
     places = tl.arange(0, BLOCK)
     ptr += first
     if MASKED:
@@ -114,7 +114,7 @@ def load_vector(ptr, first, end, BLOCK: tl.constexpr, MASKED: tl.constexpr):
 
 @torch.compiler.assume_constant_result
 def row_bounds(N: int, row_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end of the row of each token, (N,) int32."""
+    """Return the start and end of each token's row, (N,) int32."""
     return _cached_row_bounds(N, row_length, device)
 
 
@@ -122,14 +122,14 @@ def row_bounds(N: int, row_length: int, device: torch.device) -> tuple[torch.Ten
 def _cached_row_bounds(
     N: int, row_length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.inference_mode(False):  # a tensor made in it could not be saved for a backward
+    with torch.inference_mode(False):  # one created in it cannot be saved for a backward
         positions = torch.arange(N, dtype=torch.int32, device=device)
         starts = positions - positions % row_length
         return starts, starts + row_length
 
 
 def document_bounds(cu_seqlens: torch.Tensor, N: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end of the document of each token, (N,) int32."""
+    """Return the start and end of each token's document, (N,) int32."""
     positions = torch.arange(N, dtype=torch.int32, device=cu_seqlens.device)
     following = torch.searchsorted(cu_seqlens, positions, right=True, out_int32=True)
     return cu_seqlens[following - 1], cu_seqlens[following]

@@ -1,19 +1,20 @@
-"""Rows of a batch gathered out of a pool of tokens in device memory, with their labels.
+"""Gather the rows of a batch, with their labels, out of a pool of tokens in device memory.
 
     place(b, t)    = b * (T + 1) + t                      of a token in the batch, 0 <= t <= T
     copy(p)        = the last copy that starts at or before p
     token(p)       = pool[source + p - start], or -1 - source where source < 0, of copy(p)
     tokens[b, t]   = token(place(b, t)), labels[b, t] = token(place(b, t + 1))
 
-The packer (csrc/packer.hpp) lists the copies: they cover the B * (T + 1) tokens in order, and a
-source below zero is a token that is in no corpus, as often as there is room. A label is
-IGNORE_INDEX from column num_valid[b] on, and, with documents masked, where it begins one. Integers
-alone: a batch is the same to the bit wherever it is put together. On a GPU one Triton launch does
-it, elsewhere PyTorch.
+The packer (csrc/packer.hpp) lists the copies, which cover the B * (T + 1) tokens in order. A
+negative source stands for the special token -1 - source, repeated to fill the copy. A label is
+IGNORE_INDEX in columns num_valid[b] and above and, where documents are masked, at the first token
+of a document. All is integers, so a batch has the same bits on every device. On a GPU one Triton
+launch gathers it, elsewhere PyTorch.
 
-A copy is two int64: its source, and start + language * 2^32 + begins * 2^40. The kernel writes 17
-bytes per token and reads 2 or 4 of the pool, and 16 per copy. Every token finds its copy by halving
-the list, which stays in the cache.
+A copy is two int64: its source, and start + language * 2^32 + begins * 2^40, where begins is 1 if
+its first token begins a document. The kernel writes 17 bytes per token and reads 2 or 4 of the
+pool, and 16 per copy. Every token finds its copy by binary search in the list, which stays in the
+cache.
 """
 
 from typing import Any
@@ -35,7 +36,10 @@ def _start(word):
 
 @triton.jit
 def _find(copies_ptr, place, inside, num_copies, top):
-    """Last copy that starts at or before each place; top: largest power of two <= num_copies."""
+    """Find the last copy that starts at or before each place, by binary search.
+
+    top: the largest power of two that is at most num_copies.
+    """
     copy = tl.zeros_like(place)
     step = top
     while step > 0:
@@ -50,7 +54,7 @@ def _find(copies_ptr, place, inside, num_copies, top):
 
 @triton.jit
 def _token(pool_ptr, copies_ptr, copy, place, inside):
-    """Token at each place, and the second word of its copy."""
+    """Read the token at each place, and the second word of its copy."""
     source = tl.load(copies_ptr + 2 * copy, mask=inside, other=-1)
     word = tl.load(copies_ptr + (2 * copy + 1), mask=inside, other=0)
     offset = source + (place - _start(word))
@@ -143,10 +147,10 @@ def gather_rows(
     T: int,
     mask_documents: bool,
 ) -> Three:
-    """Inputs (B, T) int64, labels (B, T) int64, language of each label (B, T) uint8.
+    """Return tokens and labels, (B, T) int64, and the language of each label, (B, T) uint8.
 
     pool: (size,) uint16 or uint32; copies: (C, 2) int64; num_valid: (B,) int32. Raises ValueError
-    for another dtype or shape. Sources are not checked: a copy from beyond the pool reads there.
+    for another dtype or shape. Sources are not checked: a copy beyond the pool reads other memory.
     """
     _check(pool, copies, num_valid)
     function = gather_rows_triton if pool.is_cuda else gather_rows_reference

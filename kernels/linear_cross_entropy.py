@@ -1,28 +1,29 @@
-"""The head and its cross-entropy in one: loss and gradients without the logits ever held whole.
+"""The head and its cross-entropy in one: loss and gradients, with the logits of a chunk at a time.
 
     logits  = hidden @ weight.T                        (N, D) times (V, D), in their dtype
     losses  = cross-entropy of each row, fp32          kernels/cross_entropy.py
     loss    = scale * sum(losses)
     dhidden = dlogits @ weight        dweight = dlogits.T @ hidden, summed in fp32, rounded once
 
-On a GPU a chunk of rows at a time: its logits by a matmul, losses and dlogits by a Triton kernel
-over the logits' own memory, and from them the chunk's dhidden and its part of dweight, all in the
-forward. The backward has only to multiply by the gradient of the loss, which is 1 in training, and
-then moves nothing. Elsewhere PyTorch computes the same from whole logits.
+On a GPU the forward takes a chunk of rows at a time: a matmul gives its logits, a Triton kernel the
+losses and, in the memory of the logits, dlogits, and two matmuls its dhidden and its part of
+dweight. The backward only multiplies by the gradient of the loss; in training that is 1, and
+nothing is moved. Elsewhere PyTorch computes the same from whole logits.
 
-Counted in values of the logits per token the matmuls write V and read 2 V, as without chunks, and
-the kernel moves 2 V, where kernels for the forward and the backward apart move 3 V. A chunk adds
-12 D V bytes: the sum of dweight read and written in fp32, and the weight read twice. At N =
-153,600, D = 2048, bf16:
+In values per token, the matmuls write V logits and read 2 V, as without chunks; the kernel moves
+2 V, where separate kernels for the forward and the backward move 3 V. A chunk adds 12 D V bytes:
+the sum of dweight is read and written in fp32, and the weight is read twice. At N = 153,600, D =
+2048, in bf16:
 
                 V = 2048, 38 chunks                V = 128,256, 38 chunks
     moved       3.1 GB + 1.9 GB, whole: 3.8 GB     236 GB + 120 GB, whole: 236 GB
     held        34 MB, whole: 1,258 MB             2.1 GB, whole: 79 GB
 
-So it is memory that chunks save, not traffic. At V = 2048 a chunk and the sum, 34 MB, fit Hopper's
-50 MB of L2, where much of what is counted stays; a row of 128,256 columns is read twice by the
-kernel. Held is the fp32 sum, 4 D V bytes, and one chunk, beside hidden, weight and their gradients;
-whole are the logits and dlogits. No time has been measured.
+Chunks save memory, not traffic. "moved" is without chunks plus what they add. "held" is the fp32
+sum, 4 D V bytes, and one chunk, besides hidden, weight and their gradients; "whole" is the logits
+and dlogits of all rows. At V = 2048 a chunk and the sum, 34 MB, fit into Hopper's 50 MB of L2, so
+that much of the traffic stays there; the kernel reads a row of 128,256 logits twice. No time has
+been measured.
 """
 
 from typing import Any
@@ -39,17 +40,17 @@ from tresse.kernels.cross_entropy import HALF_OR_FP32, IGNORE_INDEX, cross_entro
 WAVE = 2048
 TILE = 128
 MAX_CHUNK_BYTES = 2**30
-# Before, the sum had to have the factors' dtype (pytorch/pytorch#167931).
+# Older versions require the factors' dtype for the sum (pytorch/pytorch#167931).
 ADDMM_WIDENS = TorchVersion(torch.__version__) >= "2.10"
 SCALE_OPTIONS: dict[str, Any] = {"BLOCK": 4096, "num_warps": 8}
 MAX_SCALE_PROGRAMS = 1024
 
 
 def rows_per_chunk(N: int, row_bytes: int) -> int:
-    """Rows whose logits are held at once: N / 32 in whole waves, one at least, 1 GiB at most.
+    """Return the rows of a chunk: N / 32 in whole waves, at least one wave, at most 1 GiB.
 
-    row_bytes: logits of one row. Where the bound cuts a wave the rows are whole tiles, one at
-    least.
+    row_bytes: size of the logits of one row. Where 1 GiB is less than a wave, the rows are whole
+    tiles, at least one.
     """
     waves = max(N // 32 // WAVE, 1) * WAVE
     return max(min(waves, MAX_CHUNK_BYTES // row_bytes // TILE * TILE), TILE)
@@ -57,7 +58,7 @@ def rows_per_chunk(N: int, row_bytes: int) -> int:
 
 @triton.jit
 def _scale_kernel(x_ptr, factor_ptr, numel, BLOCK: tl.constexpr):
-    """Do x *= factor, every num_programs-th block per program; touch nothing if it is 1."""
+    """Multiply x by factor in place, every num_programs-th block per program; do nothing for 1."""
     factor = tl.load(factor_ptr).to(tl.float32)
     if factor != 1.0:
         first = tl.program_id(0).to(tl.int64) * BLOCK
@@ -70,14 +71,14 @@ def _scale_kernel(x_ptr, factor_ptr, numel, BLOCK: tl.constexpr):
 
 @torch.library.custom_op("tresse::scale_", mutates_args={"x"})
 def _scale_(x: torch.Tensor, factor: torch.Tensor) -> None:
-    """Do x *= factor, () in any dtype; x is contiguous. If it is 1, read and write no x."""
+    """Multiply x, contiguous, by factor, () in any dtype; leave x untouched where that is 1."""
     num_programs = min(MAX_SCALE_PROGRAMS, triton.cdiv(x.numel(), SCALE_OPTIONS["BLOCK"]))
     if num_programs:
         _scale_kernel[(num_programs,)](x, factor, x.numel(), **SCALE_OPTIONS)
 
 
 def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Do total += a @ b in the dtype of total, fp32."""
+    """Add a @ b to total, in its dtype, fp32."""
     if total.device.type == "cpu" or a.dtype == total.dtype:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
     elif ADDMM_WIDENS:
@@ -87,7 +88,7 @@ def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None
 
 
 def _chunks(hidden: torch.Tensor, weight: torch.Tensor):
-    """Slices of the rows with the memory for the logits of each, one memory for all."""
+    """Yield slices of the rows, each with memory for its logits, which all of them share."""
     N, V = hidden.shape[0], weight.shape[0]
     num_rows = min(N, rows_per_chunk(N, V * weight.itemsize))
     logits = hidden.new_empty(num_rows, V)
@@ -153,7 +154,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        """Scale what the forward made where it lies: a second backward is autograd's error."""
+        """Scale the forward's gradients in place; autograd refuses a second backward."""
         gradients = ctx.saved_tensors
         for gradient in gradients:
             _scale_(gradient, grad_outputs[0])
@@ -167,11 +168,11 @@ def linear_cross_entropy(
     num_classes: int,
     scale: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, scale times the sum of the losses, and the losses of the tokens in nats, fp32.
+    """Return the loss, scale times the sum of all losses, and each token's loss in nats, fp32.
 
-    hidden: (N, D); weight: (V, D), of whose rows the first num_classes are classes; labels: (N,)
-    int64, each a class or IGNORE_INDEX, where the loss is 0; scale: () fp32. The loss has a
-    gradient for hidden and weight, once; the losses (N,) and scale have none.
+    hidden: (N, D); weight: (V, D), whose first num_classes rows are classes; labels: (N,) int64,
+    each a class, or IGNORE_INDEX for a loss of 0; scale: () fp32. The loss can be differentiated
+    once, by hidden and weight; the losses (N,) and scale have no gradient.
     """
     function = linear_cross_entropy_triton if hidden.is_cuda else linear_cross_entropy_reference
     return function(hidden, weight, labels, num_classes, scale)
@@ -184,9 +185,10 @@ def linear_cross_entropy_triton(
     num_classes: int,
     scale: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`linear_cross_entropy` by chunks, for bf16, fp16 and fp32; a label that is no class: NaN.
+    """`linear_cross_entropy` by chunks, for bf16, fp16 and fp32.
 
-    Raises ValueError for another dtype and for sizes that do not fit together.
+    The loss of a label that is no class is NaN. Raises ValueError for another dtype and for sizes
+    that do not fit together.
     """
     _check(hidden, weight, labels, num_classes, scale)
     hidden, weight, labels = hidden.contiguous(), weight.contiguous(), labels.contiguous()

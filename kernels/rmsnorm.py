@@ -6,15 +6,16 @@
     dx        = rstd * (w_dy - x_hat * mean(w_dy * x_hat)) + dresidual'       w_dy = weight * dy
     dweight   = sum over rows of dy * x_hat
 
-x, residual and y are (..., D) of one dtype, weight is (D,) of the same. The sum of the residual is
-rounded to that dtype, since it is stored; from there on everything is fp32 and y is rounded once.
-transformers rounds the normalised value before it multiplies by the weight, so in bf16 it differs
-by a rounding. dx is the gradient of x and of residual alike.
+x, residual and y are (..., D) of one dtype, weight is (D,) of the same. residual' is rounded to
+that dtype, since it is stored; everything after it is fp32, and y is rounded once. transformers
+rounds the normalised value before it multiplies by the weight, so in bf16 it differs by a rounding.
+dx is the gradient of both x and residual.
 
-On a GPU Triton kernels do it, elsewhere PyTorch. A row is held in registers, so it is read once:
-the forward moves 4 D values per token, the backward 4 D, and rstd is kept (4 bytes per token) where
-x_hat is made again. dweight is summed in a fixed order, so it is the same from run to run: each
-program of the backward takes every num_programs-th row, and their sums are added up afterwards.
+On a GPU Triton kernels compute it, elsewhere PyTorch. A row is held in registers and read once: the
+forward moves 4 D values per token, and so does the backward. rstd is kept (4 bytes per token), and
+the backward computes x_hat again. dweight is summed in a fixed order, so it has the same bits in
+every run: each program of the backward takes every num_programs-th row, and their sums are added up
+afterwards.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ import triton.language as tl
 @triton.jit
 def _forward_kernel(
     x_ptr,
-    residual_ptr,  # None: x is normalised as it is
+    residual_ptr,  # None: x alone is normalised
     weight_ptr,
     y_ptr,
     new_residual_ptr,  # None exactly where residual_ptr is
@@ -71,7 +72,7 @@ def _backward_kernel(
     BLOCK: tl.constexpr,
 ):
     """Every num_programs-th row per program."""
-    program = tl.program_id(0).to(tl.int64)  # and with it the row, whose offset passes 2**31
+    program = tl.program_id(0).to(tl.int64)  # and so is the row, whose offset passes 2**31
     cols = tl.arange(0, BLOCK)
     inside = cols < D
     weight = tl.load(weight_ptr + cols, mask=inside, other=0.0).to(ACC)
@@ -101,7 +102,7 @@ def launch_options(D: int, dtype: torch.dtype, **constants: Any) -> dict[str, An
 
 
 def _num_programs(N: int, num_warps: int, device: torch.device) -> int:
-    """Programs of the backward: as many as a GPU holds at once, 32 warps on each of its SMs."""
+    """Return the programs of the backward: all that a GPU holds at once, 32 warps on each SM."""
     if device.type != "cuda":
         return min(N, 4)
     num_sms = torch.cuda.get_device_properties(device).multi_processor_count
@@ -150,7 +151,7 @@ def _backward(
     weight: torch.Tensor,
     rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of x, (N, D), and of weight, (D,); residual is what was normalised."""
+    """Return the gradients of x, (N, D), and weight, (D,); residual is the normalised tensor."""
     N, D = residual.shape
     options = launch_options(D, residual.dtype)
     num_programs = _num_programs(N, options["num_warps"], residual.device)
@@ -177,7 +178,7 @@ def _differentiate_norm(ctx: Any, dy: torch.Tensor, _drstd: torch.Tensor):
 def _save_add_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     _, _, weight, _ = inputs
     _, total, rstd = output
-    ctx.set_materialize_grads(False)  # the last norm's residual goes nowhere: no zeros to read
+    ctx.set_materialize_grads(False)  # nothing uses the last residual: do not read zeros for it
     ctx.mark_non_differentiable(rstd)
     ctx.save_for_backward(total, weight, rstd)
 

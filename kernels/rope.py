@@ -4,22 +4,22 @@
     y[..., K/2:] = x2 * cos + x1 * sin      angle[t, i] = t * theta^(-2i/K)
 
 The packed projection is (N, (H + 2 Hkv) K), a token's [q | k | v]; N tokens are rows of T, so that
-token n is at position n % T. q (N, H, K) and k (N, Hkv, K) come out rotated, in the half-split
-layout of transformers, v (N, Hkv, K) as it is. The tables are (T, K/2) fp32. Products and sums are
-fp32, rounded once. Rotations only enter as differences of positions, so a document may start
-anywhere in a row. The gradient is rotated back: the same with -sin.
+token n is at position n % T. The outputs are q (N, H, K) and k (N, Hkv, K), rotated, in the
+half-split layout of transformers, and v (N, Hkv, K), unchanged. The tables are (T, K/2) fp32.
+Products and sums are fp32, rounded once. Attention depends on differences of positions alone, so a
+document may start anywhere in a row. The gradient is rotated back: the same with -sin.
 
-On a GPU one Triton launch reads every value of the projection once and writes it once, to where
-attention reads it; the backward takes the three gradients and writes the packed one, so that no
-pass concatenates them. Values per token, read and written, forward and backward:
+On a GPU one Triton launch reads every value of the projection once and writes it once, in the
+layout that attention reads. The backward reads the three gradients and writes the packed one, so no
+separate pass concatenates them. Values per token, read and written, forward and backward:
 
                                               H=32, Hkv=8, K=64     H=14, Hkv=2, K=64
     this                                          6144 +  6144          2304 +  2304
     rotation in place, split, concatenation       5120 + 11264          2048 +  4352
 
-In place spares v the copy, but its gradient is rotated and then concatenated with that of v. (Nor
-can `torch.library` differentiate an operator that writes over its input.) The packed projection is
-not kept for the backward; a v that were a view of it would keep it.
+A rotation in place would not copy v, but it would rotate the gradients and then concatenate them
+with that of v. (Nor can `torch.library` differentiate an operator that writes over its input.) The
+packed projection is not kept for the backward; if v were a view of it, it would be.
 """
 
 import functools
@@ -143,7 +143,7 @@ Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def _forward(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, num_kv_heads: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(N, (H + 2 Hkv) K), (T, K/2) twice -> q, k and v; all contiguous."""
+    """Rotate (N, (H + 2 Hkv) K) by tables (T, K/2) into q, k and v; all contiguous."""
     T, half = cos.shape
     q, k, v = _empty_qkv(qkv, half, num_heads, num_kv_heads)
     options = launch_options(num_heads, num_kv_heads, half, qkv.dtype, backward=False)
@@ -166,7 +166,7 @@ def _(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, num_heads: int, n
 def _backward(
     dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
-    """Gradient of the packed projection, (N, (H + 2 Hkv) K); all contiguous."""
+    """Return the gradient of the packed projection, (N, (H + 2 Hkv) K); all contiguous."""
     N, num_heads, num_kv_heads = dq.shape[0], dq.shape[1], dk.shape[1]
     dqkv = _empty_packed(dq, dk)
     options = launch_options(num_heads, num_kv_heads, cos.shape[1], dq.dtype, backward=True)
@@ -186,7 +186,7 @@ def _(dq, dk, dv, cos, sin):  # noqa: ARG001
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Three) -> None:  # noqa: ARG001
     _, cos, sin, _, _ = inputs
-    ctx.save_for_backward(cos, sin)  # a gradient that nobody has comes as zeros
+    ctx.save_for_backward(cos, sin)  # autograd passes zeros for an unused output
 
 
 def _differentiate(ctx: Any, dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor):
@@ -251,10 +251,10 @@ def _rotate_reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
 def rope_tables(
     num_positions: int, head_dim: int, theta: float, scaling: Scaling | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of the angles at each position, both (num_positions, head_dim/2) fp32.
+    """Return cosine and sine of the angles at each position, (num_positions, head_dim/2) fp32.
 
     scaling: Llama 3's (factor, low_freq_factor, high_freq_factor, original_context), or None.
-    Cached here and not in buffers of the module: casting a module to bf16 would cast them too.
+    They are cached here, not in buffers of the module, which would be cast to bf16 with it.
     """
     return _cached_tables(num_positions, head_dim, theta, scaling, device)
 
@@ -263,7 +263,7 @@ def rope_tables(
 def _cached_tables(
     num_positions: int, head_dim: int, theta: float, scaling: Scaling | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # A table first made in inference mode could not be saved for a later backward.
+    # A table created in inference mode could not be saved for a later backward.
     with torch.inference_mode(False):
         frequencies = inverse_frequencies(head_dim, theta, scaling)
         angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
@@ -271,14 +271,14 @@ def _cached_tables(
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: Scaling | None) -> torch.Tensor:
-    """Angle per position of each pair, (head_dim/2,) fp32, bit for bit those of transformers."""
+    """Return each pair's angle per position, (head_dim/2,) fp32, as transformers to the bit."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequencies = 1.0 / (theta**exponents)
     return frequencies if scaling is None else _scale_low_frequencies(frequencies, scaling)
 
 
 def _scale_low_frequencies(frequencies: torch.Tensor, scaling: Scaling) -> torch.Tensor:
-    """Divide the frequencies with long wavelengths, keep the high ones, blend between (Llama 3)."""
+    """Divide the low frequencies, keep the high ones, blend those between (Llama 3)."""
     factor, low_freq_factor, high_freq_factor, original_context = scaling
     wavelengths = 2 * math.pi / frequencies
     smooth = (original_context / wavelengths - low_freq_factor) / (

@@ -13,7 +13,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to
 
 @pytest.hookimpl(tryfirst=True)  # before they are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is collected from this folder."""
+    """Mark the tests of this folder."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.gpu)

@@ -1,4 +1,4 @@
-"""Calling functions on the GPU with tensors of the CPU."""
+"""Call functions on the GPU, and skip tests for which its memory is too small."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its inputs taken to the GPU and its outputs back."""
+    """Wrap a function so that its inputs go to the GPU and its outputs come back."""
 
     def moved(*inputs: torch.Tensor) -> Any:
         outputs = function(*(x.cuda() for x in inputs))
@@ -22,7 +22,7 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 def outputs_and_gradients(
     function: Callable[..., Any], leaves: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """On tensors of the GPU, with ones and twos and so on as gradients of the outputs."""
+    """Call on tensors of the GPU, with random gradients of the outputs."""
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     wanted = [y for y in outputs if y.requires_grad]
@@ -32,7 +32,7 @@ def outputs_and_gradients(
 
 
 def need_memory(num_bytes: float) -> None:
-    """Skip the test where the GPU has less memory free."""
+    """Skip the test where less memory of the GPU is free."""
     free = torch.cuda.mem_get_info()[0]
     if free < num_bytes:
         pytest.skip(f"needs {num_bytes / 1e9:.0f} GB of device memory, {free / 1e9:.0f} are free")

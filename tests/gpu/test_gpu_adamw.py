@@ -1,4 +1,4 @@
-"""AdamW and the clip on a GPU against torch's in fp64, with torch's in fp32 as the measure."""
+"""AdamW and the clip on a GPU against torch's in fp64; torch's in fp32 gives the bound."""
 
 from collections.abc import Callable
 from typing import Any

@@ -12,13 +12,13 @@ from tresse.kernels.attention import Attend
 from tresse.kernels.attention_backends import BACKENDS, Setting, UnavailableError
 
 LLAMA, QWEN, SMALL = (32, 8), (14, 2), (3, 1)
-# PyTorch's attention multiplies fp32 in pieces of TF32, the others take no fp32: ours alone is
-# held to the bound there.
+# In fp32 only ours must meet the bound: PyTorch's attention multiplies in pieces of TF32, and the
+# others take no fp32.
 BACKENDS_AND_DTYPES = [
     *((name, dtype) for name in BACKENDS for dtype in (torch.bfloat16, torch.float16)),
     ("triton", torch.float32),
 ]
-# Documents of one token, of none at the front, inside and at the end, of a whole row; 2 rows.
+# Two rows. Documents of one token, of a whole row, and empty ones in front, inside and at the end.
 CUTS = [0, 0, 1, 2, 131, 404, 404, 1031, 1500, 2048, 2048, 4096, 4096, 4096]
 ODD_CUTS = [0, 1, 70, 197, 197, 360, 394, 394]
 

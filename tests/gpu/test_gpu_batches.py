@@ -1,4 +1,4 @@
-"""Batches put together on a GPU are those of the packer, bit for bit."""
+"""Batches gathered on a GPU equal those of the packer, bit for bit."""
 
 from pathlib import Path
 

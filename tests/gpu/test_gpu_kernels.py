@@ -39,16 +39,16 @@ T = 7  # positions of a row: rope's tables repeat
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel at one size, and what defines it."""
+    """A kernel at one size, and its definition."""
 
     name: str
     kernel: Callable
     reference: Callable
     shapes: tuple[tuple[int, ...], ...]
-    """Of its inputs."""
+    """Shapes of its inputs."""
 
     def inputs(self, seed: int) -> list[torch.Tensor]:
-        """Normals in fp64, of which 3 is far: sigmoids and exponentials get there."""
+        """Draw normals in fp64, wide enough for the ends of sigmoids and exponentials."""
         return [2 * random(*shape, seed=seed + i) for i, shape in enumerate(self.shapes)]
 
 
@@ -66,7 +66,7 @@ def rope_case(N: int, heads: tuple[int, int], K: int) -> Case:
 
 
 def labels_of(N: int, num_classes: int) -> torch.Tensor:
-    """Every third one does not count; the first and the last class occur."""
+    """Draw labels; every third one is ignored, and the first and the last class occur."""
     labels = torch.randint(num_classes, (N,), generator=torch.Generator().manual_seed(0))
     labels[0], labels[-1] = num_classes - 1, 0
     labels[1::3] = IGNORE_INDEX
@@ -74,7 +74,7 @@ def labels_of(N: int, num_classes: int) -> torch.Tensor:
 
 
 class InPlace(torch.autograd.Function):
-    """`cross_entropy_` with the gradient that it leaves where the logits were."""
+    """`cross_entropy_`, with the gradient that it leaves in the memory of the logits."""
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor, labels: torch.Tensor, num_classes: int):
@@ -169,7 +169,7 @@ def with_gradient(function: Callable, x: torch.Tensor) -> list[torch.Tensor]:
     return [*(y.detach() for y in outputs), grad]
 
 
-# Offsets of 32 bits would wrap: the last rows are those of a call on them alone.
+# Offsets of 32 bits would wrap. The last rows must equal those of a call on them alone.
 @pytest.mark.parametrize("name", ["add_rmsnorm", "swiglu", "rope", "cross_entropy"])
 def test_rows_behind_two_to_the_31_values_are_like_any_other(name: str):
     width, shared = 4096, torch.randn(4096, device="cuda").bfloat16()

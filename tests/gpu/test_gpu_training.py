@@ -1,4 +1,4 @@
-"""Small models on a GPU: the training of a CPU, whatever the kernels; compiled as eager."""
+"""Small models on a GPU train as on a CPU, by every attention; compiled blocks equal eager ones."""
 
 import pytest
 import torch

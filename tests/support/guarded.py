@@ -1,4 +1,4 @@
-"""Memory behind which nothing may be read: a load that lacks its mask ends the process."""
+"""Tensors followed by memory without access: a load that lacks its mask ends the process."""
 
 import ctypes
 import mmap
@@ -10,7 +10,7 @@ NO_ACCESS = 0  # PROT_NONE
 
 
 def guarded(x: torch.Tensor) -> torch.Tensor:
-    """A copy of x whose last byte is the last one before a page without access."""
+    """Copy x to memory that ends just before a page without access."""
     size = -(-x.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     region = mmap.mmap(-1, size + mmap.PAGESIZE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(region))

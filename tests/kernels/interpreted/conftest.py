@@ -1,10 +1,9 @@
 """Tests of Triton kernels on CPU tensors, by Triton's interpreter.
 
-`triton.jit` reads TRITON_INTERPRET when a kernel is defined, for the whole process: these files are
-collected only where it is 1. `tests/kernels/test_interpreted.py` runs each of them in a process of
-its own.
-By hand: `TRITON_INTERPRET=1 python -m pytest tests/kernels/interpreted`. bf16 is left to a GPU, as
-the interpreter truncates where it should round.
+`triton.jit` reads TRITON_INTERPRET when a kernel is defined, for the whole process, so these files
+are collected only where it is 1. `tests/kernels/test_interpreted.py` runs each of them in its own
+process; by hand: `TRITON_INTERPRET=1 python -m pytest tests/kernels/interpreted`. bf16 is tested on
+a GPU, because the interpreter truncates where it should round.
 """
 
 import os
