@@ -77,9 +77,8 @@ def inspect(
 
     Args:
         corpus: Folder of the corpus.
-        document: Key of a document; show its sentences in all languages, side by side, instead.
-        plot: PNG file to write with plots of lengths and of the use of units; must not exist.
-            Needs matplotlib.
+        document: Key of a document: show its sentences in all languages side by side instead.
+        plot: PNG file for plots of lengths and units; it must not exist. Needs matplotlib.
     """
     from tresse.data.store.corpus import Corpus
     from tresse.data.store.inspection import (
@@ -128,7 +127,7 @@ def merge(
 
     Args:
         corpora: Folders of the corpora.
-        out: Folder of the new corpus; must be new or empty.
+        out: Folder of the new corpus; it must not exist, or be empty.
         skip_misaligned: Leave out keys whose translations differ in their number of sentences,
             and write the shards that held them again. By default such a key is an error.
     """
@@ -171,7 +170,7 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     Args:
         stage: Folder RUN/STAGE of a finished stage.
         cloze: Folder of the corpus, with its items.jsonl.
-        out: Folder to write scores.json and answers.jsonl to; must be new or empty.
+        out: Folder for scores.json and answers.jsonl; it must not exist, or be empty.
     """
     from tresse.data.durable import check_vacant
     from tresse.data.store.corpus import Corpus
@@ -206,7 +205,7 @@ def export(
 
     Args:
         stage: Folder RUN/STAGE of a finished stage.
-        out: Folder to write; must be new or empty.
+        out: Folder to write; it must not exist, or be empty.
         dtype: Precision of the weights in the file.
     """
     from tresse.engine.checkpoint import export_stage

@@ -105,7 +105,7 @@ class ShardingConfig:
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     """ZeRO level: 0 divides nothing, 1 moments and master weights, 2 also gradients,
-    3 also the weights that compute."""
+    3 also the weights in the model."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype of the computation. Master weights, moments and summed gradients are always fp32."""
     offload_optimizer: bool = False
@@ -126,11 +126,13 @@ class DataConfig:
     """The corpora of a run, as `tresse prepare` writes them, and their packing into rows."""
 
     corpus: str = ""
-    """Folder of the training corpus. Only a recipe with a story world can do without it."""
+    """Folder of the training corpus; the default is that of the story world."""
     valid: str = ""
-    """Folder of a held-out corpus for the loss per language; by default it is not measured."""
+    """Folder of a held-out corpus, to measure the loss per language.
+    The default is that of the story world, or none."""
     cloze: str = ""
-    """Folder of a cloze corpus to score every stage on; by default stages are not scored."""
+    """Folder of a cloze corpus, to score every stage.
+    The default is that of the story world, or none."""
     story_world: StoryWorld | None = None
     """Settings of a generated story world, used for the corpora that are not named."""
     packing: Packing = Packing()
