@@ -1,4 +1,7 @@
-"""Files and folders that are whole or absent: temporary name, sync, rename, sync of the folder."""
+"""Writes files and folders that are whole or absent.
+
+Each is written under a temporary name, synced and renamed; then its folder is synced.
+"""
 
 import logging
 import os
@@ -14,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def staged_folder(out: str | Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out` at the end, and vanishes when something is raised.
+    """Yield a temporary folder that becomes `out` at the end; on an error it is removed.
 
-    ValueError when `out` holds anything. What a killed run leaves is named `{out}.{random}.tmp`.
+    ValueError when `out` holds anything. A killed run leaves its folder `{out}.{random}.tmp`.
     """
     out = Path(out).resolve()
     check_vacant(out)
@@ -37,7 +40,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_file(out: str | Path) -> Iterator[IO[bytes]]:
-    """A temporary file that becomes `out` at the end, and vanishes when something is raised.
+    """Yield a temporary file that becomes `out` at the end; on an error it is removed.
 
     ValueError when `out` exists.
     """
@@ -51,9 +54,9 @@ def staged_file(out: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file that takes the place of `path` at the end; on an error `path` is untouched.
+    """Yield a temporary file that replaces `path` at the end; on an error `path` is untouched.
 
-    Several processes may replace one path at once: the last to end wins, whole.
+    Several processes may replace one path at once: the file of the last one stays.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -67,7 +70,7 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def synced_file(temporary: Path) -> Iterator[IO[bytes]]:
-    """A new file whose content is on the disk at the end; `commit` then gives it its final name."""
+    """Yield a new file, which is on the disk at the end; `commit` then gives it its final name."""
     with temporary.open("wb") as file:
         yield file
         file.flush()
@@ -75,19 +78,19 @@ def synced_file(temporary: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all, in place of what is there."""
+    """Write a UTF-8 file whole or not at all; it replaces a file of that name."""
     with replaced_file(path) as file:
         file.write(text.encode())
 
 
 def check_vacant(out: Path) -> None:
-    """Raise ValueError when `out` holds anything that writing there would mix with or replace."""
+    """Raise ValueError when `out` is a file or a folder that is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder; choose another or remove it")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; a copy where the file system has no links or is another one."""
+    """Give a file a second name, or copy it where the file system does not allow a link."""
     try:
         os.link(source, target)
     except OSError:
@@ -97,14 +100,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def give_default_permissions(path: Path) -> None:
-    """Give a file the permissions of a new one; safetensors creates files for their owner alone."""
+    """Give a file the permissions of any new file: safetensors creates it for its owner alone."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
 
 
 def sync(descriptor: int) -> None:
-    """Wait until what was written to an open file or folder is on the disk."""
+    """Wait until everything written to an open file or folder is on the disk."""
     os.fsync(descriptor)
 
 
@@ -115,7 +118,7 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         sync(descriptor)

@@ -1,7 +1,8 @@
-"""Prepare a corpus: `python data/prepare.py manifest FILES... --out CORPUS`.
+"""Prepare a corpus, for example: `python data/prepare.py manifest FILES --out CORPUS`.
 
-`manifest` reads units from our own JSON lines, `audio` turns recordings into units, and the others
-read the files of other tools. `eval` prepares questions that models are scored by.
+Start from units in JSON lines with `manifest`, from recordings with `audio`, from texts with `pico`
+or `speak`, or from files of other tools with slamkit, smoltolk, textless or table. `eval` prepares
+a corpus that models are scored on.
 """
 
 import logging
@@ -25,7 +26,7 @@ def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY
     """Write units from JSON lines (docs/format.md) as a corpus.
 
     Args:
-        files: Manifests, of any languages, in any order.
+        files: Manifests of any languages, in any order.
         output: The corpus.
         tokenizer: Tokenizer.
     """

@@ -1,4 +1,4 @@
-"""A document on its way into a shard: sentences of units, checked and packed into flat arrays."""
+"""Documents on their way into a shard: sentences of units, checked and laid out in flat arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ class Document:
     language: str
     sentences: Sequence[Sequence[int] | np.ndarray]
     words: Sequence[Sequence[int]] | None = None
-    """Per sentence, the offsets in tokens at which its words start; the first is 0."""
+    """For each sentence, the offsets in tokens where its words start (the first is 0); None if the
+    words are not known."""
     where: str = ""
-    """Where it comes from, for messages: "fr.jsonl:12"."""
+    """Place of the document for messages, such as "fr.jsonl:12"."""
 
 
 class Packed(NamedTuple):
@@ -36,7 +37,7 @@ class Packed(NamedTuple):
 
 
 def key_hash(key: str) -> int:
-    """xxh3_64 of the UTF-8 key: the document's stable number, in alignment and in random draws."""
+    """Return xxh3_64 of the UTF-8 key, which identifies a document across languages and corpora."""
     return xxhash.xxh3_64_intdigest(key.encode())
 
 
@@ -47,9 +48,9 @@ def pack(
 ) -> Packed:
     """Check a document and flatten it.
 
-    ValueError names the sentence, the position and the value: no sentence, an empty or too long
-    one, a unit that is not an integer or not in the vocabulary, word offsets that do not start at 0
-    and increase within their sentence.
+    ValueError names sentence, position and value: there is no sentence, a sentence is empty or too
+    long, a unit is not an integer of the vocabulary, or the word offsets of a sentence do not start
+    at 0 and increase.
     """
     lengths = [len(sentence) for sentence in sentences]
     if not lengths:
@@ -94,7 +95,7 @@ def _word_lengths(words: Sequence[Sequence[int]], lengths: list[int]) -> np.ndar
 
 
 def _flatten(lists: Sequence[Sequence[int] | np.ndarray], size: int, name: str) -> np.ndarray:
-    """int64 [size]; refuses what numpy would round (1.5) or take for a number (True)."""
+    """Return int64 [size]; refuse values that numpy would round (1.5) or convert (True)."""
     arrays = [values for values in lists if isinstance(values, np.ndarray)]
     if len(arrays) == len(lists) and all(a.dtype.kind in "iu" and a.ndim == 1 for a in arrays):
         return np.concatenate(arrays).astype(np.int64) if arrays else np.empty(0, np.int64)
@@ -113,7 +114,7 @@ def _flatten(lists: Sequence[Sequence[int] | np.ndarray], size: int, name: str) 
 
 
 def _locate(lengths: Sequence[int], position: int) -> tuple[int, int]:
-    """Sentence of a flat position, and the position in it."""
+    """Return the sentence of a flat position, and the position in the sentence."""
     ends = np.cumsum(lengths)
     sentence = int(np.searchsorted(ends, position, side="right"))
     return sentence, position - int(ends[sentence] - lengths[sentence])

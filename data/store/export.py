@@ -1,4 +1,4 @@
-"""A corpus as the JSON lines of others, and as our own manifest: what is read back is the same."""
+"""Exports a corpus as our manifest or as SlamKit's JSON lines; both can be read back."""
 
 import json
 import shlex
@@ -13,9 +13,9 @@ from tresse.data.store.corpus import Corpus
 
 
 def export_slamkit(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> None:
-    """Write SlamKit's tokens.jsonl, a line per document, named LANGUAGE/KEY.
+    """Write SlamKit's tokens.jsonl, with a line for each document, named LANGUAGE/KEY.
 
-    SlamKit ignores `sentence_lengths`; `prepare slamkit` cuts the documents by it.
+    SlamKit ignores the field `sentence_lengths`; `prepare slamkit` finds the sentences by it.
     """
 
     def record(language: str, document: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def export_slamkit(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> 
 
 
 def export_manifest(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> None:
-    """Write our manifest (docs/format.md), words too where there are any."""
+    """Write our manifest (docs/format.md), with words if the corpus has them."""
 
     def record(language: str, document: int) -> dict[str, Any]:
         words = corpus.words(language, document)
@@ -48,7 +48,7 @@ EXPORTS = {"jsonl": export_manifest, "slamkit": export_slamkit}
 
 
 def read_back(corpus: Corpus, out: Path, format: str) -> str:
-    """The command that makes the same corpus of an exported file."""
+    """Return the command that turns an exported file back into the same corpus."""
     words = ["tresse", "prepare", "manifest" if format == "jsonl" else format, str(out)]
     if format == "slamkit":
         words += ["--key-pattern", "(?s)(?P<lang>[^/]+)/(?P<key>.*)"]
@@ -64,7 +64,7 @@ def _export(
     languages: Sequence[str],
     record: Callable[[str, int], dict[str, Any]],
 ) -> None:
-    """Write the records of all documents of some languages, by default all; whole or not at all."""
+    """Write a record for each document of some languages, by default of all languages."""
     chosen = list(dict.fromkeys(languages)) or list(corpus.languages)
     total = sum(corpus.num_documents(language) for language in chosen)
     with (

@@ -20,7 +20,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class AlignmentEntry:
-    """The alignment's file."""
+    """The file of the corpus' translations; `alignment` is its name on disk."""
 
     file: str
     bytes: int
@@ -30,7 +30,7 @@ class AlignmentEntry:
 
 @dataclass(frozen=True)
 class CorpusIndex:
-    """What `corpus.json` says."""
+    """The content of `corpus.json`."""
 
     tokenizer: Tokenizer
     languages: Mapping[str, tuple[ShardEntry, ...]]
@@ -40,7 +40,7 @@ class CorpusIndex:
 
 
 def encode_index(index: CorpusIndex) -> bytes:
-    """Canonical bytes: sorted keys, one space of indent, no floats, a newline at the end."""
+    """Return canonical bytes: sorted keys, an indent of one space, no floats, a final newline."""
     content = {"format": FORMAT, "version": VERSION, **asdict(index)}
     return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
 
@@ -52,7 +52,7 @@ def write_index(folder: Path, index: CorpusIndex) -> None:
 
 
 def read_index(folder: Path) -> tuple[CorpusIndex, bytes]:
-    """The index of a corpus and its bytes; ValueError names the file and the field."""
+    """Return the index of a corpus and its bytes; ValueError names the file and the field."""
     path = folder / FILE
     try:
         with path.open("rb") as file:
@@ -95,7 +95,7 @@ def _decode(content: Any) -> CorpusIndex:
 
 
 def _take(kind: type[Entry], content: Any, where: str) -> Entry:
-    """A dataclass from a JSON object with exactly its fields; plain ones must have their type."""
+    """Build a dataclass from a JSON object with exactly its fields; check types int and str."""
     expected = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(content, dict) or set(content) != set(expected):
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
@@ -107,7 +107,7 @@ def _take(kind: type[Entry], content: Any, where: str) -> Entry:
 
 
 def _checked(entry: Entry, where: str) -> Entry:
-    """Refuse file names that leave the folder and hashes that are not text."""
+    """Refuse file names that lead out of the folder, and hashes that are not text."""
     file, hashes = getattr(entry, "file", ""), getattr(entry, "xxh3", None)
     if Path(file).name != file or not file.endswith(".safetensors") or "\0" in file:
         raise ValueError(f"{where}: file {file!r}, expected a plain *.safetensors name")

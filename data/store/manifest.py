@@ -1,10 +1,10 @@
-"""The manifest: JSON lines, one document in one language per line, the format that units come in.
+"""Reads the manifest, our import format: JSON lines, each a document in one language.
 
     {"key": "0001/v07", "lang": "fr", "sentences": [[12, 907], [3, 3, 41]], "words": [[0], [0, 2]]}
 
 Lines of different languages with the same key are translations of each other, sentence by sentence.
-`words` is optional: the tokens at which the words of each sentence start. Units and offsets are
-checked where they are packed (`documents.pack`), which names the line by `Document.where`.
+`words` is optional: offsets of the tokens where the words of each sentence start. `documents.pack`
+checks units and offsets later; its messages name the line by `Document.where`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,10 @@ REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
 
 
 def read_manifest(paths: Sequence[str | Path]) -> Iterator[Document]:
-    """Documents of one or more files, a line at a time; empty lines are skipped.
+    """Yield the documents of one or more files, a line at a time; empty lines are skipped.
 
-    ValueError names file and line: not UTF-8, not JSON, fields missing, unknown or of another type.
+    ValueError names file and line: not UTF-8, not JSON, or a field is missing, unknown or of the
+    wrong type.
     """
     for where, record in read_records(check_files(paths, "manifest")):
         try:

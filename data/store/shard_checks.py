@@ -1,4 +1,4 @@
-"""What is true of every shard: of its index when it is opened, of all of it when it is verified."""
+"""Checks of a shard: its index, whenever it is opened; its tokens and keys, when it is verified."""
 
 import numpy as np
 import xxhash
@@ -12,7 +12,7 @@ BLOCK_TOKENS = 1 << 23
 
 
 def check_index(file: TensorFile) -> None:
-    """All but the tokens and the keys' text; ValueError names the file and the document."""
+    """Check all but the tokens and the text of keys; ValueError names the file and the document."""
     _check_counts(file)
     num_documents = file.tensors["key_hash"].size
     for first in range(0, num_documents, BLOCK_DOCUMENTS):
@@ -20,7 +20,7 @@ def check_index(file: TensorFile) -> None:
 
 
 def verify_tokens(file: TensorFile, vocab_size: int, expected: str, bar: tqdm) -> None:
-    """Range of every token, and the hash of all of them; `bar` counts tokens."""
+    """Check the range of every token, and the hash of all tokens; `bar` counts tokens."""
     tokens, hasher = file.tensors["tokens"], xxhash.xxh3_64()
     for start in range(0, tokens.size, BLOCK_TOKENS):
         block = tokens[start : start + BLOCK_TOKENS]
@@ -40,7 +40,7 @@ def verify_tokens(file: TensorFile, vocab_size: int, expected: str, bar: tqdm) -
 
 
 def verify_keys(file: TensorFile) -> None:
-    """Every key is UTF-8 and has the hash that stands for it."""
+    """Check that every key is UTF-8 and has the stored hash."""
     keys, ends = file.tensors["keys"].tobytes(), file.tensors["key_offsets"].tolist()
     for i, expected in enumerate(file.tensors["key_hash"].tolist()):
         try:
@@ -52,7 +52,7 @@ def verify_keys(file: TensorFile) -> None:
 
 
 def _describe(file: TensorFile, place: int) -> str:
-    """Document, sentence and position of a token."""
+    """Name the document, sentence and position of a token."""
     starts, cuts = file.tensors["document_tokens"], file.tensors["document_sentences"]
     document = int(np.searchsorted(starts, place, side="right")) - 1
     lengths = file.tensors["sentence_lengths"][cuts[document] : cuts[document + 1]]
@@ -64,7 +64,7 @@ def _describe(file: TensorFile, place: int) -> str:
 
 
 def _check_counts(file: TensorFile) -> None:
-    """Lengths of the arrays against each other and the metadata, and both ends of the offsets."""
+    """Compare the arrays' lengths with each other and the metadata; check the ends of offsets."""
     sizes = {name: tensor.size for name, tensor in file.tensors.items()}
     D = sizes["key_hash"]
     counts = {"documents": D, "sentences": sizes["sentence_lengths"], "tokens": sizes["tokens"]}
@@ -94,7 +94,7 @@ def _check_counts(file: TensorFile) -> None:
 
 
 def _check_documents(file: TensorFile, first: int, last: int) -> None:
-    """Offsets and sums of the documents `first` to `last`."""
+    """Check offsets and sums of the documents `first` to `last - 1`."""
     _check_offsets(file, "key_offsets", first, last, file.tensors["keys"].size, least=0)
     tokens = _check_offsets(file, "document_tokens", first, last, file.tensors["tokens"].size)
     lengths = file.tensors["document_lengths"][first:last]
@@ -111,7 +111,7 @@ def _check_documents(file: TensorFile, first: int, last: int) -> None:
 
 
 def _check_words(file: TensorFile, first: int, last: int, sentences: np.ndarray) -> None:
-    """Words of a document add up to it, and none crosses the end of a sentence."""
+    """Check that the words of a document add up to it, and that none crosses a sentence's end."""
     all_lengths = file.tensors["word_lengths"]
     cuts = _check_offsets(file, "document_words", first, last, all_lengths.size)
     words = all_lengths[cuts[0] : cuts[-1]]
@@ -132,7 +132,7 @@ def _check_words(file: TensorFile, first: int, last: int, sentences: np.ndarray)
 def _check_offsets(
     file: TensorFile, name: str, first: int, last: int, end: int, least: int = 1
 ) -> np.ndarray:
-    """Offsets of the documents `first` to `last`: each at least `least` on, none beyond `end`."""
+    """Return a block of offsets; each is at least `least` more than the last, none beyond `end`."""
     offsets = file.tensors[name][first : last + 1]
     before, after = offsets[:-1], offsets[1:]
     bad = (before < 0) | (after > end) | (after < before if least == 0 else after <= before)

@@ -1,14 +1,13 @@
-"""A shard: documents of one language in a safetensors file, written as a stream, memory-mapped.
+"""Shards: documents of one language in a safetensors file, written as a stream, memory-mapped.
 
-D documents, S sentences, N tokens; `docs/format.md` has the same table with its reasons:
+For D documents, S sentences and N tokens (`docs/format.md` explains why):
 
-    tokens            U16 [N], U32 where the vocabulary needs it
-    sentence_lengths  U16 [S]       tokens of each sentence
-    document_lengths  U32 [D]       tokens of each document
-    document_tokens, document_sentences   I64 [D+1]   where each document starts in the two above
-    key_hash          U64 [D]       xxh3_64 of the key
-    keys, key_offsets               U8, I64 [D+1]     the keys themselves, UTF-8, for messages
-    word_lengths, document_words    U16, I64 [D+1]    optional: words partition their sentence
+    tokens            U16 [N], or U32 if the vocabulary needs it sentence_lengths  U16 [S]
+    tokens of each sentence document_lengths  U32 [D]       tokens of each document document_tokens,
+    document_sentences   I64 [D+1]   offsets of documents in the two above key_hash          U64 [D]
+    xxh3_64 of the key keys, key_offsets               U8, I64 [D+1]     the keys in UTF-8, for
+    messages word_lengths, document_words    U16, I64 [D+1]    optional: lengths of the words, which
+    fill their sentence
 """
 
 from array import array
@@ -43,7 +42,7 @@ WORD_TENSORS = {"word_lengths": ("U16",), "document_words": ("I64",)}
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What `corpus.json` says of a shard."""
+    """The entry of a shard in `corpus.json`."""
 
     file: str
     bytes: int
@@ -57,7 +56,7 @@ class ShardEntry:
 def shard_metadata(
     language: str, tokenizer: Tokenizer, documents: int, sentences: int, tokens: int
 ) -> dict[str, str]:
-    """The metadata of a shard's header; safetensors wants strings."""
+    """Return the metadata of a shard's header; safetensors allows only strings."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -71,7 +70,7 @@ def shard_metadata(
 
 @dataclass
 class _Index:
-    """The small arrays of a shard in the making, a few dozen bytes a document, flat."""
+    """The arrays but `tokens` of a shard that is being written, a few dozen bytes a document."""
 
     sentence_lengths: array = field(default_factory=lambda: array("H"))
     document_lengths: array = field(default_factory=lambda: array("I"))
@@ -96,9 +95,9 @@ class _Index:
 class ShardWriter:
     """Writes the documents of one language into shards of at most `max_bytes`.
 
-    Tokens go to a temporary file as they come, and into a shard when it is full. Call `close` at
-    the end; leaving the `with` block without it drops what is not yet in a shard. A killed writer
-    leaves only files that end in `.tmp`.
+    Tokens are spooled to a temporary file until a shard is full. Call `close` at the end: leaving
+    the `with` block without it drops the documents of the last shard. A killed writer leaves only
+    files that end in `.tmp`.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class ShardWriter:
         sentences: Sequence[Sequence[int] | np.ndarray],
         words: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Append a document; ValueError names the key, the language, the sentence and the place."""
+        """Append a document; ValueError names key, language, sentence and position."""
         try:
             name, hash_ = key.encode(), key_hash(key)
             if hash_ in self._hashes:
@@ -160,7 +159,7 @@ class ShardWriter:
         index.key_offsets.append(len(index.keys))
 
     def close(self) -> list[ShardEntry]:
-        """Finish the last shard; returns what was written, in the order of the documents."""
+        """Finish the last shard; return the entries of all shards in the order of the documents."""
         if self._index.key_hash:
             self._finish()
         else:
@@ -230,7 +229,7 @@ class Shard:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self.file.path
 
     @cached_property
@@ -239,7 +238,7 @@ class Shard:
         return self.key_hash.size
 
     def key(self, document: int) -> str:
-        """Key of a document."""
+        """Return the key of a document."""
         start, end = self.key_offsets[document : document + 2]
         try:
             return self.keys[start:end].tobytes().decode()
@@ -247,13 +246,13 @@ class Shard:
             raise ValueError(f"{self.path}: document {document}: its key is not UTF-8") from error
 
     def document(self, document: int) -> list[np.ndarray]:
-        """Sentences of a document, views of the file."""
+        """Return the sentences of a document, views of the file."""
         content = self.tokens[slice(*self.document_tokens[document : document + 2])]
         ends = np.cumsum(self._lengths(document), dtype=np.int64).tolist()
         return [content[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     def words(self, document: int) -> list[list[int]] | None:
-        """Offsets of the words in each sentence, or None where the shard has no words."""
+        """Return the offsets of the words in each sentence, or None if the shard has no words."""
         if self.word_lengths is None or self.document_words is None:
             return None
         lengths = self.word_lengths[slice(*self.document_words[document : document + 2])]

@@ -1,9 +1,9 @@
 """One-dimensional arrays in a safetensors file: written once, checked when opened, memory-mapped.
 
-The layout is that of https://huggingface.co/docs/safetensors: 8 bytes with the length of the header
-(little-endian), the header in JSON, the arrays. Ours is canonical, so that equal content is equal
-bytes: keys sorted, arrays by falling width and then by name, the header padded with spaces to a
-multiple of 64, the name of the file from the hash of its bytes.
+The layout is that of https://huggingface.co/docs/safetensors: the length of the header in 8 bytes
+(little-endian), the header in JSON, the arrays. Our files are canonical, so equal content gives
+equal bytes: keys are sorted, arrays are in order of falling width and then of name, spaces pad the
+header to a multiple of 64 bytes, and the file is named by the hash of its bytes.
 """
 
 import json
@@ -33,7 +33,7 @@ BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A mapped file; `tensors` are read-only views of it, read when they are touched."""
+    """A mapped file. `tensors` are read-only views; the system reads a page when it is used."""
 
     path: Path
     num_bytes: int
@@ -55,12 +55,12 @@ class TensorFile:
 
 
 def checksum(array: np.ndarray) -> str:
-    """xxh3_64 of the bytes of a contiguous array, 16 hex digits."""
+    """Return xxh3_64 of the bytes of a contiguous array, 16 hex digits."""
     return xxhash.xxh3_64_hexdigest(array.view(np.uint8).data)
 
 
 def checksum_file(path: Path) -> str:
-    """xxh3_64 of a file, 16 hex digits."""
+    """Return xxh3_64 of a file, 16 hex digits."""
     hasher = xxhash.xxh3_64()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -71,7 +71,7 @@ def checksum_file(path: Path) -> str:
 def encode_header(
     layout: Mapping[str, tuple[np.dtype, int]], metadata: Mapping[str, str]
 ) -> tuple[bytes, list[str]]:
-    """Header of a file with this layout (name -> dtype, elements), and the order of its arrays."""
+    """Return the header for a layout (name -> dtype, elements), and the order of the arrays."""
     order = sorted(layout, key=lambda name: (-layout[name][0].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     begin = 0
@@ -90,9 +90,10 @@ def encode_header(
 def write_tensors(
     folder: Path, stem: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> tuple[Path, dict[str, str]]:
-    """Write `folder/{stem}-{hash of the file}.safetensors`; returns it and the tensors' hashes.
+    """Write `folder/{stem}-{hash of the file}.safetensors`; return its path and the tensors'
+    hashes.
 
-    The file is written as `{stem}.tmp`, synced and renamed: its final name is never half-written.
+    The file is written as `{stem}.tmp`, synced and renamed, as its name is known only at the end.
     """
     layout = {name: (tensor.dtype, tensor.size) for name, tensor in tensors.items()}
     header, order = encode_header(layout, metadata)
@@ -142,7 +143,10 @@ def take_tensors(
     expected: Mapping[str, tuple[str, ...]],
     optional: Mapping[str, tuple[str, ...]],
 ) -> dict[str, np.ndarray]:
-    """The tensors of `file`; ValueError if one is missing, unknown, or of another dtype."""
+    """Return the tensors of `file`; ValueError if one is missing, unknown or of another dtype.
+
+    expected, optional: name -> dtypes that are allowed.
+    """
     known = {**expected, **optional}
     if missing := sorted(set(expected) - set(file.tensors)):
         raise ValueError(f"{file.path}: tensor {missing[0]} is missing")
@@ -169,7 +173,7 @@ def _decode_header(path: Path, text: bytes) -> dict[str, Any]:
 def _check_layout(
     path: Path, header: dict[str, Any], start: int, num_bytes: int
 ) -> dict[str, tuple[np.dtype, int, int]]:
-    """Name -> (dtype, begin, end) in bytes of the file; the arrays must fill it without a gap."""
+    """Return name -> (dtype, begin, end) in bytes; the arrays must fill the file without a gap."""
     layout = {}
     for name, entry in header.items():
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:

@@ -1,4 +1,4 @@
-"""The identity of what made the units of a corpus: name, weights, frame rate, vocabulary."""
+"""The identity of the tokenizer that made the units of a corpus."""
 
 import re
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What made the units of a corpus; corpora merge only when it is the same."""
+    """A tokenizer as a corpus names it; corpora merge only if their tokenizers are equal."""
 
     name: str
-    """Such as "mimi" or "kmeans"."""
+    """Name of the tokenizer, such as "mimi" or "kmeans"."""
     hash: str
-    """Hash of its weights, empty when unknown."""
+    """Hash of the tokenizer's weights; empty if unknown."""
     frame_rate: str
     """Units per second as a fraction: "25/2" is 12.5 Hz."""
     vocab_size: int
-    """Units are 0 to vocab_size - 1."""
+    """Number of different units; units are 0 to vocab_size - 1."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.vocab_size <= 1 << 32:
@@ -32,9 +32,9 @@ class Tokenizer:
 
     @property
     def dtype(self) -> np.dtype:
-        """uint16, or uint32 when the vocabulary needs it."""
+        """Type of a unit in a shard: uint16, or uint32 if the vocabulary needs it."""
         return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
 
     def hours(self, num_tokens: int) -> float:
-        """Length of `num_tokens` units of speech."""
+        """Return the duration of `num_tokens` units in hours."""
         return float(num_tokens / Fraction(self.frame_rate) / 3600)

@@ -1,9 +1,9 @@
-"""Which documents are translations of each other: `alignment-{hash}.safetensors` of a corpus.
+"""Translations: the documents of a corpus that share a key, in `alignment-{hash}.safetensors`.
 
-One tensor `documents.{language}` per language, I64 [num_keys], over the keys that at least two
-languages have: the index of the document with that key among the documents of the language, or -1.
-Rows are in the order of the first language's documents. Built from the keys' hashes by sorting,
-without a Python object per document.
+The file holds a table with a line for each key that two or more languages share. Its columns are
+the tensors `documents.{language}`, I64 [num_keys]: the number of the document with that key among
+the documents of the language, or -1. Lines are in the order of the first language's documents. The
+table is built by sorting the hashes of keys, without a Python object per document.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,18 +20,18 @@ FORMAT, VERSION = "tresse-alignment", "1"
 PREFIX = "documents."
 MISSING = -1
 NUM_LISTED = 10
-BLOCK_ROWS = 1 << 20
+BLOCK_LINES = 1 << 20
 
 Shards = Mapping[str, Sequence[Shard]]
 
 
 @dataclass(frozen=True)
 class Misaligned:
-    """A key whose documents do not have the same number of sentences."""
+    """A key whose documents differ in their number of sentences."""
 
     key: str
     sentences: dict[str, int]
-    """Sentences of its document in each language."""
+    """Number of sentences of the document in each language."""
 
 
 class Listed(Protocol):
@@ -72,9 +72,9 @@ def check_translations(documents: Iterable[Listed], advice: str = "") -> None:
 
 
 def build_table(shards: Shards) -> np.ndarray:
-    """int64 [num_keys, languages] of document indices, MISSING where a language lacks the key.
+    """Return the table, int64 [num_keys, languages]; MISSING where a language lacks the key.
 
-    ValueError for a key that occurs twice in a language and for two keys with one hash.
+    ValueError for a key that occurs twice in a language, and for two keys with the same hash.
     """
     hashes = [np.concatenate([s.key_hash for s in shards[language]]) for language in shards]
     order = np.argsort(np.concatenate(hashes), kind="stable")
@@ -87,18 +87,18 @@ def build_table(shards: Shards) -> np.ndarray:
         language = list(shards)[column[i]]
         first, second = (_key(shards[language], int(document[j])) for j in (i, i + 1))
         raise ValueError(repeated_key(language, first, second))
-    row = np.cumsum(np.append(True, ~same)) - 1
+    number = np.cumsum(np.append(True, ~same)) - 1
     shared = np.append(False, same) | np.append(same, False)
-    rows = np.unique(row[shared], return_inverse=True)[1]
-    table = np.full((int(rows.max()) + 1 if rows.size else 0, len(hashes)), MISSING)
-    table[rows, column[shared]] = document[shared]
+    lines = np.unique(number[shared], return_inverse=True)[1]
+    table = np.full((int(lines.max()) + 1 if lines.size else 0, len(hashes)), MISSING)
+    table[lines, column[shared]] = document[shared]
     table = table[np.lexsort(np.where(table == MISSING, np.iinfo(np.int64).max, table).T[::-1])]
     _check_keys(shards, table)
     return table
 
 
 def repeated_key(language: str, first: str, second: str) -> str:
-    """The message for two documents of a language whose keys have one hash."""
+    """Return the message for two documents of a language whose keys have the same hash."""
     if first == second:
         return f"language {language}: two documents have the key {first!r}; keys must be unique"
     return (
@@ -107,7 +107,7 @@ def repeated_key(language: str, first: str, second: str) -> str:
 
 
 def find_misaligned(shards: Shards, table: np.ndarray) -> list[Misaligned]:
-    """The keys of the table whose documents differ in their number of sentences."""
+    """Return the keys of the table whose documents differ in their number of sentences."""
     least = np.full(len(table), np.iinfo(np.int64).max)
     most = np.zeros(len(table), np.int64)
     counts = {}
@@ -117,10 +117,10 @@ def find_misaligned(shards: Shards, table: np.ndarray) -> list[Misaligned]:
         least = np.minimum(least, np.where(table[:, column] == MISSING, least, counts[language]))
         most = np.maximum(most, counts[language])
     result = []
-    for row in np.flatnonzero(least != most):
-        column = int(np.argmax(table[row] != MISSING))
-        key = _key(list(shards.values())[column], int(table[row, column]))
-        sentences = {name: int(counts[name][row]) for name in shards if counts[name][row]}
+    for line in np.flatnonzero(least != most):
+        column = int(np.argmax(table[line] != MISSING))
+        key = _key(list(shards.values())[column], int(table[line, column]))
+        sentences = {name: int(counts[name][line]) for name in shards if counts[name][line]}
         result.append(Misaligned(key, sentences))
     return result
 
@@ -135,7 +135,7 @@ def check_aligned(misaligned: Sequence[Misaligned]) -> None:
 
 
 def describe_misaligned(misaligned: Sequence[Misaligned]) -> str:
-    """The first few, one per line, and how many there are."""
+    """Return a line of text for each of the first keys, and the number of further ones."""
     lines = [
         f"  {m.key!r}: " + ", ".join(f"{name} {count}" for name, count in m.sentences.items())
         for m in misaligned[:NUM_LISTED]
@@ -148,7 +148,7 @@ def describe_misaligned(misaligned: Sequence[Misaligned]) -> str:
 def write_translations(
     folder: Path, languages: Sequence[str], table: np.ndarray
 ) -> tuple[Path, dict[str, str]]:
-    """Write the table; returns the file and the hashes of its tensors."""
+    """Write the table; return the file and the hashes of its tensors."""
     columns = {
         PREFIX + language: np.ascontiguousarray(table[:, i]) for i, language in enumerate(languages)
     }
@@ -158,7 +158,7 @@ def write_translations(
 def open_translations(
     path: Path, num_bytes: int, hashes: Mapping[str, str], num_documents: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Language -> column of the table, checked against its hashes and the documents there are."""
+    """Return language -> column of the table; check its size, hashes and numbers of documents."""
     file = open_tensors(path)
     if file.num_bytes != num_bytes:
         raise ValueError(f"{path}: {file.num_bytes} bytes, expected {num_bytes}")
@@ -185,17 +185,17 @@ def _key(shards: Sequence[Shard], document: int) -> str:
 
 
 def _check_keys(shards: Shards, table: np.ndarray) -> None:
-    """Compare the keys of each row with those of its first language: an equal hash is no proof."""
+    """Compare the keys of each line with that of its first language: equal hashes are no proof."""
     texts = [_KeyTable(list(own)) for own in shards.values()]
-    for start in range(0, len(table), BLOCK_ROWS):
-        block = table[start : start + BLOCK_ROWS]
+    for start in range(0, len(table), BLOCK_LINES):
+        block = table[start : start + BLOCK_LINES]
         first = np.argmax(block != MISSING, axis=1)
         for a in range(len(texts)):
             for b in range(a + 1, len(texts)):
-                rows = np.flatnonzero((first == a) & (block[:, b] != MISSING))
-                bad = texts[a].first_difference(block[rows, a], texts[b], block[rows, b])
+                lines = np.flatnonzero((first == a) & (block[:, b] != MISSING))
+                bad = texts[a].first_difference(block[lines, a], texts[b], block[lines, b])
                 if bad is not None:
-                    keys = [texts[i].key(int(block[rows[bad], i])) for i in (a, b)]
+                    keys = [texts[i].key(int(block[lines[bad], i])) for i in (a, b)]
                     raise ValueError(
                         f"keys {keys[0]!r} ({list(shards)[a]}) and {keys[1]!r} ({list(shards)[b]}) "
                         "have the same 64-bit hash; rename one"
@@ -217,7 +217,7 @@ class _KeyTable:
     def first_difference(
         self, documents: np.ndarray, other: "_KeyTable", others: np.ndarray
     ) -> int | None:
-        """Position of the first pair of documents whose keys differ."""
+        """Return the position of the first pair of documents whose keys differ."""
         lengths = self.lengths[documents]
         unequal = lengths != other.lengths[others]
         if unequal.any():
