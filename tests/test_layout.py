@@ -102,6 +102,14 @@ def test_nothing_imports_the_main_job(path: Path) -> None:
     assert not any(name.startswith("tresse.engine.train") for name in imported(path))
 
 
+def test_no_test_imports_another() -> None:
+    """pytest imports a test by its path: to import it by name as well would run it twice."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        names = {name for name in imported(path) if name.startswith("tests.")}
+        found = {name for name in names if any(p.startswith("test_") for p in name.split("."))}
+        assert not found, identify(path)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=identify)
 def test_no_module_hides_one_of_the_standard_library(path: Path) -> None:
     assert path.stem not in sys.stdlib_module_names

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.store.test_corpus import contents
+from tests.support.foreign.units import NUMBERED
+from tests.support.tiny_corpora import contents
 from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.naming import Naming
 from tresse.data.prepare import main
@@ -19,7 +20,6 @@ from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.tokenizer import Tokenizer
 
 UNITS = Tokenizer("units", "", "25", 500)
-NUMBERED = r"(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac"
 
 
 def utterances(*named: tuple[str, list[int]]) -> list[Utterance]:

@@ -1,12 +1,16 @@
-"""A corpus whose shards are arrays in memory, with what the packer and its reference read."""
+"""Corpora whose shards are arrays in memory, with all that the packer reads, and random ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from hypothesis import reject
+from hypothesis import strategies as st
 
+from tresse.data.packing.packer import Plan, plan_rows
+from tresse.data.packing.settings import Mode, Packing, Stream
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.documents import key_hash
 from tresse.data.store.tokenizer import Tokenizer
@@ -109,3 +113,74 @@ def random_texts(
                 for _ in range(num_sentences)
             ]
     return texts
+
+
+LANGUAGES = ("de", "en", "fr", "it")
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> Corpus:
+    """1 to 4 languages, 1 to 11 documents, some of them in one language only."""
+    languages = LANGUAGES[: draw(st.integers(1, 4))]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    texts = random_texts(
+        rng,
+        languages,
+        draw(st.integers(1, 11)),
+        max_sentences=draw(st.integers(1, 6)),
+        max_tokens=draw(st.sampled_from([1, 2, 9])),
+    )
+    for language in languages[: draw(st.integers(0, 4))]:
+        extra = random_texts(rng, [language], 3)[language]
+        texts[language] |= {f"only {language} {key}": text for key, text in extra.items()}
+    vocab_size = draw(st.sampled_from([2048, 65536, 70000]))
+    return memory_corpus(texts, vocab_size=vocab_size, num_shards=draw(st.integers(1, 3)))
+
+
+@st.composite
+def streams_of(draw: st.DrawFn, corpus: Corpus) -> Stream:
+    available = corpus.languages
+    modes: list[Mode] = ["mono", "alternate", "sample"]
+    mode = draw(st.sampled_from(modes if len(available) > 1 else modes[:1]))
+    num = 1 if mode == "mono" else draw(st.integers(2, len(available)))
+    languages = tuple(draw(st.permutations(available))[:num])
+    probabilities: tuple[float, ...] = ()
+    if mode == "sample" and draw(st.booleans()):
+        parts = draw(st.lists(st.integers(1, 5), min_size=num, max_size=num))
+        probabilities = tuple(part / sum(parts) for part in parts)
+    return Stream(
+        languages=languages,
+        mode=mode,
+        weight=draw(st.sampled_from([0.1, 0.3, 1.0, 2.0])),
+        probabilities=probabilities,
+        language_order=draw(st.sampled_from(["fixed", "random"])),
+    )
+
+
+def _with_targets(packing: Packing) -> Packing:
+    """Mend what may leave a short document, or a piece of one, without any target."""
+    if packing.row_length == 1 and packing.mode == "best_fit":
+        return Packing(row_length=1)  # pieces of two tokens leave others with one
+    if packing.mask_documents and packing.separators == "none":
+        return replace(packing, separators="eos")
+    return packing
+
+
+packings = st.builds(
+    Packing,
+    row_length=st.sampled_from([1, 2, 5, 16, 31]),
+    mode=st.sampled_from(["concat", "best_fit"]),
+    separators=st.sampled_from(["none", "eos", "bos_eos"]),
+    language_switch=st.booleans(),
+    mask_documents=st.booleans(),
+).map(_with_targets)
+
+
+def plan_or_reject(corpus: Corpus, *args: Any, **kwargs: Any) -> Plan:
+    """`plan_rows`, without the examples whose documents are one token each."""
+    try:
+        return plan_rows(corpus, *args, **kwargs)
+    except ValueError as error:
+        if "no targets" not in str(error):
+            raise
+        reject()

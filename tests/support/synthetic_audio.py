@@ -5,6 +5,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from tresse.data.audio.job_settings import JobSettings
+
+SMALL = JobSettings(batch_seconds=1.0, workers=2)
+"""Groups of 8 seconds: two or three recordings."""
+
 
 def buzz(seconds: float, sample_rate: int = 24_000, seed: int = 0) -> np.ndarray:
     """float32 [samples]."""

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from tests.support.processes import ROOT, environment, torchrun
-from tests.support.synthetic_audio import buzz, write_buzz
+from tests.support.synthetic_audio import SMALL, buzz, write_buzz
 from tests.support.workers.slow_tokenizer import Loudness
 from tresse.data.audio.encoder import cut_units
 from tresse.data.audio.job_settings import JobSettings
@@ -32,8 +32,6 @@ from tresse.data.store.corpus import Corpus, verify_corpus
 PREPARE = str(ROOT / "data" / "prepare.py")
 SLOW = "tests.support.workers.slow_tokenizer:build"
 KINDS = ("wav", "flac", "ogg", "mp3")
-SMALL = JobSettings(batch_seconds=1.0, workers=2)
-"""Groups of 8 seconds: two or three recordings."""
 
 
 @pytest.fixture(scope="module")

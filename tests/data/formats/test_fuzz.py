@@ -11,17 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.audio.test_readers import audio_bytes, cut, write_cuts, write_moshi, write_tar
-from tests.data.formats.test_parquet import (
+from tests.support.foreign.audio import audio_bytes, cut, write_cuts, write_moshi, write_tar
+from tests.support.foreign.units import (
     COLUMNS,
+    HEARD,
+    NAMES,
+    SAMPLES,
     save_splits,
     table,
+    transcribe,
     write_arrow_file,
+    write_features,
+    write_hubert,
+    write_mimi,
     write_parquet,
+    write_tokens,
 )
-from tests.data.formats.test_slamkit import HEARD, NAMES, write_features, write_tokens
-from tests.data.formats.test_smoltolk import SAMPLES, write_hubert, write_mimi
-from tests.data.formats.test_textless import transcribe
 from tests.support.workers.fuzz import mutate_bytes, mutate_json
 from tresse.data.audio.readers.any_format import AudioFormat, read_audio
 from tresse.data.formats.parquet import read_columns

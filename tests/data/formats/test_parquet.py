@@ -7,70 +7,27 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.data.store.test_corpus import contents
-from tests.data.test_naming import NUMBERED
+from tests.support.foreign.units import (
+    COLUMNS,
+    LINES,
+    NUMBERED,
+    save_splits,
+    save_to_disk,
+    table,
+    write_arrow_file,
+    write_parquet,
+)
+from tests.support.tiny_corpora import contents
 from tresse.data.formats.parquet import Columns, _lists, read_columns
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
 
-I64 = pa.int64()
-LINES = [
-    {"key": "a", "lang": "en", "sentences": [[1, 2], [3]]},
-    {"key": "a", "lang": "fr", "sentences": [[4], [5, 6, 7]]},
-    {"key": "b", "lang": "en", "sentences": [[2047]]},
-]
 SENTENCES = {("en", "a"): [[1, 2], [3]], ("fr", "a"): [[4], [5, 6, 7]], ("en", "b"): [[2047]]}
 
 
-def table(lines: list[dict] = LINES, units: pa.DataType = I64, lists=pa.list_) -> pa.Table:
-    kinds = {
-        "key": pa.string(),
-        "lang": pa.string(),
-        "sentences": lists(lists(units)),
-        "units": lists(units),
-    }
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in lines[0]])
-    return pa.Table.from_pylist(lines, schema)
-
-
-def write_parquet(path: Path, content: pa.Table) -> Path:
-    pq.write_table(content, path, row_group_size=3000 if content.num_rows > 3 else 2)
-    return path
-
-
-def write_arrow_file(path: Path, content: pa.Table) -> Path:
-    with pa.ipc.new_file(path, content.schema) as writer:
-        writer.write_table(content, max_chunksize=2)
-    return path
-
-
-def save_to_disk(path: Path, content: pa.Table, num_files: int = 2) -> Path:
-    """Write as Hugging Face's `Dataset.save_to_disk`: Arrow streams, listed in state.json."""
-    path.mkdir(parents=True)
-    names = [f"data-{i:05}-of-{num_files:05}.arrow" for i in range(num_files)]
-    size = -(-content.num_rows // num_files)
-    for i, name in enumerate(names):
-        with pa.ipc.new_stream(path / name, content.schema) as writer:
-            writer.write_table(content.slice(i * size, size), max_chunksize=1)
-    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "1f"}
-    (path / "state.json").write_text(json.dumps(state, indent=2))
-    (path / "dataset_info.json").write_text("{}")
-    return path
-
-
-def save_splits(path: Path, **splits: pa.Table) -> Path:
-    """Write as Hugging Face's `DatasetDict.save_to_disk`: a folder for each split."""
-    for name, content in splits.items():
-        save_to_disk(path / name, content)
-    (path / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
-    return path
-
-
 WRITERS = [write_parquet, write_arrow_file, save_to_disk]
-COLUMNS = Columns(lang="lang", sentences="sentences")
 
 
 def read(path: Path, columns: Columns = COLUMNS, split: str = "") -> list[tuple]:

@@ -1,52 +1,16 @@
 """Files written like SlamKit's are read, unit by unit."""
 
 import json
-from itertools import groupby
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.store.test_corpus import contents
+from tests.support.foreign.units import HEARD, NAMES, dedup, units_of, write_features, write_tokens
+from tests.support.tiny_corpora import contents
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
-
-HEARD = [[7, 7, 7, 3, 499, 499], [0], [3, 49, 49]]
-NAMES = ["/audio/x.flac", "/audio/sub/y.z.flac", "é.flac"]
-
-
-def represent(units: list[int]) -> dict:
-    """Deduplicate like `audio_represent` of unit_tokeniser.py: tuples of units and durations."""
-    runs, durations = zip(*[(k, len(list(g))) for k, g in groupby(units)], strict=True)
-    return {"units": runs, "duration": durations}
-
-
-def write_features(path: Path, names: list[str], heard: list[list[int]]) -> Path:
-    """Write like `extract_features.py`, which adds the name last."""
-    with path.open("a+") as file:
-        for name, units in zip(names, heard, strict=True):
-            file.write(json.dumps({**represent(units), "file_name": name}) + "\n")
-    return path
-
-
-def write_tokens(path: Path, names: list[str], heard: list[list[int]]) -> Path:
-    """Write like `prepare_tokens.py`: records with a text instead of the units."""
-    with path.open("a+") as file:
-        for name, units in zip(names, heard, strict=True):
-            text = "".join(f"<Un{unit}>" for unit in represent(units)["units"])
-            file.write(json.dumps({"file_name": name, "audio_repr": text}) + "\n")
-    return path
-
-
-def dedup(units: list[int]) -> list[int]:
-    return [unit for unit, _ in groupby(units)]
-
-
-def units_of(path: Path, expand: bool) -> list[list[int]]:
-    found = read_slamkit([path], expand_durations=expand)
-    return [list(map(int, utterance.units)) for utterance in found]
 
 
 def test_features_are_read_as_they_are_or_as_they_were_heard(tmp_path):

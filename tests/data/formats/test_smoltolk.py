@@ -9,47 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.store.test_corpus import contents
+from tests.support.foreign.units import META, SAMPLES, write_hubert, write_mimi
+from tests.support.tiny_corpora import contents
 from tresse.data.formats.plain_pickle import read_plain_pickle
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
-
-META = {"vocab_size": 2050, "eos": 2048, "pad": 2049, "n_q": 8, "frame_rate": 12.5}
-SAMPLES = [[5, 5, 2047], [0], list(range(1000)), [2047, 0]]
-
-
-def write_mimi(folder: Path, samples: list[list[int]], n_q: int = 8, **changes) -> Path:
-    """Write like `dump_mimi_codes.py`: [n_q, frames + EOS], int16, transposed; lengths int64."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    with (folder / "train.bin").open("ab") as bins, (folder / "train.len").open("ab") as lens:
-        for sample in samples:
-            codes = rng.integers(0, 2048, (n_q, len(sample)))
-            codes[0] = sample
-            codes = np.concatenate([codes, np.full((n_q, 1), 2048)], axis=1).astype(np.int16)
-            bins.write(codes.T.tobytes())
-            lens.write(np.array([codes.shape[1]], np.int64).tobytes())
-    (folder / "meta.pkl").write_bytes(pickle.dumps(META | {"n_q": n_q} | changes))
-    return folder / "train.bin"
-
-
-def write_hubert(folder: Path, heard: list[list[int]], num_units: int = 500) -> Path:
-    """Write like `dump_hubert_codes.py`: units once per run, EOS; int16 lengths, int8 durations."""
-    folder.mkdir(parents=True)
-    files = [(folder / f"dev.{ending}").open("ab") for ending in ("bin", "dur", "len")]
-    for units in heard:
-        codes = np.array([*units, num_units])
-        starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
-        runs = np.diff(np.append(starts, codes.size))
-        files[0].write(codes[starts].astype(np.int16).tobytes())
-        files[1].write(runs.astype(np.int8).tobytes())
-        files[2].write(np.array([starts.size], np.int16).tobytes())
-    for file in files:
-        file.close()
-    meta = {"vocab_size": num_units + 2, "eos": num_units, "pad": num_units + 1, "n_q": 1}
-    (folder / "meta.pkl").write_bytes(pickle.dumps(meta | {"frame_rate": 25}))
-    return folder / "dev.bin"
 
 
 def read(path: Path, expand: bool = False) -> list[list[int]]:

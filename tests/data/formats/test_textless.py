@@ -2,28 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.data.formats.test_slamkit import HEARD, dedup, represent
-from tests.data.store.test_corpus import contents
+from tests.support.foreign.units import HEARD, dedup, transcribe
+from tests.support.tiny_corpora import contents
 from tresse.data.formats.textless import read_textless
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
 
 NAMES = ["1272-128104-0000", "é x", "0"]
-
-
-def transcribe(path: Path, names: list[str], heard: list[list[int]], separator: str = " ") -> Path:
-    """Write like `transcribe` and `merge_files`: names by --preserve_name, lines stripped."""
-    for ending, field in (("units", "units"), ("durations", "duration")):
-        with path.with_suffix(f".{ending}").open("w") as file:
-            for i, units in enumerate(heard):
-                stream = represent(units)[field] if units else []
-                line = separator.join(str(int(x)) for x in np.array(stream).tolist())
-                line = f"{names[i]}\t{line}" if names else line
-                print(line.strip(), file=file)
-    return path.with_suffix(".units")
 
 
 def read(path: Path, expand: bool = False, separator: str = " ") -> dict[str, list[int]]:

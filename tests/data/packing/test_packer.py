@@ -1,21 +1,20 @@
 """The packer against its definition in plain Python, byte for byte."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from hypothesis import given, reject, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.labels import counted_labels
-from tests.support.memory_corpus import memory_corpus, random_texts
-from tresse.data.packing.packer import Batch, Plan, plan_rows
+from tests.support.memory_corpus import (
+    corpora,
+    packings,
+    plan_or_reject,
+    streams_of,
+)
+from tresse.data.packing.packer import Batch, Plan
 from tresse.data.packing.reference import Row, reference_rows
-from tresse.data.packing.settings import Mode, Packing, Stream
-from tresse.data.store.corpus import Corpus
-
-LANGUAGES = ("de", "en", "fr", "it")
 
 
 def expected_batch(rows: Sequence[Row], T: int, dtype: type) -> Batch:
@@ -64,74 +63,6 @@ def fill_all(plan: Plan, sizes: Sequence[int] = (1 << 20,), threads: int = 1) ->
         batches.append(plan.fill(first, size, threads=threads))
         first += size
     return batches
-
-
-@st.composite
-def corpora(draw: st.DrawFn) -> Corpus:
-    """1 to 4 languages, 1 to 11 documents, some of them in one language only."""
-    languages = LANGUAGES[: draw(st.integers(1, 4))]
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    texts = random_texts(
-        rng,
-        languages,
-        draw(st.integers(1, 11)),
-        max_sentences=draw(st.integers(1, 6)),
-        max_tokens=draw(st.sampled_from([1, 2, 9])),
-    )
-    for language in languages[: draw(st.integers(0, 4))]:
-        extra = random_texts(rng, [language], 3)[language]
-        texts[language] |= {f"only {language} {key}": text for key, text in extra.items()}
-    vocab_size = draw(st.sampled_from([2048, 65536, 70000]))
-    return memory_corpus(texts, vocab_size=vocab_size, num_shards=draw(st.integers(1, 3)))
-
-
-@st.composite
-def streams_of(draw: st.DrawFn, corpus: Corpus) -> Stream:
-    available = corpus.languages
-    modes: list[Mode] = ["mono", "alternate", "sample"]
-    mode = draw(st.sampled_from(modes if len(available) > 1 else modes[:1]))
-    num = 1 if mode == "mono" else draw(st.integers(2, len(available)))
-    languages = tuple(draw(st.permutations(available))[:num])
-    probabilities: tuple[float, ...] = ()
-    if mode == "sample" and draw(st.booleans()):
-        parts = draw(st.lists(st.integers(1, 5), min_size=num, max_size=num))
-        probabilities = tuple(part / sum(parts) for part in parts)
-    return Stream(
-        languages=languages,
-        mode=mode,
-        weight=draw(st.sampled_from([0.1, 0.3, 1.0, 2.0])),
-        probabilities=probabilities,
-        language_order=draw(st.sampled_from(["fixed", "random"])),
-    )
-
-
-def _with_targets(packing: Packing) -> Packing:
-    """Mend what may leave a short document, or a piece of one, without any target."""
-    if packing.row_length == 1 and packing.mode == "best_fit":
-        return Packing(row_length=1)  # pieces of two tokens leave others with one
-    if packing.mask_documents and packing.separators == "none":
-        return replace(packing, separators="eos")
-    return packing
-
-
-packings = st.builds(
-    Packing,
-    row_length=st.sampled_from([1, 2, 5, 16, 31]),
-    mode=st.sampled_from(["concat", "best_fit"]),
-    separators=st.sampled_from(["none", "eos", "bos_eos"]),
-    language_switch=st.booleans(),
-    mask_documents=st.booleans(),
-).map(_with_targets)
-
-
-def plan_or_reject(corpus: Corpus, *args: Any, **kwargs: Any) -> Plan:
-    """`plan_rows`, without the examples whose documents are one token each."""
-    try:
-        return plan_rows(corpus, *args, **kwargs)
-    except ValueError as error:
-        if "no targets" not in str(error):
-            raise
-        reject()
 
 
 @settings(max_examples=400, deadline=None)

@@ -9,8 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.packing.test_packer import corpora, packings, plan_or_reject, streams_of
-from tests.support.memory_corpus import MemoryCorpus, memory_corpus, random_texts
+from tests.support.memory_corpus import (
+    MemoryCorpus,
+    corpora,
+    memory_corpus,
+    packings,
+    plan_or_reject,
+    random_texts,
+    streams_of,
+)
 from tests.support.small_run import KILLED, TRAIN, arguments, step_records
 from tests.support.unique_corpus import unique_corpus
 from tests.support.warm import torchrun

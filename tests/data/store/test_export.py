@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.formats.test_slamkit import units_of
-from tests.data.store.test_corpus import UNITS, contents, small
+from tests.support.foreign.units import units_of
 from tests.support.processes import run
+from tests.support.tiny_corpora import UNITS, contents, small
 from tresse.data.formats.commands import Output
 from tresse.data.prepare import main, prepare_manifest
 from tresse.data.store.corpus import Corpus
