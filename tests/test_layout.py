@@ -103,7 +103,7 @@ def test_nothing_imports_the_main_job(path: Path) -> None:
 
 
 def test_no_test_imports_another() -> None:
-    """pytest imports a test by its path: to import it by name as well would run it twice."""
+    """Pytest imports a test by its path: to import it by name as well would run it twice."""
     for path in sorted((ROOT / "tests").rglob("*.py")):
         names = {name for name in imported(path) if name.startswith("tests.")}
         found = {name for name in names if any(p.startswith("test_") for p in name.split("."))}

@@ -120,7 +120,7 @@ LANGUAGES = ("de", "en", "fr", "it")
 
 @st.composite
 def corpora(draw: st.DrawFn) -> Corpus:
-    """1 to 4 languages, 1 to 11 documents, some of them in one language only."""
+    """Draw 1 to 4 languages and 1 to 11 documents, some of them in one language only."""
     languages = LANGUAGES[: draw(st.integers(1, 4))]
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     texts = random_texts(
@@ -158,7 +158,7 @@ def streams_of(draw: st.DrawFn, corpus: Corpus) -> Stream:
 
 
 def _with_targets(packing: Packing) -> Packing:
-    """Mend what may leave a short document, or a piece of one, without any target."""
+    """Change packings under which a short document, or a piece of one, may have no target."""
     if packing.row_length == 1 and packing.mode == "best_fit":
         return Packing(row_length=1)  # pieces of two tokens leave others with one
     if packing.mask_documents and packing.separators == "none":
@@ -177,7 +177,7 @@ packings = st.builds(
 
 
 def plan_or_reject(corpus: Corpus, *args: Any, **kwargs: Any) -> Plan:
-    """`plan_rows`, without the examples whose documents are one token each."""
+    """Call `plan_rows`; reject examples in which every document is one token."""
     try:
         return plan_rows(corpus, *args, **kwargs)
     except ValueError as error:

@@ -18,7 +18,7 @@ from tresse.data.packing.reference import Row, reference_rows
 
 
 def expected_batch(rows: Sequence[Row], T: int, dtype: type) -> Batch:
-    """The batch of some reference rows."""
+    """Return the batch of some reference rows."""
     tokens, num_valid = np.zeros((len(rows), T + 1), dtype), np.zeros(len(rows), np.int32)
     cuts, spans, languages = [], [], []
     for r, row in enumerate(rows):
@@ -56,7 +56,7 @@ def assert_same(found: Batch, expected: Batch) -> None:
 
 
 def fill_all(plan: Plan, sizes: Sequence[int] = (1 << 20,), threads: int = 1) -> list[Batch]:
-    """All rows in batches of the given sizes, taken in turns."""
+    """Return all rows in batches of the given sizes, which take turns."""
     batches, first = [], 0
     while first < plan.num_rows:
         size = min(sizes[len(batches) % len(sizes)], plan.num_rows - first)

@@ -1,4 +1,4 @@
-"""Copies out of the pool give the batches that a fill does, bit for bit, labels included."""
+"""Copies from the pool give the same batches as `fill`, bit for bit, with their labels."""
 
 import itertools
 from pathlib import Path
@@ -106,7 +106,7 @@ def lengths(copies: Copies) -> np.ndarray:
 
 
 def test_a_copy_ends_only_where_the_next_token_is_elsewhere() -> None:
-    """Drawn sentences of one language in a row are one copy, as is a document of one language."""
+    """Consecutive sentences of one language are one copy, and so is a document of one language."""
     corpus, _ = unique_corpus(("en", "fr"), 30)
     assert isinstance(corpus, MemoryCorpus)
     for stream in (EN, SAMPLE, BRAID):
@@ -122,7 +122,7 @@ def test_a_copy_ends_only_where_the_next_token_is_elsewhere() -> None:
 
 
 def test_documents_that_are_neighbours_in_the_pool_stay_apart() -> None:
-    """One document per language: the end of one is followed by the start of the other."""
+    """With one document per language, the start of one follows the end of the other."""
     corpus = memory_corpus({"en": {"a": [[1, 2, 3]]}, "fr": {"a": [[4, 5]]}})
     packing = Packing(row_length=9, mask_documents=True)
     plan, pool = plan_of(corpus, BRAID, packing=packing, tokens=50), upload_pool(corpus, CPU)
@@ -152,7 +152,7 @@ def test_a_corpus_that_does_not_fit_is_an_error_that_names_the_way_out(
 
 
 def test_offsets_beyond_2_to_the_31_in_the_pool() -> None:
-    """A shard of 2^31 + 10 tokens of which none is written, and the next one behind it."""
+    """A shard of 2^31 + 10 tokens that are only reserved, and a second shard after it."""
     size = (1 << 31) + 10
     corpus = MemoryCorpus({"en": {"a": [[1]]}, "fr": {"a": [[2, 3]]}})
     (shard,) = corpus.shards["en"]
@@ -172,7 +172,7 @@ def test_offsets_beyond_2_to_the_31_in_the_pool() -> None:
 def test_a_run_packs_on_the_device_and_has_the_same_losses(
     world: Path, finished_run: Path, tmp_path: Path
 ) -> None:
-    """And goes on with packing on the host, as where rows are packed changes nothing."""
+    """The resumed run packs on the host: the place of packing changes no row."""
     run_dir = tmp_path / "run"
     job = [*arguments(world, run_dir), "--data.pack-on", "device"]
     torchrun(2, KILLED, "tresse.engine.step.update", "6", "0", *job, check=False)

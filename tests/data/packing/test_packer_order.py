@@ -1,4 +1,4 @@
-"""What an epoch holds, in which order, and how its draws fall."""
+"""The documents of an epoch, their order, and the draws of languages."""
 
 from collections import Counter
 from itertools import groupby, pairwise
@@ -20,7 +20,7 @@ GOLDEN_HASH, GOLDEN_ORDER = 15020427595393229491, [8, 9, 1, 6, 5, 3, 0, 7, 4, 2]
 
 
 def stream_of(corpus: object, stream: Stream, tokens: int, **packing: Any) -> list[int]:
-    """The first `tokens` tokens of a stream."""
+    """Return the first `tokens` tokens of a stream."""
     plan = plan_rows(
         cast(Corpus, corpus), [stream], Packing(row_length=16, **packing),
         tokens=tokens - 1, seed=3, stage=1,
@@ -47,20 +47,20 @@ def test_the_permutation_is_the_one_of_the_reference(n):
 
 
 def test_hashes_and_permutations_never_change():
-    """Another value here is another order of every corpus: rows of old runs cannot be had again."""
+    """With other values every corpus has another order, and rows of old runs are lost."""
     assert _packer.hash_words([1, 2, 3]) == reference.hash_words(1, 2, 3) == GOLDEN_HASH
     assert _packer.permute(10, 1).tolist() == GOLDEN_ORDER
 
 
 def z_of(counts: np.ndarray) -> float:
-    """Deviation of a chi-square against equal counts, in standard deviations."""
+    """Return how far chi-square is from that of equal counts, in standard deviations."""
     expected, freedom = counts.sum() / counts.size, counts.size - 1
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
 
 
 @pytest.mark.parametrize("n", [10_007, 100_000])
 def test_the_permutation_passes_chi_square(n):
-    """Measured: below 4 over many seeds with 6 half rounds, above 1000 with 2."""
+    """Measured over many seeds: below 4 with 6 half rounds, above 1000 with 2."""
     bins, total = 24, {"place": 0.0, "neighbours": 0.0, "differences": 0.0, "seeds": 0.0}
     for key in range(12):
         images = _packer.permute(n, key * 1000 + 17)
@@ -79,7 +79,7 @@ def test_the_permutation_passes_chi_square(n):
 
 
 def test_keys_move_every_place_of_a_small_domain_to_every_other():
-    """Evenly to a tenth: 5 is walked to in a domain of 6, where six half rounds leave a bias."""
+    """Evenly within a tenth: n = 5 uses a domain of 6, in which six half rounds leave a bias."""
     images = np.array([_packer.permute(5, key) for key in range(20_000)])
     for i in range(5):
         counts = np.bincount(images[:, i], minlength=5)
@@ -87,7 +87,7 @@ def test_keys_move_every_place_of_a_small_domain_to_every_other():
 
 
 def sentences(stream: list[int], origins: dict[int, Origin]) -> list[Origin]:
-    """The sentences of a stream in order; asserts that each is whole."""
+    """Return the sentences of a stream in order; assert that each is whole."""
     lengths = Counter((o.language, o.key, o.sentence) for o in origins.values())
     found, rest = [], iter(stream)
     for unit in rest:
@@ -141,7 +141,7 @@ def test_alternate_has_every_sentence_in_every_language_once_per_epoch(order):
 def sample_epochs(
     corpus: MemoryCorpus, origins: dict[int, Origin], stream: Stream, num_epochs: int
 ) -> list[dict[tuple[str, int], str]]:
-    """Sentences of the first epochs of a sampled stream, as {(key, sentence): language}."""
+    """Return {(key, sentence): language} for each of the first epochs of a sampled stream."""
     keys = sorted(corpus.texts["en"])
     total = sum(len(corpus.texts["en"][key]) for key in keys)
     found = sentences_until(
@@ -155,7 +155,7 @@ def sample_epochs(
 
 
 def sentences_until(stream: list[int], origins: dict[int, Origin], count: int) -> list[Origin]:
-    """The first sentences of a stream, of which the last may be cut."""
+    """Return the first sentences of a stream; the last may be cut."""
     starts = [origins[u] for u in stream if origins[u].position == 0]
     return starts[:count]
 
@@ -215,7 +215,7 @@ def test_added_documents_change_no_draw_of_the_others():
 
 
 def document_draws(corpus: Corpus, stream: Stream) -> Counter[tuple[int, ...]]:
-    """How often each document occurs, as packed, in 4 epochs; documents differ by their units."""
+    """Count each document as packed in 4 epochs; documents differ by their units."""
     plan = plan_rows(
         corpus, [stream], Packing(row_length=64, separators="eos"),
         tokens=4 * corpus_size(corpus), seed=1, stage=0,
@@ -230,7 +230,7 @@ def document_draws(corpus: Corpus, stream: Stream) -> Counter[tuple[int, ...]]:
 
 
 def corpus_size(corpus: Corpus) -> int:
-    """Tokens and separators of both languages, more than an epoch has."""
+    """Number of tokens and separators of both languages, more than an epoch has."""
     return sum(
         int(shard.document_lengths.sum()) + 2 * len(shard.document_lengths)
         for shards in corpus.shards.values()

@@ -1,4 +1,4 @@
-"""Rows of a stage: shares, budgets, boundaries, sizes beyond 32 bits, and what is refused."""
+"""Rows of a stage: shares, budgets, boundaries, sizes beyond 32 bits, and errors."""
 
 import mmap
 import os
@@ -45,7 +45,7 @@ def plan(corpus: Any, *streams: Stream, packing: Packing, tokens: int) -> Plan:
 
 
 def contents(batch: Batch) -> list[bytes]:
-    """All arrays of a batch."""
+    """Return the bytes of all arrays of a batch."""
     return [value.tobytes() for value in vars(batch).values()]
 
 
@@ -137,7 +137,7 @@ def test_threads_and_batches_change_nothing(corpus, packing, threads):
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_more_steps_change_no_earlier_row(corpus, packing):
-    """Rows but the last of each stream, whose tail the smaller budget masks."""
+    """All rows but the last of each stream, where the smaller budget masks the end."""
     short = plan(corpus, EN, packing=packing, tokens=3000)
     long = plan(corpus, EN, packing=packing, tokens=300_000)
     num = short.num_rows - 1
@@ -181,7 +181,7 @@ def epoch_of(corpus: Corpus, stream: Stream, epoch: int) -> list[int]:
 
 
 def sparse_tokens(path: Path, size: int, marks: list[int]) -> np.ndarray:
-    """A file of zeros, with 1, 2, 3 ... written from each mark on."""
+    """Write a file of zeros, with 1, 2, 3 ... at each mark."""
     with path.open("wb") as file:
         file.truncate(2 * size)
     tokens = np.memmap(path, np.uint16, "r+")
@@ -192,7 +192,7 @@ def sparse_tokens(path: Path, size: int, marks: list[int]) -> np.ndarray:
 
 
 def test_offsets_beyond_2_to_the_32_in_sparse_shards(tmp_path):
-    """Two shards of 2.6e9 and 2.3e9 tokens, one document each, and hardly anything on disk."""
+    """Two shards of 2.6e9 and 2.3e9 tokens, one document each, that take almost no disk space."""
     sentence = 65_535
     sizes = [40_000 * sentence, 35_000 * sentence]
     assert sizes[0] > 2**31
@@ -349,7 +349,7 @@ def test_what_a_corpus_cannot_give_is_refused(corpus):
 
 @pytest.mark.parametrize("uneven", [[0], [4999], [2600, 4998], [17, 18, 2500]])
 def test_the_first_key_of_different_numbers_of_sentences_is_named(uneven):
-    """Among so many documents that threads share them out."""
+    """There are so many documents that several threads search them."""
     texts = {name: {str(i): [[1], [2]] for i in range(5000)} for name in ("en", "fr")}
     for i in uneven:
         texts["fr"][str(i)] = [[1]]
@@ -393,7 +393,7 @@ def test_a_fill_that_cannot_be_is_refused(corpus):
 
 
 def untouched(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Memory that is only reserved."""
+    """Return memory that is only reserved."""
     num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap.mmap(-1, num_bytes), dtype).reshape(shape)
 

@@ -17,7 +17,7 @@ SANITIZERS = ("address,undefined", "thread")
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The packer's own test program with each sanitizer, compiled side by side."""
+    """Compile the packer's C++ test program with each sanitizer, side by side."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     assert compiler, "building tresse needs a C++ compiler, and so does this test"
     sources = [str(path) for path in SOURCES if path.name != "bindings.cpp"]

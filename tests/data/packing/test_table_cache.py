@@ -1,4 +1,4 @@
-"""Tables that a run leaves for the next one: the same rows, and no harm from a bad file."""
+"""Cached tables: rows are the same with and without them, and a bad file does no harm."""
 
 import logging
 from collections.abc import Callable
@@ -46,14 +46,14 @@ def make_corpus(seed: int = 0, corpus_id: str = "corpus") -> Corpus:
 
 
 def plan(corpus: Corpus, stream: Stream, packing: Packing, **options: Any) -> Plan:
-    """Rows of more than three epochs."""
+    """Plan rows of more than three epochs."""
     return plan_rows(
         corpus, [stream], packing, **{"tokens": 60_000, "seed": 1, "stage": 0} | options
     )
 
 
 def rows(made: Plan) -> tuple[np.ndarray, ...]:
-    """Rows from the last to the first, so that every table is used."""
+    """Return the rows, packed from the last to the first, so that every table is used."""
     batches = [made.fill(row, 1) for row in reversed(range(made.num_rows))]
     return (
         np.stack([batch.tokens for batch in batches]),
@@ -68,7 +68,7 @@ def assert_same(found: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...])
 
 @pytest.mark.parametrize("packing", PACKINGS, ids=lambda p: f"{p.mode}-{p.separators}")
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda s: f"{s.mode}{len(s.probabilities)}")
-def test_rows_are_the_same_without_tables_and_with_those_of_a_former_run(
+def test_rows_are_the_same_without_tables_and_with_those_of_an_earlier_run(
     stream: Stream, packing: Packing, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = make_corpus()
@@ -182,7 +182,7 @@ def test_the_default_is_the_user_s_cache(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_tables_never_change_without_a_new_version(cache: Path) -> None:
-    """Other bytes here need another VERSION in table_cache.py, or old tables are taken for new."""
+    """Other bytes need a new VERSION in table_cache.py, or old tables would be used."""
     assert table_cache.VERSION == 1
     for packing in (PACKINGS[0], PACKINGS[2]):
         rows(plan(make_corpus(), STREAMS[3], packing))

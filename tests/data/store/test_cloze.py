@@ -1,4 +1,4 @@
-"""Items files: what is written is read, and what is wrong is named with its line."""
+"""Items files: they read back as written, and each fault is named with its line."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_empty_lines_are_skipped_as_in_manifests(tmp_path: Path):
         next(items)
 
 
-def test_what_an_item_does_not_say_is_not_written(tmp_path: Path):
+def test_empty_fields_of_an_item_are_not_written(tmp_path: Path):
     write_items(tmp_path / "items.jsonl", ITEMS[:1])
     assert set(json.loads((tmp_path / "items.jsonl").read_text())) == set(GOOD)
 

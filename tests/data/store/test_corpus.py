@@ -1,4 +1,4 @@
-"""Corpora: what is written is read, aligned and merged; what cannot be a corpus is refused."""
+"""Corpora: reading, translations and merging; documents that cannot become a corpus."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_words_survive_the_corpus(tmp_path):
     assert small(tmp_path / "d").words("en", 0) is None
 
 
-def test_aligned_rows_hold_the_shared_keys_in_the_first_languages_order(tmp_path):
+def test_aligned_holds_the_shared_keys_in_the_first_languages_order(tmp_path):
     corpus = small(tmp_path / "c")
     assert corpus.aligned(("en", "fr")).tolist() == [[1, 1], [3, 0]]
     assert corpus.aligned(("fr", "en")).tolist() == [[0, 3], [1, 1]]
@@ -44,7 +44,7 @@ def test_aligned_rows_hold_the_shared_keys_in_the_first_languages_order(tmp_path
     assert corpus.aligned(("en", "fr")).dtype == np.int64
 
 
-def test_alignment_is_the_intersection_of_keys_for_every_language_set(tmp_path_factory):
+def test_aligned_is_the_intersection_of_keys_for_every_set_of_languages(tmp_path_factory):
     keys = st.lists(st.sampled_from("abcdefg"), unique=True, max_size=7)
 
     @settings(max_examples=40, deadline=None)
@@ -98,9 +98,6 @@ def test_corpus_json_holds_no_floats_and_is_sorted(tmp_path):
 
     content = json.loads(text, parse_float=refuse)
     assert text == json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-
-
-# --- what cannot become a corpus
 
 
 def misaligned(count: int) -> list[Document]:
@@ -184,10 +181,7 @@ def test_an_existing_corpus_or_full_folder_is_not_touched(tmp_path):
     assert small(tmp_path / "empty").id == before
 
 
-# --- merging
-
-
-def test_merging_parts_gives_the_documents_and_alignment_of_all(tmp_path):
+def test_merging_parts_gives_the_documents_and_translations_of_all(tmp_path):
     parts = [stories("en", "ab"), stories("fr", "cb") + stories("en", "c"), stories("de", "a")]
     inputs = [write_corpus(tmp_path / str(i), part, UNITS) for i, part in enumerate(parts)]
     merged = merge_corpora([c.path for c in inputs], tmp_path / "m")
@@ -211,7 +205,7 @@ def test_merging_copies_where_links_fail(tmp_path, monkeypatch):
     verify_corpus(merged.path)
 
 
-def test_a_document_is_found_behind_several_shards(tmp_path):
+def test_a_document_is_found_after_several_shards(tmp_path):
     names = ["ab", "c", "def"]
     parts = [write_corpus(tmp_path / n, stories("en", n), UNITS).path for n in names]
     merged = merge_corpora(parts, tmp_path / "m")
@@ -238,9 +232,6 @@ def test_what_does_not_merge_is_refused_and_leaves_nothing(tmp_path):
         with pytest.raises(ValueError, match=message):
             merge_corpora(inputs, tmp_path / "m")
     assert set(tmp_path.iterdir()) == before
-
-
-# --- the printed table
 
 
 def test_describe_counts_what_is_there(tmp_path):

@@ -1,4 +1,4 @@
-"""Damaged corpora are named with their place, and a killed writer leaves nothing behind."""
+"""Damage to a corpus is named with its place, and a killed writer leaves no corpus."""
 
 import json
 import signal
@@ -122,7 +122,7 @@ def test_a_corpus_json_that_is_cut_or_reformatted_is_refused(tmp_path):
         Corpus.open(tmp_path / "c")
 
 
-def test_verify_finds_an_alignment_that_does_not_follow_from_the_keys(tmp_path, monkeypatch):
+def test_verify_finds_translations_that_do_not_follow_from_the_keys(tmp_path, monkeypatch):
     table = corpus_writer.build_table
     monkeypatch.setattr(corpus_writer, "build_table", lambda shards: table(shards)[::-1])
     corpus = small(tmp_path / "c")
@@ -138,8 +138,6 @@ def test_verify_finds_a_key_hash_that_is_not_of_its_key(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="document 0: key_hash is not the hash of its key"):
         verify_corpus(corpus.path)
 
-
-# --- killed writers
 
 WRITER = """
 import os, signal, sys

@@ -32,7 +32,7 @@ def import_slamkit(path: Path, out: Path) -> Corpus:
 
 
 def any_corpora() -> st.SearchStrategy[dict]:
-    """Language -> key -> lengths of the words of each sentence."""
+    """Draw language -> key -> lengths of the words of each sentence."""
     words = st.lists(st.integers(1, 4), min_size=1, max_size=3)
     keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
     documents = st.dictionaries(keys, st.lists(words, min_size=2, max_size=2), min_size=1)

@@ -13,7 +13,7 @@ from tests.support.processes import ROOT, environment
 
 NUM_MUTATIONS = int(os.environ.get("TRESSE_FUZZ", "1500"))
 SECONDS_EACH = 0.1
-"""A hundredth of it is usual; a hang takes all of it."""
+"""Limit in seconds for a hang; a run usually takes a hundredth of it."""
 
 
 def test_no_damage_crashes_hangs_or_gives_other_data() -> None:

@@ -101,7 +101,7 @@ def test_a_document_has_no_plot(tmp_path):
         *CLI, "inspect", str(corpus.path), "--document", "a", "--plot", str(plot), check=False
     )
     assert done.returncode == 1
-    assert "give one of them" in done.stderr
+    assert "--document shows one document" in done.stderr
     assert not plot.exists()
 
 
@@ -123,9 +123,6 @@ def test_the_verb_prints_all_of_it(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
-
-
-# --- merging
 
 
 def misaligned_parts(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Shards: what is written is read, equal content is equal bytes, every fault has its message."""
+"""Shards: they read back as written, equal content gives equal bytes, each fault has a message."""
 
 import json
 from contextlib import suppress
@@ -217,7 +217,7 @@ def test_pack_keeps_the_order_of_tokens_and_sentences():
     assert packed.word_lengths.tolist() == [1, 2, 1, 1, 1]
 
 
-# --- damaged files: each case edits the tensors, the header or the bytes of a good shard
+# Damaged files: each case edits the tensors, the header or the bytes of a good shard
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def good(tmp_path) -> Path:
 
 
 def rewritten(good: Path, **changes) -> Path:
-    """The shard with other tensors (None drops one) or metadata, written by the library."""
+    """Write the shard by the library with other metadata or tensors; None drops a tensor."""
     with safe_open(good, "numpy") as file:
         metadata = dict(file.metadata()) | changes.pop("metadata", {})
     tensors = {k: v for k, v in (load_file(good) | changes).items() if v is not None}
