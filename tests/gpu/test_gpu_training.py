@@ -105,7 +105,7 @@ def test_a_compiled_block_is_the_eager_one(name: str, dtype: torch.dtype, bound:
     cotangents = [torch.randn_like(x) for x in streams]
     leaves, results = [*streams, *block.parameters()], []
     for function in (block, compiled):
-        outputs = function(*streams, tables, cu_seqlens, T)
+        outputs = function(*streams, tables, cu_seqlens)
         results.append((*outputs, *torch.autograd.grad(outputs, leaves, cotangents)))
     for eager, found in zip(*results, strict=True):
         assert (found - eager).norm() <= bound * eager.norm()

@@ -59,7 +59,7 @@ def tables() -> tuple[torch.Tensor, torch.Tensor]:
 def run(function: Callable, block: Block) -> Result:
     """Outputs of the block and gradients of its inputs and parameters."""
     leaves = [*streams(), *block.parameters()]
-    outputs = function(*leaves[:2], tables(), None, None)
+    outputs = function(*leaves[:2], tables(), None)
     cotangents = [random(*y.shape, seed=9).float() for y in outputs]
     return (*outputs, *torch.autograd.grad(outputs, leaves, cotangents))
 
@@ -88,7 +88,7 @@ def test_a_block_keeps_for_the_backward_what_its_docstring_says(
 
     monkeypatch.setattr(block, "_attend", attend_apart)
     with saved_to(kept):
-        block(*streams(), tables(), None, None)
+        block(*streams(), tables(), None)
 
     H, Hkv, K = CONFIG.num_heads, CONFIG.num_kv_heads, CONFIG.head_dim
     shared = [*block.parameters(), *tables()]

@@ -236,7 +236,7 @@ def test_a_model_learns_the_same_by_it():
     for attend in (attention, choose("triton", setting).attend):
         model = Transformer(config, vocab_width=16, vocab_used=13, attend=attend)
         model.init_weights(seed=0)
-        logits = model(tokens, None, cuts, 19)
+        logits = model(tokens, None, cuts)
         logits.square().sum().backward()
         results.append([logits, *(p.grad for p in model.parameters())])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)

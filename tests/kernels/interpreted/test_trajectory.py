@@ -70,7 +70,7 @@ def train(attend: Attend, by_kernels: bool) -> tuple[list[float], dict[str, torc
     for step in range(NUM_STEPS):
         tokens, labels = rows_of(step)
         scale = 1 / (labels != -100).sum().float()
-        loss, _ = model(tokens, labels, cu_seqlens, T, scale)
+        loss, _ = model(tokens, labels, cu_seqlens, scale)
         optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
