@@ -24,7 +24,7 @@ TOOLS = Path(next(iter(nvidia.__path__))) / "bin"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Configuration:
+class Launch:
     """A specialisation of a kernel, as its launcher compiles it."""
 
     name: str
@@ -68,21 +68,21 @@ class MachineCode:
         return len(re.findall(rf"^\s+/\*\w+\*/\s+(?:@!?\w+\s+)?(?:{opcode})\b", self.sass, re.M))
 
 
-def registered() -> list[Configuration]:
-    """Collect the CONFIGURATIONS of every file of launches/, in the order of their names."""
+def registered() -> list[Launch]:
+    """Collect the LAUNCHES of every file of launches/, in the order of their names."""
     names = sorted(path.stem for path in (Path(__file__).parent / "launches").glob("*.py"))
     modules = [importlib.import_module(f"tests.ahead_of_time.launches.{name}") for name in names]
-    return [configuration for module in modules for configuration in module.CONFIGURATIONS]
+    return [launch for module in modules for launch in module.LAUNCHES]
 
 
-def compile_for(capability: int, configuration: Configuration) -> MachineCode:
+def compile_for(capability: int, launch: Launch) -> MachineCode:
     """Compile for a compute capability: 90 is sm_90 and so on."""
-    kernel, signature = configuration.kernel, dict(configuration.signature)
-    constants = dict(configuration.constexprs)
+    kernel, signature = launch.kernel, dict(launch.signature)
+    constants = dict(launch.constexprs)
     aligned = [
         (kernel.arg_names.index(name),)
         for name, kind in signature.items()
-        if (kind[0] == "*" or kind[0] == "i") and name not in configuration.unaligned
+        if (kind[0] == "*" or kind[0] == "i") and name not in launch.unaligned
     ]
     source = ASTSource(
         fn=kernel,
@@ -90,7 +90,7 @@ def compile_for(capability: int, configuration: Configuration) -> MachineCode:
         constexprs=constants,
         attrs={key: [["tt.divisibility", 16]] for key in aligned},
     )
-    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     registers, stack, sass = _read(compiled.asm["cubin"])
     return MachineCode(registers, stack, compiled.metadata.shared, sass, compiled.asm["ttir"])
@@ -114,16 +114,16 @@ def _cuobjdump(*arguments: str) -> str:
 
 
 def main() -> None:
-    """Print a table of all configurations."""
+    """Print a table of all launches."""
     print(f"{'kernel':<48} sm  reg stack shared spills  LDG LDG.128  STG STG.128 HGMMA HMMA")
-    for configuration in registered():
-        for capability in configuration.capabilities:
-            code = compile_for(capability, configuration)
+    for launch in registered():
+        for capability in launch.capabilities:
+            code = compile_for(capability, launch)
             loads, stores = code.count(r"LDG(?:STS)?\.\S*"), code.count(r"STG\S*")
             wide = code.count(r"LDG\S*\.128\S*"), code.count(r"STG\S*\.128\S*")
             products = code.count(r"HGMMA\S*"), code.count(r"HMMA\S*")
             print(
-                f"{configuration.name:<48} {capability} {code.registers:4} {code.stack:5} "
+                f"{launch.name:<48} {capability} {code.registers:4} {code.stack:5} "
                 f"{code.shared:6} {code.spills:6} {loads:4} {wide[0]:7} {stores:4} {wide[1]:7} "
                 f"{products[0]:5} {products[1]:4}"
             )

@@ -29,28 +29,28 @@ def bench(*flags: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, script, "--device", "cpu", "--budget-ms", "1", *flags, check=check)
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def lines_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
 def test_every_kernel_is_checked_and_timed_beside_pytorch_and_drawn(tmp_path: Path):
-    out, picture = tmp_path / "rows.csv", tmp_path / "shares.png"
+    out, picture = tmp_path / "lines.csv", tmp_path / "shares.png"
     done = bench("--csv", str(out), "--plot", str(picture))
     assert "No time above is that of a kernel" in done.stdout
-    rows = rows_of(out)
-    assert {row["kernel"] for row in rows} == KERNELS | {"copy", "matmul"}
-    for row in rows:
-        assert row["status"] == "ok"
-        assert row["gpu"] == "none: cpu"
-        assert "torch=" in row["versions"]
-        assert 0 < float(row["p20_ms"]) <= float(row["ms"]) <= float(row["p80_ms"])
-        if row["direction"]:
-            assert float(row["error"]) < 2e-2
-            ratio = float(row["floor_ms"]) / float(row["ms"])
-            assert float(row["share"]) == pytest.approx(ratio)
-    by_provider = {row["provider"] for row in rows if row["kernel"] == "swiglu_linear"}
+    lines = lines_of(out)
+    assert {line["kernel"] for line in lines} == KERNELS | {"copy", "matmul"}
+    for line in lines:
+        assert line["status"] == "ok"
+        assert line["gpu"] == "none: cpu"
+        assert "torch=" in line["versions"]
+        assert 0 < float(line["p20_ms"]) <= float(line["ms"]) <= float(line["p80_ms"])
+        if line["direction"]:
+            assert float(line["error"]) < 2e-2
+            ratio = float(line["floor_ms"]) / float(line["ms"])
+            assert float(line["share"]) == pytest.approx(ratio)
+    by_provider = {line["provider"] for line in lines if line["kernel"] == "swiglu_linear"}
     assert by_provider == {"tresse", "eager", "compile"}
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -67,15 +67,16 @@ sys.exit(run.main(options))
 
 @pytest.mark.slow
 def test_a_wrong_result_and_a_failure_get_a_row_each_and_no_time(tmp_path: Path):
-    out = tmp_path / "rows.csv"
+    out = tmp_path / "lines.csv"
     done = run(sys.executable, "-c", WRONG, str(out), check=False)
     assert done.returncode == 1
-    ours = [row for row in rows_of(out) if row["provider"] == "tresse"]
-    assert [row["kernel"] for row in ours] == ["rmsnorm", "swiglu_linear"]
+    ours = [line for line in lines_of(out) if line["provider"] == "tresse"]
+    assert [line["kernel"] for line in ours] == ["rmsnorm", "swiglu_linear"]
     assert "y is off by 5.0e-02" in ours[0]["status"]
     assert "failed: RuntimeError" in ours[1]["status"]
-    assert not any(row["ms"] for row in ours)
-    assert {row["provider"] for row in rows_of(out) if row["ms"]} == {"torch", "eager", "compile"}
+    assert not any(line["ms"] for line in ours)
+    timed = {line["provider"] for line in lines_of(out) if line["ms"]}
+    assert timed == {"torch", "eager", "compile"}
 
 
 def test_times_of_a_cpu_are_no_results():
@@ -89,7 +90,7 @@ def test_times_of_a_cpu_are_no_results():
 
 
 def test_without_a_gpu_nothing_is_measured_and_no_result_replaced(tmp_path: Path):
-    out = tmp_path / "rows.csv"
+    out = tmp_path / "lines.csv"
     out.write_text("kept")
     script = str(ROOT / "bench" / "kernels" / "run.py")
     done = run(sys.executable, script, "--csv", str(out), check=False)

@@ -1,6 +1,6 @@
 """Launches of `kernels.adamw`: as DeepSpeed's client, in full, and with an unaligned gradient."""
 
-from tests.ahead_of_time.compiling import Configuration
+from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.adamw import (
     NORM_OPTIONS,
     SQUARES_OPTIONS,
@@ -13,7 +13,7 @@ from tresse.kernels.adamw import (
 FACTORS = ["decay", "weight1", "beta2", "weight2", "step_size", "correction", "eps"]
 
 
-def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Configuration:
+def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Launch:
     """The update, with a clip where there is a copy."""
     options = dict(UPDATE_OPTIONS)
     num_warps = options.pop("num_warps")
@@ -23,7 +23,7 @@ def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Confi
         signature |= {"copy_ptr": f"*{copy}", "coefficient_ptr": "*fp32"}
     absent = {} if copy is not None else {"copy_ptr": None, "coefficient_ptr": None}
     per_thread = options["BLOCK"] // (32 * num_warps)
-    return Configuration(
+    return Launch(
         name=f"adamw update {name}",
         kernel=_update_kernel,
         signature=signature | {"numel": "i32"} | dict.fromkeys(FACTORS, "fp32"),
@@ -36,9 +36,9 @@ def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Confi
     )
 
 
-def squares(grad: str) -> Configuration:
+def squares(grad: str) -> Launch:
     options = dict(SQUARES_OPTIONS)
-    return Configuration(
+    return Launch(
         name=f"adamw squares {grad}",
         kernel=_squares_kernel,
         signature={"x_ptr": f"*{grad}", "sums_ptr": "*fp32", "numel": "i32"},
@@ -50,10 +50,10 @@ def squares(grad: str) -> Configuration:
     )
 
 
-def norm() -> Configuration:
+def norm() -> Launch:
     options = dict(NORM_OPTIONS)
     pointers = ["sums_ptr", "norm_ptr", "coefficient_ptr"]
-    return Configuration(
+    return Launch(
         name="adamw norm",
         kernel=_norm_kernel,
         signature=dict.fromkeys(pointers, "*fp32") | {"num_sums": "i32", "clip": "fp32"},
@@ -63,7 +63,7 @@ def norm() -> Configuration:
     )
 
 
-CONFIGURATIONS = [
+LAUNCHES = [
     update("fp32", "fp32", None),
     update("fp32 in full", "fp32", "bf16"),
     update("bf16 in full", "bf16", "bf16"),

@@ -1,11 +1,11 @@
 """Launches of the cross-entropy at our vocabularies: units, with specials, and text."""
 
-from tests.ahead_of_time.compiling import Configuration
+from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.cross_entropy import _long_kernel, kernel_for
 from tresse.kernels.linear_cross_entropy import SCALE_OPTIONS, _scale_kernel
 
 
-def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Configuration:
+def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Launch:
     """The losses with the gradient (scale is the type of a pointer) or without (scale is empty).
 
     Narrow loads are those of the label, the scale, a long row's target and a tail, which has few
@@ -14,7 +14,7 @@ def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Configura
     kernel, constants = kernel_for(num_classes, V)
     num_warps = constants.pop("num_warps")
     narrow = constants["TAIL"] > 0
-    return Configuration(
+    return Launch(
         name=f"cross_entropy {'in place' if scale else 'losses'} {dtype} V={V}",
         kernel=kernel,
         signature={
@@ -31,10 +31,10 @@ def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Configura
     )
 
 
-def scale(dtype: str) -> Configuration:
+def scale(dtype: str) -> Launch:
     """The gradient of the loss, multiplied in place."""
     constants = dict(SCALE_OPTIONS)
-    return Configuration(
+    return Launch(
         name=f"scale {dtype}",
         kernel=_scale_kernel,
         signature={"x_ptr": f"*{dtype}", "factor_ptr": "*fp32", "numel": "i32"},
@@ -45,10 +45,10 @@ def scale(dtype: str) -> Configuration:
 
 
 SIZES = [(2048, 2048), (2051, 2176), (128_256, 128_256), (151_936, 151_936)]
-CONFIGURATIONS = [
-    configuration
+LAUNCHES = [
+    launch
     for dtype in ("bf16", "fp32")
-    for configuration in (
+    for launch in (
         *(cross_entropy(dtype, *size, scale) for size in SIZES for scale in ("*fp32", "")),
         scale(dtype),
     )

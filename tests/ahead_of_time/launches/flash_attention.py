@@ -3,7 +3,7 @@
 import torch
 from triton import language as tl
 
-from tests.ahead_of_time.compiling import TARGETS, Configuration
+from tests.ahead_of_time.compiling import TARGETS, Launch
 from tresse.kernels.flash_attention import _forward_kernel
 from tresse.kernels.flash_attention_backward import _delta_kernel, _key_kernel, _query_kernel
 from tresse.kernels.flash_attention_tiles import DELTA_BLOCK, FEW_QUERIES, launch_options
@@ -15,13 +15,13 @@ VECTORS = {"forward": 4, "keys": 90 if FEW_QUERIES else 12, "queries": 8}
 POINTERS = {"lse_ptr": "*fp32", "delta_ptr": "*fp32", "starts_ptr": "*i32", "ends_ptr": "*i32"}
 
 
-def matmuls(part: str, dtype: str, H: int, Hkv: int, K: int, capability: int) -> Configuration:
+def matmuls(part: str, dtype: str, H: int, Hkv: int, K: int, capability: int) -> Launch:
     kernel = KERNELS[part]
     options = launch_options(part, K, DTYPES[dtype], capability) | {"H": H, "GROUP": H // Hkv}
     num_warps, num_stages = options.pop("num_warps"), options.pop("num_stages")
     names = [name for name in kernel.arg_names if name not in options]
     pointers = {name: POINTERS.get(name, f"*{dtype}") for name in names if name.endswith("_ptr")}
-    return Configuration(
+    return Launch(
         name=f"flash_attention {part} {dtype} heads={H}/{Hkv} K={K}",
         kernel=kernel,
         signature=pointers | {name: "i32" for name in names if name not in pointers},
@@ -36,8 +36,8 @@ def matmuls(part: str, dtype: str, H: int, Hkv: int, K: int, capability: int) ->
     )
 
 
-def delta(H: int) -> Configuration:
-    return Configuration(
+def delta(H: int) -> Launch:
+    return Launch(
         name=f"flash_attention delta bf16 heads={H} K=64",
         kernel=_delta_kernel,
         signature={"dy_ptr": "*bf16", "y_ptr": "*bf16", "delta_ptr": "*fp32", "N": "i32"},
@@ -50,7 +50,7 @@ def delta(H: int) -> Configuration:
 # Llama's and Qwen's heads; the narrowest and the widest; fp32.
 SHAPES = [("bf16", 32, 8, 64), ("bf16", 14, 2, 64)]
 SHAPES += [("bf16", 4, 2, K) for K in (16, 128)] + [("fp32", 4, 2, 64)]
-CONFIGURATIONS = [
+LAUNCHES = [
     *(matmuls(part, *s, capability) for capability in TARGETS for s in SHAPES for part in KERNELS),
     *(delta(H) for H in (32, 14)),
 ]

@@ -1,6 +1,6 @@
 """Launches of `kernels.gather` on rows of 2048 tokens out of a pool of units."""
 
-from tests.ahead_of_time.compiling import Configuration
+from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.gather import _gather_kernel, launch_options
 
 POINTERS = {
@@ -12,11 +12,11 @@ POINTERS = {
 }
 
 
-def configuration(dtype: str, mask_documents: bool) -> Configuration:
+def launch(dtype: str, mask_documents: bool) -> Launch:
     """The gather: narrow loads search the copies and read tokens one by one, stores are wide."""
     options = launch_options(2048, mask_documents)
     num_warps = options.pop("num_warps")
-    return Configuration(
+    return Launch(
         name=f"gather {dtype}{' masked' * mask_documents}",
         kernel=_gather_kernel,
         signature={"pool_ptr": f"*{dtype}", **POINTERS, "num_copies": "i32", "top": "i32"},
@@ -30,4 +30,4 @@ def configuration(dtype: str, mask_documents: bool) -> Configuration:
     )
 
 
-CONFIGURATIONS = [configuration(dtype, mask) for dtype in ("u16", "u32") for mask in (False, True)]
+LAUNCHES = [launch(dtype, mask) for dtype in ("u16", "u32") for mask in (False, True)]

@@ -2,19 +2,19 @@
 
 import torch
 
-from tests.ahead_of_time.compiling import Configuration
+from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.rmsnorm import _backward_kernel, _forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def forward(dtype: str, D: int, residual: bool) -> Configuration:
+def forward(dtype: str, D: int, residual: bool) -> Launch:
     options = launch_options(D, DTYPES[dtype])
     num_warps = options.pop("num_warps")
     rows = ["x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "new_residual_ptr"]
     absent = () if residual else ("residual_ptr", "new_residual_ptr")
     pointers = {name: f"*{dtype}" for name in rows if name not in absent}
-    return Configuration(
+    return Launch(
         name=f"{'add_' * residual}rmsnorm forward {dtype} D={D}",
         kernel=_forward_kernel,
         signature=pointers | {"rstd_ptr": "*fp32"},
@@ -24,13 +24,13 @@ def forward(dtype: str, D: int, residual: bool) -> Configuration:
     )
 
 
-def backward(dtype: str, D: int, residual: bool) -> Configuration:
+def backward(dtype: str, D: int, residual: bool) -> Launch:
     options = launch_options(D, DTYPES[dtype])
     num_warps = options.pop("num_warps")
     rows = ["dy_ptr", "dresidual_ptr", "residual_ptr", "weight_ptr", "dx_ptr"]
     absent = () if residual else ("dresidual_ptr",)
     pointers = {name: f"*{dtype}" for name in rows if name not in absent}
-    return Configuration(
+    return Launch(
         name=f"{'add_' * residual}rmsnorm backward {dtype} D={D}",
         kernel=_backward_kernel,
         signature=pointers | {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32", "N": "i32"},
@@ -41,10 +41,10 @@ def backward(dtype: str, D: int, residual: bool) -> Configuration:
     )
 
 
-CONFIGURATIONS = [
-    configuration(dtype, D, residual)
+LAUNCHES = [
+    direction(dtype, D, residual)
     for D in (2048, 896)
     for dtype in DTYPES
     for residual in (False, True)
-    for configuration in (forward, backward)
+    for direction in (forward, backward)
 ]

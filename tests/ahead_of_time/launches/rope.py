@@ -2,17 +2,17 @@
 
 import torch
 
-from tests.ahead_of_time.compiling import Configuration
+from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.rope import _rope_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def configuration(direction: str, dtype: str, heads: tuple[int, int]) -> Configuration:
+def launch(direction: str, dtype: str, heads: tuple[int, int]) -> Launch:
     options = launch_options(*heads, 32, DTYPES[dtype], backward=direction == "backward")
     pointers = ["packed_ptr", "cos_ptr", "sin_ptr", "q_ptr", "k_ptr", "v_ptr"]
     tables = {"cos_ptr": "*fp32", "sin_ptr": "*fp32"}
-    return Configuration(
+    return Launch(
         name=f"rope_qkv {direction} {dtype} heads={heads[0]}+2*{heads[1]}",
         kernel=_rope_kernel,
         signature=dict.fromkeys(pointers, f"*{dtype}") | tables | {"T": "i32"},
@@ -22,8 +22,8 @@ def configuration(direction: str, dtype: str, heads: tuple[int, int]) -> Configu
     )
 
 
-CONFIGURATIONS = [
-    configuration(direction, dtype, heads)
+LAUNCHES = [
+    launch(direction, dtype, heads)
     for heads in ((32, 8), (14, 2))
     for dtype in DTYPES
     for direction in ("forward", "backward")

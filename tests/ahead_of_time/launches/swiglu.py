@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.ahead_of_time.compiling import Configuration
+from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.swiglu import _backward_kernel, _forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -12,10 +12,10 @@ KERNELS = {
 }
 
 
-def configuration(direction: str, dtype: str, width: int) -> Configuration:
+def launch(direction: str, dtype: str, width: int) -> Launch:
     kernel, pointers = KERNELS[direction]
     options = launch_options(width, DTYPES[dtype])
-    return Configuration(
+    return Launch(
         name=f"swiglu {direction} {dtype} F={width}",
         kernel=kernel,
         signature=dict.fromkeys(pointers, f"*{dtype}"),
@@ -24,8 +24,8 @@ def configuration(direction: str, dtype: str, width: int) -> Configuration:
     )
 
 
-CONFIGURATIONS = [
-    configuration(direction, dtype, width)
+LAUNCHES = [
+    launch(direction, dtype, width)
     for width in (8192, 4864)
     for dtype in DTYPES
     for direction in KERNELS
