@@ -1,10 +1,10 @@
-"""Hours of audio that become units per second, and how much of that time decoding takes.
+"""Hours of audio that become units in a second, and the share of the time spent on decoding.
 
     python bench/audio.py --tokenizers decode kmeans mimi --kinds wav flac --json rows.json
 
-Through the job of `prepare audio`, on recordings made here: `wait_share` is the part of its time
-that the tokenizer waited for decoded clips. `decode` is the job without a tokenizer: what the
-threads can give. Mimi has random weights, which cost what trained ones cost.
+Runs the job of `prepare.py audio` on generated recordings. `wait_share` is the share of the time in
+which the tokenizer waited for decoded clips. `decode` is the job with a tokenizer that does
+nothing: the speed of the decoding threads. Mimi has random weights, as fast as trained ones.
 """
 
 import tempfile
@@ -33,43 +33,43 @@ COLUMNS = ("tokenizer", "kind", "hours", "hours_per_s", "times_real_time", "wait
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure the way from audio to units."""
+    """Measure the job from recordings to units."""
 
     tokenizers: tuple[Literal["decode", "kmeans", "mimi"], ...] = ("decode", "kmeans", "mimi")
-    """What makes the units."""
+    """Tokenizers to measure; `decode` gives the speed of decoding alone."""
     kinds: tuple[str, ...] = ("wav", "flac", "mp3")
-    """Kinds of files."""
+    """Kinds of audio files to measure."""
     hours: float = 0.5
-    """Audio for each row."""
+    """Hours of audio for each measurement."""
     sentence_s: float = 5.0
-    """Mean length of a sentence; they have 0.4 to 1.6 times that, ten to a recording."""
+    """Mean seconds of a sentence; each has 0.4 to 1.6 times that, ten to a recording."""
     sample_rate: int = 24_000
-    """Of the files."""
+    """Sample rate of the files in Hz."""
     batch_seconds: float = 240.0
-    """Audio that is encoded at once."""
+    """Seconds of audio that are encoded at once, padding included."""
     workers: int = 4
-    """Threads that decode."""
+    """Number of threads that decode."""
     units: int = 500
-    """Of k-means."""
+    """Number of units of k-means."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of Mimi's encoder."""
+    """Precision of Mimi's encoder."""
     json: str = ""
-    """File for the rows."""
+    """File to write the results to, as JSON; none by default."""
 
 
 class Decode:
-    """A tokenizer that does nothing, so that the job's time is decoding's."""
+    """A tokenizer that does nothing, so that the job's time is that of decoding."""
 
     sample_rate = 24_000
     identity = Tokenizer("decode", "", "25/2", 1)
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """A zero for each 80 ms."""
+        """Return a zero for each 80 ms."""
         return [np.zeros(-(-waveform.size // 1920), np.int64) for waveform in waveforms]
 
 
 def main(options: Options) -> None:
-    """Measure every pair and print a table."""
+    """Measure every tokenizer on every kind of file, and print a table."""
     rows = []
     print("  ".join(COLUMNS))
     for kind in options.kinds:
@@ -109,7 +109,7 @@ def measure(
 
 
 def build(name: str, recordings: list[Recording], folder: Path, options: Options) -> AudioTokenizer:
-    """A tokenizer of that name, with random weights or few units."""
+    """Build the tokenizer of that name; Mimi has random weights, k-means is fitted here."""
     if name == "decode":
         return Decode()
     if name == "kmeans":
@@ -123,7 +123,7 @@ def build(name: str, recordings: list[Recording], folder: Path, options: Options
 
 
 def write_recordings(folder: Path, kind: str, options: Options) -> list[Recording]:
-    """Noise with a tone and a rhythm, ten sentences a file."""
+    """Write noise with a tone and a rhythm, ten sentences a file."""
     rng, seconds, recordings = np.random.default_rng(0), 0.0, []
     while seconds < options.hours * 3600:
         lengths = options.sentence_s * rng.uniform(0.4, 1.6, 10)

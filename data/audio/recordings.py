@@ -13,7 +13,7 @@ translations of each other, sentence by sentence.
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,29 +57,6 @@ def read_recordings(paths: Sequence[str | Path]) -> list[Recording]:
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
     return [own.recording(*identity) for identity, own in pieces.items()]
-
-
-def check_recordings(recordings: Iterable[Recording]) -> None:
-    """Raise ValueError when a key occurs twice in a language or its translations differ in length.
-
-    `write_corpus` would find the same, but after hours of tokenising.
-    """
-    seen: dict[tuple[str, str], Recording] = {}
-    first: dict[str, Recording] = {}
-    for recording in recordings:
-        former = seen.setdefault((recording.language, recording.key), recording)
-        if former is not recording:
-            raise ValueError(
-                f"{recording.where}: key {recording.key!r} is in {recording.language} already "
-                f"({former.where})"
-            )
-        other = first.setdefault(recording.key, recording)
-        if len(other.sentences) != len(recording.sentences):
-            raise ValueError(
-                f"{recording.where}: {recording} has {len(recording.sentences)} sentences, its "
-                f"translation {other} ({other.where}) has {len(other.sentences)}; correct them, "
-                "or leave such keys out (--skip-misaligned)"
-            )
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from tresse.data.audio.encoder import BATCHES_PER_GROUP, NUM_SHOWN, Encoder, Times
 from tresse.data.audio.groups import form_groups, groups_of_rank
 from tresse.data.audio.job_settings import JobSettings
-from tresse.data.audio.recordings import Recording, check_recordings
+from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import AudioTokenizer
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import (
@@ -32,6 +32,10 @@ from tresse.data.processes import rank, world_size
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
+from tresse.data.store.translations import check_translations
+from tresse.data.text_table import format_table
+
+MISALIGNED = "; correct them, or leave such keys out (--skip-misaligned)"
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ def tokenise(
 
     variant: how the tokenizer runs, `TokenizerSettings.variant`; the same for all of a corpus.
     KeyboardInterrupt after a signal, when the current batch is done. ValueError for recordings that
-    `check_recordings` refuses, for a folder with something else in it, and with `strict` for the
+    `check_translations` refuses, for a folder with something else in it, and with `strict` for the
     first recording that would be left out.
     """
     if not recordings:
         raise ValueError("no recordings")
     if not settings.skip_misaligned:
-        check_recordings(recordings)
+        check_translations(recordings, MISALIGNED)
     groups, recordings_hash = form_groups(recordings, BATCHES_PER_GROUP * settings.batch_seconds)
     job = _describe_job(recordings_hash, tokenizer, settings, variant)
     out, times = out.resolve(), Times()
@@ -154,12 +158,11 @@ def _all_left_out(skipped: Sequence[dict[str, str]]) -> str:
 
 
 def _format(report: dict[str, Any], out: Path) -> str:
-    lines = ["language  documents  audio hours         tokens  left out"]
-    for language, counts in report["languages"].items():
-        lines.append(
-            f"{language:8}  {counts['documents']:>9,}  {counts['hours']:>11,.2f}  "
-            f"{counts['tokens']:>13,}  {counts['skipped']:>8,}"
-        )
-    if any(counts["skipped"] for counts in report["languages"].values()):
-        lines.append(f"why they were left out: {out / SKIPPED}")
-    return "\n".join(lines)
+    lines = [("language", "documents", "audio hours", "tokens", "left out")]
+    for language, own in report["languages"].items():
+        numbers = f"{own['documents']:,}", f"{own['hours']:,.2f}", f"{own['tokens']:,}"
+        lines.append((language, *numbers, f"{own['skipped']:,}"))
+    table = format_table(lines)
+    if not any(own["skipped"] for own in report["languages"].values()):
+        return table
+    return f"{table}\nwhy they were left out: {out / SKIPPED}"

@@ -18,6 +18,8 @@ from tresse.data.audio.waveforms import read_spans
 from tresse.data.durable import staged_file
 from tresse.data.speech.embedders import SpeakerEmbedder
 from tresse.data.speech.spoken_files import RECORDINGS
+from tresse.data.store.translations import check_translations
+from tresse.data.text_table import format_table
 
 NUM_SHOWN = 10
 
@@ -69,17 +71,13 @@ def _score(path: Path, embedder: SpeakerEmbedder) -> Score:
 
 def _pairs(path: Path) -> Iterator[tuple[Recording, Recording]]:
     """Yield recordings that are translations of each other, every pair of languages once."""
+    recordings = read_recordings([path])
+    check_translations(recordings)
     keys: dict[str, list[Recording]] = {}
-    for recording in read_recordings([path]):
+    for recording in recordings:
         keys.setdefault(recording.key, []).append(recording)
     for own in keys.values():
-        for one, other in combinations(own, 2):
-            if len(one.sentences) != len(other.sentences):
-                raise ValueError(
-                    f"{one.where}: {one} has {len(one.sentences)} sentences, its translation "
-                    f"{other} has {len(other.sentences)}"
-                )
-            yield one, other
+        yield from combinations(own, 2)
 
 
 def _cosines(one: Recording, other: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
@@ -102,10 +100,9 @@ def _embed(recording: Recording, embedder: SpeakerEmbedder) -> np.ndarray:
 
 
 def format_scores(scores: dict[str, Score], min_similarity: float) -> str:
-    """A line per voice."""
-    width = max(len("voice"), *map(len, scores))
-    lines = [f"{'voice':{width}}  similarity  pairs"]
+    """Return a table with a line for each voice."""
+    lines = [("voice", "similarity", "pairs", "")]
     for voice, score in scores.items():
-        kept = "" if score.similarity >= min_similarity else "  left out"
-        lines.append(f"{voice:{width}}  {score.similarity:>10.3f}  {score.num_pairs:>5}{kept}")
-    return "\n".join(lines)
+        kept = "" if score.similarity >= min_similarity else "left out"
+        lines.append((voice, f"{score.similarity:.3f}", str(score.num_pairs), kept))
+    return format_table(lines)

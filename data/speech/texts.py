@@ -14,6 +14,7 @@ from typing import Any
 
 from tresse.data.lines import check_files, read_records
 from tresse.data.naming import check_language
+from tresse.data.store.translations import check_translations
 
 FIELDS = ("key", "lang", "sentences")
 
@@ -41,25 +42,14 @@ def read_texts(paths: Sequence[str | Path]) -> list[Text]:
     numbers of sentences.
     """
     texts: list[Text] = []
-    seen: dict[tuple[str, str], str] = {}
-    first: dict[str, Text] = {}
     for where, record in read_records(check_files(paths, "text")):
         try:
-            text = _parse(record, where)
+            texts.append(_parse(record, where))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        former = seen.setdefault((text.language, text.key), where)
-        if former != where:
-            raise ValueError(f"{where}: key {text.key!r} is in {text.language} already ({former})")
-        other = first.setdefault(text.key, text)
-        if len(other.sentences) != len(text.sentences):
-            raise ValueError(
-                f"{where}: {text} has {len(text.sentences)} sentences, its translation {other} "
-                f"({other.where}) has {len(other.sentences)}"
-            )
-        texts.append(text)
     if not texts:
         raise ValueError("no texts")
+    check_translations(texts)
     return texts
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tresse.data.audio.recordings import Recording, check_recordings, read_recordings
+from tresse.data.audio.recordings import Recording, read_recordings
 from tresse.data.audio.sources import File, Span
+from tresse.data.store.translations import check_translations
 
 
 def write(path: Path, *rows: dict | str) -> Path:
@@ -136,7 +137,7 @@ def test_translations_need_equally_many_sentences(tmp_path: Path) -> None:
     )
     recordings = read_recordings([path])
     with pytest.raises(ValueError, match=r"m.jsonl:3: fr/a has 1 sentences, .*en/a .*:1\) has 2"):
-        check_recordings(recordings)
-    check_recordings(recordings[:2])
+        check_translations(recordings)
+    check_translations(recordings[:2])
     with pytest.raises(ValueError, match=r"m.jsonl:2: key 'b' is in en already"):
-        check_recordings([recordings[1], Recording("b", "en", (), f"{path}:2")])
+        check_translations([recordings[1], Recording("b", "en", (), f"{path}:2")])

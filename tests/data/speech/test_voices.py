@@ -120,7 +120,10 @@ def test_what_cannot_be_chosen_from_is_an_error(
     with pytest.raises(ValueError, match="no voices, expected a folder with recordings"):
         choose_voices(tmp_path / "nothing", Means(), 0.9, out)
     write_voice(voices / "uneven", {"en": [0.1, 0.2], "fr": [0.1]})
-    with pytest.raises(ValueError, match="en/k has 2 sentences, its translation fr/k has 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"/uneven/.*:2: fr/k has 1 sentences, its translation en/k \(.*:1\) has 2",
+    ):
         choose_voices(voices / "uneven", Means(), 0.9, out)
     write_voice(voices / "english", {"en": [0.1]})
     with pytest.raises(ValueError, match="no key has recordings in two languages"):
