@@ -102,7 +102,7 @@ def _add(
     if former.spans is not None or number in former.numbered:
         other = former.where if former.spans is not None else former.numbered[number][1]
         raise ValueError(
-            f"sentence {number} of key {identity[1]!r} ({identity[0]}) is there already ({other})"
+            f"sentence {number} of key {identity[1]!r} ({identity[0]}) is listed already ({other})"
         )
     former.numbered[number] = (Span(source), where)
 

@@ -1,4 +1,4 @@
-"""What is finished survives a crash; what a crash cut does not count."""
+"""Finished work survives a crash; a line that a crash cut does not count."""
 
 import logging
 import multiprocessing
@@ -24,8 +24,8 @@ def test_results_of_all_ranks_come_in_the_order_that_is_asked_for(tmp_path: Path
     fill(tmp_path, 0, range(10, 12))
     journal = Journal.open(tmp_path, JOB, 5)
     assert journal.finished == set(range(12))
-    assert [row["square"] for row in journal.results(range(12))] == [i**2 for i in range(12)]
-    assert [row["rank"] for row in journal.results((3, 2))] == [1, 0]
+    assert [result["square"] for result in journal.results(range(12))] == [i**2 for i in range(12)]
+    assert [result["rank"] for result in journal.results((3, 2))] == [1, 0]
 
 
 def test_new_results_of_others_are_seen_when_looked_for(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_damaged_line_is_done_again_and_the_others_stay(
     assert "damaged" in caplog.text
     fill(tmp_path, 0, range(2, 3))
     journal.refresh()
-    assert [row["square"] for row in journal.results(range(5))] == [0, 1, 4, 9, 16]
+    assert [result["square"] for result in journal.results(range(5))] == [0, 1, 4, 9, 16]
 
 
 def test_another_job_in_the_folder_is_named(tmp_path: Path) -> None:

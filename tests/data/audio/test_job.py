@@ -38,19 +38,19 @@ KINDS = ("wav", "flac", "ogg", "mp3")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 recordings in two languages: long ones with times, and a file per sentence."""
     folder = tmp_path_factory.mktemp("recordings")
-    rows = []
+    records = []
     for i, language in itertools.product(range(12), ("en", "fr")):
         seed, rate = 2 * i + (language == "fr"), (24_000, 16_000, 44_100)[i % 3]
         kind, base = KINDS[i % 4], {"key": f"{i:02d}", "lang": language}
         if i % 3:
             path = write_buzz(folder / language / f"{i}.{kind}", 3 + i / 8, rate, seed, 1 + i % 2)
             times = [[0, 1.1], [1.25, 2], [2, 3]][: 1 + i % 3]
-            rows.append(base | {"path": str(path.relative_to(folder)), "sentences": times})
+            records.append(base | {"path": str(path.relative_to(folder)), "sentences": times})
         else:
             for k in range(2):
                 path = write_buzz(folder / language / f"{i}-{k}.{kind}", 1 + k, rate, 50 * k + seed)
-                rows.append(base | {"path": str(path.relative_to(folder)), "sentence": k})
-    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+                records.append(base | {"path": str(path.relative_to(folder)), "sentence": k})
+    (folder / "m.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder / "m.jsonl"
 
 
@@ -177,7 +177,7 @@ def start_slowly(manifest: Path, out: Path, num_groups: int) -> subprocess.Popen
 
 
 def lines(parts: Path) -> list[bytes]:
-    """What is finished."""
+    """Return the finished lines of the journal."""
     return b"".join(path.read_bytes() for path in parts.glob("*.jsonl")).splitlines()
 
 
@@ -201,7 +201,9 @@ def test_a_killed_run_goes_on_with_other_ranks_to_the_same_corpus(
 
     monkeypatch.setattr(Loudness, "encode", count)
     prepare_as_ranks(manifest, out, 3, monkeypatch)
-    done = sum(len(row["units"]) for line in kept[:-1] for row in json.loads(line)[2]["recordings"])
+    done = sum(
+        len(record["units"]) for line in kept[:-1] for record in json.loads(line)[2]["recordings"]
+    )
     assert len(encoded) == 56 - done, "nothing is encoded twice, nothing is lost"
     assert verify_corpus(out).id == expected.id
 
@@ -313,11 +315,11 @@ def test_a_recording_that_cannot_be_used_is_left_out_whole_and_listed(
     assert [corpus.key("en", i) for i in range(corpus.num_documents("en"))] == ["good"]
     assert corpus.num_sentences("en") == 2
     text = (tmp_path / "c" / "skipped.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    assert [row["key"] for row in rows] == list(REASONS)
-    assert [row["where"] for row in rows] == ["m:1", *(f"m:{i}" for i in range(3, 10))]
-    for row in rows:
-        assert re.search(REASONS[row["key"]], row["reason"]), row
+    records = [json.loads(line) for line in text.splitlines()]
+    assert [record["key"] for record in records] == list(REASONS)
+    assert [record["where"] for record in records] == ["m:1", *(f"m:{i}" for i in range(3, 10))]
+    for record in records:
+        assert re.search(REASONS[record["key"]], record["reason"]), record
     *table, last = [line.split() for line in prepared.report.splitlines()]
     assert " ".join(last) == f"why they were left out: {tmp_path / 'c' / 'skipped.jsonl'}"
     assert table[1:] == [["en", "1", "0.00", "26", "4"], ["fr", "0", "0.00", "0", "4"]]

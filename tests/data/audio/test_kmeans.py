@@ -124,7 +124,7 @@ def test_the_command_fits_and_the_next_one_uses_the_units(
     recordings: list[Recording], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest, units = tmp_path / "m.jsonl", tmp_path / "u.safetensors"
-    rows = [
+    records = [
         {
             "path": str(r.sentences[0].source),
             "key": r.key,
@@ -133,7 +133,7 @@ def test_the_command_fits_and_the_next_one_uses_the_units(
         }
         for r in recordings
     ]
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert main(["fit-kmeans", str(manifest), "--units", "16", "--out", str(units)]) == 0
     hash_ = KMeansUnits.open(units).identity.hash
     assert f"16 units, {hash_}" in capsys.readouterr().out

@@ -10,14 +10,14 @@ from tresse.data.audio.sources import File, Span
 from tresse.data.store.translations import check_translations
 
 
-def write(path: Path, *rows: dict | str) -> Path:
+def write(path: Path, *listed: dict | str) -> Path:
     """JSON lines; text stays as it is."""
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in listed]
     path.write_text("".join(line + "\n" for line in lines))
     return path
 
 
-def row(**fields: object) -> dict:
+def record(**fields: object) -> dict:
     """A line with the fields that it needs."""
     return {"path": "a.wav", "key": "a", "lang": "en"} | fields
 
@@ -25,11 +25,11 @@ def row(**fields: object) -> dict:
 def test_a_recording_is_one_sentence_or_several_of_a_file_or_a_file_each(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.jsonl",
-        row(),
-        row(path="sub/b.flac", key="b", sentences=[[0, 1.5], [2, 3]]),
-        row(path="c1.mp3", key="c", sentence=1),
-        row(path="/else/where.ogg", lang="fr"),
-        row(path="c0.mp3", key="c", sentence=0),
+        record(),
+        record(path="sub/b.flac", key="b", sentences=[[0, 1.5], [2, 3]]),
+        record(path="c1.mp3", key="c", sentence=1),
+        record(path="/else/where.ogg", lang="fr"),
+        record(path="c0.mp3", key="c", sentence=0),
     )
     b = File(str(tmp_path / "sub/b.flac"))
     assert read_recordings([path]) == [
@@ -45,9 +45,9 @@ def test_a_recording_is_one_sentence_or_several_of_a_file_or_a_file_each(tmp_pat
 def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
     lines = write(
         tmp_path / "m.jsonl",
-        row(sentences=[[0, 1.5], [2, 3]]),
-        row(key="b", sentence=0),
-        row(key='c,"d"'),
+        record(sentences=[[0, 1.5], [2, 3]]),
+        record(key="b", sentence=0),
+        record(key='c,"d"'),
     )
     table = tmp_path / "m.csv"
     table.write_text(
@@ -64,41 +64,47 @@ def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("records", "message"),
     [
         (["{"], "m.jsonl:1: "),
         (["[1]"], "m.jsonl:1: not a JSON object"),
         ([{"path": "a", "key": "b"}], "m.jsonl:1: field 'lang' is missing"),
-        ([row(speaker="x")], "m.jsonl:1: unknown field 'speaker'"),
-        ([row(key=7)], "m.jsonl:1: key is 7, expected text"),
-        ([row(path="a\0b")], r"m.jsonl:1: path is 'a\\x00b', expected .* without NUL"),
-        ([row(path="\ud800")], r"m.jsonl:1: path is '\\ud800', expected the name of a file"),
-        ([row(lang="e n")], "m.jsonl:1: language 'e n'"),
-        ([row(sentence=0, sentences=[[0, 1]])], "m.jsonl:1: both 'sentence' and 'sentences'"),
-        ([row(sentence=-1)], "m.jsonl:1: sentence is -1"),
-        ([row(sentence=True)], "m.jsonl:1: sentence is True"),
-        ([row(sentences=[])], r"m.jsonl:1: sentences is \[\], expected \[\[start, end\]"),
-        ([row(sentences=[[0]])], r"m.jsonl:1: sentence 0 is \[0\]"),
-        ([row(sentences=[[0, "1"]])], r"m.jsonl:1: sentence 0 is \[0, '1'\]"),
-        ([row(sentences=[[0, 1e999]])], "m.jsonl:1: sentence 0 is"),
-        ([row(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* in seconds, both at least 0"),
+        ([record(speaker="x")], "m.jsonl:1: unknown field 'speaker'"),
+        ([record(key=7)], "m.jsonl:1: key is 7, expected text"),
+        ([record(path="a\0b")], r"m.jsonl:1: path is 'a\\x00b', expected .* without NUL"),
+        ([record(path="\ud800")], r"m.jsonl:1: path is '\\ud800', expected the name of a file"),
+        ([record(lang="e n")], "m.jsonl:1: language 'e n'"),
+        ([record(sentence=0, sentences=[[0, 1]])], "m.jsonl:1: both 'sentence' and 'sentences'"),
+        ([record(sentence=-1)], "m.jsonl:1: sentence is -1"),
+        ([record(sentence=True)], "m.jsonl:1: sentence is True"),
+        ([record(sentences=[])], r"m.jsonl:1: sentences is \[\], expected \[\[start, end\]"),
+        ([record(sentences=[[0]])], r"m.jsonl:1: sentence 0 is \[0\]"),
+        ([record(sentences=[[0, "1"]])], r"m.jsonl:1: sentence 0 is \[0, '1'\]"),
+        ([record(sentences=[[0, 1e999]])], "m.jsonl:1: sentence 0 is"),
+        ([record(sentences=[[-1, 1]])], "m.jsonl:1: sentence 0 is .* in seconds, both at least 0"),
         (
-            [row(sentences=[[0, 10**400]])],
+            [record(sentences=[[0, 10**400]])],
             "m.jsonl:1: sentence 0 is .* in seconds, both at least 0",
         ),
         (
-            [row(sentences=[[0, 2], [1, 3]])],
+            [record(sentences=[[0, 2], [1, 3]])],
             "m.jsonl:1: sentence 1 .* expected a start of at least 2 and",
         ),
-        ([row(sentences=[[0, 2], [2, 2]])], "m.jsonl:1: sentence 1 is .* a later end"),
-        ([row(), row(path="b")], "m.jsonl:2: key 'a' is in en already .*m.jsonl:1"),
-        ([row(), row(sentence=0)], "m.jsonl:2: sentence 0 .*there already .*m.jsonl:1"),
-        ([row(sentence=1), row(sentence=1)], "m.jsonl:2: sentence 1 .*there already .*m.jsonl:1"),
-        ([row(sentence=0), row(sentence=2)], "m.jsonl:2: .*sentence 2 but no sentence 1; .*0 to 1"),
+        ([record(sentences=[[0, 2], [2, 2]])], "m.jsonl:1: sentence 1 is .* a later end"),
+        ([record(), record(path="b")], "m.jsonl:2: key 'a' is in en already .*m.jsonl:1"),
+        ([record(), record(sentence=0)], "m.jsonl:2: sentence 0 .*listed already .*m.jsonl:1"),
+        (
+            [record(sentence=1), record(sentence=1)],
+            "m.jsonl:2: sentence 1 .*listed already .*m.jsonl:1",
+        ),
+        (
+            [record(sentence=0), record(sentence=2)],
+            "m.jsonl:2: .*sentence 2 but no sentence 1; .*0 to 1",
+        ),
     ],
 )
-def test_a_wrong_line_is_named(rows: list, message: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "m.jsonl", *rows)
+def test_a_wrong_line_is_named(records: list, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.jsonl", *records)
     with pytest.raises(ValueError, match=message):
         read_recordings([path])
 
@@ -116,7 +122,7 @@ def test_a_wrong_line_is_named(rows: list, message: str, tmp_path: Path) -> None
         ('path,key,lang\n"a"b,c,en\n', "m.csv:2: not CSV"),
     ],
 )
-def test_a_wrong_row_of_a_csv_is_named(text: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_line_of_a_csv_is_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -131,9 +137,9 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_translations_need_equally_many_sentences(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.jsonl",
-        row(sentences=[[0, 1], [1, 2]]),
-        row(key="b"),
-        row(lang="fr"),
+        record(sentences=[[0, 1], [1, 2]]),
+        record(key="b"),
+        record(lang="fr"),
     )
     recordings = read_recordings([path])
     with pytest.raises(ValueError, match=r"m.jsonl:3: fr/a has 1 sentences, .*en/a .*:1\) has 2"):

@@ -26,8 +26,8 @@ def test_the_speech_demo_goes_from_nothing_to_the_table(tmp_path: Path) -> None:
     command += [f"SPEECH={tmp_path}", "STORIES=--train 24 --valid 6 --cloze 12", "UNITS=20"]
     done = run(*command, f"FLAGS={SMALL}")
     table = json.loads((tmp_path / "run" / "table.json").read_text())
-    assert [row["setup"] for row in table] == ["en", "interleave", "en-fr"]
-    assert all(set(row["scores"]) == {"sSC", "sTC"} for row in table)
+    assert [line["setup"] for line in table] == ["en", "interleave", "en-fr"]
+    assert all(set(line["scores"]) == {"sSC", "sTC"} for line in table)
     assert "sTC en->fr" in done.stdout
 
     units = KMeansUnits.open(tmp_path / "units.safetensors")

@@ -110,7 +110,7 @@ def test_a_voice_is_a_function_of_the_key_within_its_ranges() -> None:
 
 
 def pitch_hz(sound: np.ndarray) -> float:
-    """Where the autocorrelation is largest, from 100 to 400 Hz."""
+    """Return the frequency at which the autocorrelation is largest, 100 to 400 Hz."""
     spectrum = np.fft.rfft(sound.astype(float), 2 * sound.size)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)
     return 16_000 / (40 + int(np.argmax(correlation[40:160])))
@@ -142,9 +142,14 @@ def test_a_killed_run_goes_on_and_comes_to_the_same_files(
     assert not out.exists()
     with Journal.open(parts, json.loads((parts / "job.json").read_text()), rank=0) as journal:
         finished = [
-            row for result in journal.results(journal.finished) for row in result["recordings"]
+            record
+            for result in journal.results(journal.finished)
+            for record in result["recordings"]
         ]
-    before = {row["path"]: (parts / "speech" / row["path"]).stat().st_mtime_ns for row in finished}
+    before = {
+        record["path"]: (parts / "speech" / record["path"]).stat().st_mtime_ns
+        for record in finished
+    }
     assert len(before) in (16, 32)
     assert "wrote" in run(*command).stdout
     assert contents(out) == contents(spoken)

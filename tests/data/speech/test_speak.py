@@ -94,7 +94,9 @@ def test_documents_are_the_texts_in_order(expected: Corpus, voices: list[Path]) 
                 assert "".join(map(chr, sentence[2:])) == letters
                 assert sentence[0] == int(draw_voice(text.key, voices, 0).stem)
     skipped = [json.loads(x) for x in (expected.path / "skipped.jsonl").read_text().splitlines()]
-    assert [(row["key"], row["lang"], row["where"]) for row in skipped] == [("4", "fr", "t:4")]
+    assert [(record["key"], record["lang"], record["where"]) for record in skipped] == [
+        ("4", "fr", "t:4")
+    ]
     assert not expected.path.with_name("corpus.parts").exists()
 
 

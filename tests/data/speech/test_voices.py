@@ -59,8 +59,8 @@ def write_voice(folder: Path, angles: dict[str, Sequence[float]], key: str = "k"
             sound = np.repeat(np.array(own, np.float32), RATE)
             soundfile.write(folder / f"{language}-{key}.wav", sound, RATE, subtype="FLOAT")
             times = [[i, i + 1] for i in range(len(own))]
-            row = {"path": f"{language}-{key}.wav", "key": key, "lang": language}
-            print(json.dumps(row | {"sentences": times}), file=file)
+            record = {"path": f"{language}-{key}.wav", "key": key, "lang": language}
+            print(json.dumps(record | {"sentences": times}), file=file)
 
 
 @pytest.fixture
