@@ -1,12 +1,17 @@
 """Finished work survives a crash; a line that a crash cut does not count."""
 
+import json
 import logging
 import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tresse.data.jobs import Journal
+from tresse.data.interrupt import Interrupt
+from tresse.data.jobs import Journal, Results, run_job
 
 JOB = {"recordings": "00ff", "settings": {"joint": False}}
 
@@ -118,3 +123,46 @@ def test_one_process_is_alone_and_its_death_lets_the_next_in(tmp_path: Path) -> 
     journal.remove()
     with journal.alone() as mine:
         assert not mine, "another has completed the job"
+
+
+def run_squares(out: Path, own: Sequence[int], done: list[int], stop_at: int = -1) -> str:
+    """Square the numbers of six groups in `own`; a signal comes during the group `stop_at`."""
+
+    def work(todo: Sequence[int], _: Interrupt) -> Results:
+        for number in todo:
+            if number == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            done.append(number)
+            yield {"square": number**2}
+
+    def write(folder: Path, results: Iterator[dict]) -> None:
+        folder.mkdir()
+        (folder / "squares").write_text(json.dumps([result["square"] for result in results]))
+
+    return run_job(out, JOB, 6, own, work, write)
+
+
+def test_the_rank_that_finds_all_groups_writes_their_results_in_order(tmp_path: Path) -> None:
+    done: list[int] = []
+    reason = "done; other ranks have not finished 3 of 6 groups"
+    assert run_squares(tmp_path / "out", (4, 0, 2), done) == reason
+    assert run_squares(tmp_path / "out", (), done) == "done; there are more ranks than groups"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parts"]
+    assert run_squares(tmp_path / "out", (2, 5, 3, 1), done) == ""
+    assert done == [4, 0, 2, 5, 3, 1], "nothing is done twice"
+    assert json.loads((tmp_path / "out" / "squares").read_text()) == [0, 1, 4, 9, 16, 25]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 5])
+def test_a_signal_keeps_the_current_group_and_leaves_the_rest_to_the_next_run(
+    stop_at: int, tmp_path: Path
+) -> None:
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):
+        run_squares(tmp_path / "out", range(6), done, stop_at)
+    assert done == list(range(stop_at + 1))
+    assert not (tmp_path / "out").exists()
+    assert run_squares(tmp_path / "out", range(6), done) == ""
+    assert done == list(range(6))
+    assert json.loads((tmp_path / "out" / "squares").read_text()) == [0, 1, 4, 9, 16, 25]
