@@ -10,11 +10,13 @@ import pytest
 
 from tests.ahead_of_time.compiling import Launch, compile_for, registered
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1",
-    reason="TRITON_INTERPRET is set: nothing is compiled",
-)
-
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") == "1",
+        reason="TRITON_INTERPRET is set: nothing is compiled",
+    ),
+]
 
 COMPILED = [(launch, capability) for launch in registered() for capability in launch.capabilities]
 

@@ -8,12 +8,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.support.processes import ROOT, environment, run
+from tests.support.processes import ROOT, run
 from tresse.bench.kernels.inputs import LLAMA, QWEN
 from tresse.bench.kernels.providers import FORWARD, compare, differentiable
 from tresse.bench.kernels.timing import Ceilings
@@ -79,6 +78,7 @@ def test_a_wrong_result_and_a_failure_get_a_row_each_and_no_time(tmp_path: Path)
     assert timed == {"torch", "eager", "compile"}
 
 
+@pytest.mark.slow
 def test_times_of_a_cpu_are_no_results():
     out = ROOT / "bench" / "results" / "kernels.csv"
     before = out.exists()
@@ -89,6 +89,7 @@ def test_times_of_a_cpu_are_no_results():
     assert out.exists() == before
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nothing_is_measured_and_no_result_replaced(tmp_path: Path):
     out = tmp_path / "lines.csv"
     out.write_text("kept")
@@ -99,6 +100,7 @@ def test_without_a_gpu_nothing_is_measured_and_no_result_replaced(tmp_path: Path
     assert out.read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_profiler_gets_marked_calls_and_its_command(tmp_path: Path):
     trace = tmp_path / "trace.json"
     bench("--only", "rmsnorm", "--trace", str(trace))
@@ -156,12 +158,14 @@ def test_what_a_call_overwrites_is_put_back_before_each():
     assert torch.equal(*seen)
 
 
-def on_gpu(tmp_path: Path, parts: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+def on_gpu(
+    tmp_path: Path, parts: str, PYTHON: str = sys.executable, MINUTES: str = "1"
+) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "bench" / "on_gpu.sh"), str(tmp_path / "out")]
-    env = environment() | {"PYTHON": sys.executable, "PARTS": parts} | variables
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    return run(*command, check=False, PARTS=parts, PYTHON=PYTHON, MINUTES=MINUTES)
 
 
+@pytest.mark.slow
 def test_on_a_gpu_a_part_that_fails_or_hangs_does_not_keep_the_next_from_running(tmp_path: Path):
     fake = tmp_path / "python"
     fake.write_text(
@@ -172,8 +176,7 @@ def test_on_a_gpu_a_part_that_fails_or_hangs_does_not_keep_the_next_from_running
         f'*) exec {shlex.quote(sys.executable)} "$@";;\nesac\n'
     )
     fake.chmod(0o755)
-    variables = {"PYTHON": str(fake), "MINUTES": "0.05"}
-    done = on_gpu(tmp_path, "train kernels packer", **variables)
+    done = on_gpu(tmp_path, "train kernels packer", PYTHON=str(fake), MINUTES="0.05")
     assert done.returncode == 1
     verdicts = dict(re.findall(r"^(\w+) +\d+ s  (.+)$", done.stdout, re.MULTILINE))
     assert verdicts["train"] == "failed with status 3"

@@ -108,16 +108,22 @@ std::vector<Out> fill(Packer& packer, std::int64_t T, std::int64_t first, std::i
   return tokens;
 }
 
-// Returns the same tokens, copied from the shards laid end to end.
-template <class Token, class Out>
-std::vector<Out> gather(Packer& packer, const Corpus& corpus, std::int64_t T, std::int64_t first,
-                        std::int64_t num_rows, int threads) {
+// The tokens of all shards, end to end.
+template <class Token>
+std::vector<Token> make_pool(const Corpus& corpus) {
   std::vector<Token> pool;
   for (const auto& arrays : corpus.arrays) {
     const auto size = pool.size();
     pool.resize(size + arrays.tokens.size() / sizeof(Token));
     std::memcpy(pool.data() + size, arrays.tokens.data(), arrays.tokens.size());
   }
+  return pool;
+}
+
+// The same tokens as `fill`, copied from the pool.
+template <class Token, class Out>
+std::vector<Out> gather(Packer& packer, const std::vector<Token>& pool, std::int64_t T,
+                        std::int64_t first, std::int64_t num_rows, int threads) {
   std::vector<std::int32_t> num_valid(num_rows, -1);
   const auto found = packer.copies(first, num_rows, num_valid.data(), threads).copies;
   std::vector<Out> tokens;
@@ -132,6 +138,7 @@ std::vector<Out> gather(Packer& packer, const Corpus& corpus, std::int64_t T, st
 template <class Token, class Out>
 void check(PackingSpec packing, const std::string& table_prefix) {
   const auto corpus = make_corpus<Token>();
+  const auto pool = make_pool<Token>(corpus);
   Packer packer(corpus.view, packing);
   add_streams(packer, corpus, table_prefix);
   const auto T = packing.row_length;
@@ -147,7 +154,7 @@ void check(PackingSpec packing, const std::string& table_prefix) {
           const auto part = fill<Out>(packer, T, first, size, 1 + caller);
           if (!std::equal(part.begin(), part.end(), whole.begin() + first * (T + 1)))
             throw std::runtime_error("rows depend on how they are asked for");
-          if (gather<Token, Out>(packer, corpus, T, first, size, 1 + caller) != part)
+          if (gather<Token, Out>(packer, pool, T, first, size, 1 + caller) != part)
             throw std::runtime_error("copies give other tokens than a fill");
         }
       } catch (...) {

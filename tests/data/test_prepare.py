@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, finish
 from tresse.data.store.corpus import Corpus, verify_corpus
 
 REAL = ROOT.parent / "shared" / "data" / "asp-en-fr"
@@ -112,9 +112,9 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     while process.poll() is None and not list(tmp_path.glob("c.*.tmp/*")):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.strip().endswith("stopped; nothing was written")
+    done = finish(process)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip().endswith("stopped; nothing was written")
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 

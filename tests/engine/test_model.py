@@ -213,6 +213,7 @@ def test_rope_stays_fp32_and_trainable_after_inference_and_casts():
 
 
 @pytest.mark.filterwarnings("error:Dynamo detected")
+@pytest.mark.slow
 def test_compiles_to_one_graph_with_the_same_losses_and_gradients():
     model = build(LLAMA)
     tokens = random_tokens()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.support.processes import ROOT, environment, torchrun
+from tests.support.processes import ROOT, environment, finish, torchrun
 from tests.support.synthetic_audio import SMALL, buzz, write_buzz
 from tests.support.workers.slow_tokenizer import Loudness
 from tresse.data.audio.encoder import cut_units
@@ -181,6 +181,7 @@ def lines(parts: Path) -> list[bytes]:
     return b"".join(path.read_bytes() for path in parts.glob("*.jsonl")).splitlines()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_other_ranks_to_the_same_corpus(
     manifest: Path, expected: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,15 +226,16 @@ def test_a_run_that_died_while_it_wrote_the_corpus_writes_it_again(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_stops_after_the_batch_and_says_how_to_go_on(
     number: signal.Signals, manifest: Path, expected: Corpus, tmp_path: Path
 ) -> None:
     out = tmp_path / "c"
     process = start_slowly(manifest, out, 1)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.strip().endswith("is kept, and the same command goes on from there")
+    done = finish(process)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip().endswith("is kept, and the same command goes on from there")
     assert not out.exists()
     assert 1 <= len(lines(tmp_path / "c.parts")) < 9
     prepared = tokenise(read_recordings([manifest]), Loudness(), out, SMALL)
@@ -241,6 +243,7 @@ def test_a_signal_stops_after_the_batch_and_says_how_to_go_on(
     assert prepared.corpus.id == expected.id
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_work(manifest: Path, expected: Corpus, tmp_path: Path) -> None:
     _, *words = command(manifest, tmp_path / "c")
     done = torchrun(2, "data/prepare.py", *words)

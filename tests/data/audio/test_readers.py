@@ -302,6 +302,7 @@ def test_the_recordings_become_a_corpus(format, tmp_path):
         np.testing.assert_array_equal(units, Loudness().encode([waveform])[0])
 
 
+@pytest.mark.slow
 def test_one_command_takes_the_format_and_the_names(tmp_path):
     members = [(f"s_{i}.wav", audio_bytes("wav", i)) for i in (1, 0)]
     path = write_tar(tmp_path / "t.tar", members)

@@ -439,6 +439,7 @@ def test_a_run_that_was_killed_before_the_items_writes_them(tmp_path: Path) -> N
     assert (again.id, same) == (corpus.id, items)
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_work(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "sSC", *STORIES)
     corpus, items = prepared("storycloze", folder, "--lang", "en", out=tmp_path / "alone")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,6 +66,7 @@ def fill_all(plan: Plan, sizes: Sequence[int] = (1 << 20,), threads: int = 1) ->
     return batches
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_rows_are_those_of_the_reference(data):

@@ -173,6 +173,7 @@ def run_writer(steps: int, out: Path, *inputs: Path) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("verb", ["write", "merge"])
+@pytest.mark.slow
 def test_a_writer_killed_at_any_step_leaves_nothing_at_the_final_name(verb, tmp_path):
     inputs = []
     if verb == "merge":

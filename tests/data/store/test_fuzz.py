@@ -9,32 +9,23 @@ import os
 import subprocess
 import sys
 
-from tests.support.processes import ROOT, environment
+import pytest
+
+from tests.support.processes import ROOT, end, start
 
 NUM_MUTATIONS = int(os.environ.get("TRESSE_FUZZ", "1500"))
 SECONDS_EACH = 0.1
 """Limit in seconds for a hang; a run usually takes a hundredth of it."""
 
 
+@pytest.mark.slow
 def test_no_damage_crashes_hangs_or_gives_other_data() -> None:
-    command = [
-        sys.executable,
-        "-X",
-        "faulthandler",
-        str(ROOT / "tests" / "support" / "workers" / "fuzz.py"),
-    ]
-    process = subprocess.Popen(
-        [*command, "0", str(NUM_MUTATIONS)],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    worker = str(ROOT / "tests" / "support" / "workers" / "fuzz.py")
+    process = start(sys.executable, "-X", "faulthandler", worker, "0", str(NUM_MUTATIONS))
     try:
-        output, errors = process.communicate(timeout=20 + SECONDS_EACH * NUM_MUTATIONS)
+        output, errors = process.communicate(timeout=60 + SECONDS_EACH * NUM_MUTATIONS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        end(process.pid)
         output, errors = process.communicate()
         errors += "\nit hangs"
     lines = output.splitlines()

@@ -308,6 +308,7 @@ def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_get_the_numbers_of_one_bit_for_bit(tmp_path: Path):
     held, items = random_cloze(tmp_path / "c")
     threads = torch.get_num_threads()
