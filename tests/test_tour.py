@@ -25,7 +25,7 @@ def numbers(text: str) -> list[int]:
 
 
 def matched(pattern: str) -> str:
-    """What the page says at the one place that fits."""
+    """Return the text of the page at the only place that matches."""
     (found,) = re.findall(pattern, TOUR)
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """How recordings become units."""
+    """Settings of the job that turns recordings into units, for every tokenizer."""
 
     joint: bool = False
     """Encode a document as a whole, gaps included, and cut its units at the times of its sentences.

@@ -36,7 +36,7 @@ TEXTS_PER_GROUP = 16
 
 @dataclass(frozen=True, kw_only=True)
 class PicoSettings:
-    """How Pico speaks."""
+    """Voice and work of SVOX Pico."""
 
     pitch: tuple[int, int] = (85, 115)
     """Lowest and highest pitch of a document, in percent of Pico's own (50 to 200)."""

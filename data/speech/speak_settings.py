@@ -36,7 +36,7 @@ class DsmSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeakSettings:
-    """How texts are spoken."""
+    """Settings of the job that speaks texts."""
 
     batch: int = 32
     """Number of texts that are spoken at once."""

@@ -69,7 +69,7 @@ LM: dict[str, Any] = {
 
 
 class FrameRate:
-    """What a TTS needs of Mimi."""
+    """The part of Mimi that a TTS needs."""
 
     frame_rate = 12.5
 

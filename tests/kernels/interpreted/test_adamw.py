@@ -71,7 +71,7 @@ def test_training_is_as_accurate_as_torchs(numel: int, clip: float | None):
 
 
 class Buffers:
-    """What the kernel takes, each `offset` elements into memory that holds a mark elsewhere."""
+    """The kernel's arguments, each `offset` elements into memory that holds a mark elsewhere."""
 
     MARK = 7.0
 

@@ -238,7 +238,7 @@ def fault(step: Callable[[], object]) -> str:
 
 
 def refused(step: Callable[[], object], name: str) -> bool:
-    """Whether it raises ValueError, with the name in its message."""
+    """Tell whether it raises ValueError with the name in its message."""
     message = fault(step)
     assert name in message or not message, f"{name} is not named: {message}"
     assert len(message) < 5000, f"a message of {len(message)} characters"

@@ -29,6 +29,6 @@ class Loudness:
 
 
 def build(device: str) -> Loudness:
-    """What --tokenizer names."""
+    """Build the tokenizer that --tokenizer names."""
     assert device == "cpu"
     return Loudness()
