@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from tresse.data.durable import link_or_copy, replaced_file
+from tresse.data.durable import link_or_copy, replaced_file, sync_folder
 from tresse.data.speech.texts import Text
 
 RECORDINGS = "recordings.jsonl"
@@ -39,9 +39,13 @@ def write_recordings(
     kept: the folder in which the files lie.
     """
     out.mkdir(parents=True, exist_ok=True)
+    folders: set[Path] = set()
     with replaced_file(out / RECORDINGS) as manifest:
         for record in records:
             path = out / record["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(kept / record["path"], path)
+            folders.update(out / folder for folder in Path(record["path"]).parents)
             manifest.write(json.dumps(record, ensure_ascii=ascii_only).encode() + b"\n")
+    for folder in folders:  # `kept` is removed next: the links are all that is left
+        sync_folder(folder)
