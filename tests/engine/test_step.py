@@ -1,4 +1,4 @@
-"""The step: whatever the micro-batches, ranks and ZeRO stage, it is the step of plain PyTorch."""
+"""The step: whatever the micro-batches, ranks and ZeRO level, it is the step of plain PyTorch."""
 
 import math
 from pathlib import Path

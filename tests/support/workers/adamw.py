@@ -4,7 +4,7 @@
 
 From one state in the middle of a training, an engine with each optimizer takes a step: gradients
 are the same, so weights and moments may differ by fp32 rounding alone. Exits 0 when they do not
-differ by more, at every ZeRO stage and precision.
+differ by more, at every ZeRO level and precision.
 """
 
 import torch

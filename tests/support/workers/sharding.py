@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node N tests/support/workers/sharding.py
 
-Prints nothing and exits 0 when both stay equal, bit for bit, at every ZeRO stage and precision.
+Prints nothing and exits 0 when both stay equal, bit for bit, at every ZeRO level and precision.
 """
 
 import torch

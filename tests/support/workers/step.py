@@ -1,4 +1,4 @@
-"""Under torchrun: take steps at every ZeRO stage and micro-batch split, and write what came out.
+"""Under torchrun: take steps at every ZeRO level and micro-batch split, and write what came out.
 
     torchrun --nproc-per-node N tests/support/workers/step.py OUT PRECISION ZERO_STAGE...
 
