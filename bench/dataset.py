@@ -40,7 +40,7 @@ from tresse.bench.dataset_peers import (
     write,
 )
 from tresse.bench.packer import open_corpus
-from tresse.bench.rows import quantiles, write_rows
+from tresse.bench.records import quantiles, write_records
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.index import CorpusIndex, write_index
 from tresse.data.store.shards import ShardEntry, shard_metadata
@@ -202,20 +202,20 @@ def measure_rates(options: Options, folder: Path, names: list[str]) -> list[dict
 
 
 def _rate_row(name: str, mode: str, rates: dict, memory: dict) -> dict[str, Any]:
-    row: dict[str, Any] = {"measured": "rate", "mode": mode, "contender": name}
+    record: dict[str, Any] = {"measured": "rate", "mode": mode, "contender": name}
     if (name, mode) not in rates:
-        return {**row, "cannot": "languages interleave only as they did when it was written"}
+        return {**record, "cannot": "languages interleave only as they did when it was written"}
     found = np.array(rates[name, mode])
     ours = np.array(rates.get(("tresse", mode), found))
     median, low, high = quantiles(found.tolist())
-    row |= {"tokens_per_s": round(median), "p20": round(low), "p80": round(high)}
-    row["tresse_over_this"] = round(float(np.median(ours / found)), 2)
-    return {**row, **memory[name, mode]}
+    record |= {"tokens_per_s": round(median), "p20": round(low), "p80": round(high)}
+    record["tresse_over_this"] = round(float(np.median(ours / found)), 2)
+    return {**record, **memory[name, mode]}
 
 
 def measure_opening(name: str, folder: Path, num_documents: int) -> dict[str, Any]:
     """Return a result with the seconds to open, to a first batch and to the middle of the epoch."""
-    row: dict[str, Any] = {"measured": "open", "contender": name, "documents": num_documents}
+    record: dict[str, Any] = {"measured": "open", "contender": name, "documents": num_documents}
     middle = num_documents * 8 // T // B // 2
     requests = {"first_batch_s": ("batches", 1), "any_step_s": ("seek", middle)}
     for state in STATES:
@@ -231,9 +231,9 @@ def measure_opening(name: str, folder: Path, num_documents: int) -> dict[str, An
             run.close()
             for key, seconds in {"open_s": run.open_s, part: found.pop("seconds")}.items():
                 field = f"{state}_{key}"
-                row[field] = round(min(seconds, row.get(field, seconds)), 5)
-            row |= found
-    return row
+                record[field] = round(min(seconds, record.get(field, seconds)), 5)
+            record |= found
+    return record
 
 
 def prepare(options: Options, folder: Path, names: list[str]) -> int:
@@ -254,21 +254,22 @@ def prepare(options: Options, folder: Path, names: list[str]) -> int:
 def measure(options: Options, folder: Path) -> list[dict[str, Any]]:
     """Return all results."""
     names = [name for name in options.only if package_version(name) is not None]
-    rows: list[dict[str, Any]] = [
+    records: list[dict[str, Any]] = [
         {"measured": "nothing", "contender": name, "cannot": "not installed"}
         for name in options.only
         if name not in names
     ]
     corpus_tokens = prepare(options, folder, names)
-    rows += measure_rates(options, folder / "rates", names)
+    records += measure_rates(options, folder / "rates", names)
     for num_documents in tqdm(options.documents, desc="open", disable=None):
         for name in names:
             if name != "tresse, int64":  # opens like tresse
                 where = folder / f"opened-{num_documents}" / name
-                rows.append(measure_opening(name, where, num_documents))
+                records.append(measure_opening(name, where, num_documents))
     common = {"corpus_tokens": corpus_tokens, "batch": [B, T + 1], "load": os.getloadavg()[0]}
     return [
-        {"bench": "dataset", **row, "package": package(row["contender"]), **common} for row in rows
+        {"bench": "dataset", **record, "package": package(record["contender"]), **common}
+        for record in records
     ]
 
 
@@ -277,41 +278,43 @@ def package(name: str) -> str:
     return f"{CONTENDERS[name].PACKAGE} {package_version(name) or ''}".strip()
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(records: list[dict[str, Any]]) -> None:
     """Print the rates, then the times to open."""
-    for row in rows:
-        what = f"{row['contender']:17} {row.get('mode', row.get('documents', '')):>10}"
-        if "cannot" in row:
-            print(f"{what}  cannot: {row['cannot']}")
-        elif row["measured"] == "rate":
+    for record in records:
+        what = f"{record['contender']:17} {record.get('mode', record.get('documents', '')):>10}"
+        if "cannot" in record:
+            print(f"{what}  cannot: {record['cannot']}")
+        elif record["measured"] == "rate":
             print(
-                f"{what} {row['tokens_per_s'] / 1e6:8.1f} M tokens/s, ours is "
-                f"{row['tresse_over_this']:.1f} x, {_held(row):.0f} MiB"
+                f"{what} {record['tokens_per_s'] / 1e6:8.1f} M tokens/s, ours is "
+                f"{record['tresse_over_this']:.1f} x, {_held(record):.0f} MiB"
             )
         else:
             times = (
                 f"{state} "
                 + " / ".join(
-                    f"{row[f'{state}_{part}']:.3f}" for part in PARTS if f"{state}_{part}" in row
+                    f"{record[f'{state}_{part}']:.3f}"
+                    for part in PARTS
+                    if f"{state}_{part}" in record
                 )
                 for state in STATES
             )
-            print(f"{what} {', '.join(times)} s, {_held(row):.0f} MiB")
+            print(f"{what} {', '.join(times)} s, {_held(record):.0f} MiB")
 
 
-def _held(row: dict[str, Any]) -> float:
+def _held(record: dict[str, Any]) -> float:
     """Return a contender's own memory in MiB, without imports."""
-    return row["anonymous_mib"] - row["imports_mib"]
+    return record["anonymous_mib"] - record["imports_mib"]
 
 
 def main(options: Options) -> None:
     """Measure, print a table, and write the results if there is a file for them."""
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes
     with tempfile.TemporaryDirectory() as temporary:
-        rows = measure(options, Path(options.folder or temporary))
-    show(rows)
+        records = measure(options, Path(options.folder or temporary))
+    show(records)
     if options.json:
-        write_rows(options.json, rows)
+        write_records(options.json, records)
         print(f"wrote {options.json}")
 
 

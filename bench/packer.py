@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from tresse.bench.rows import quantiles, write_rows
+from tresse.bench.records import quantiles, write_records
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus
@@ -187,12 +187,12 @@ def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
             if number > 0:
                 rates[key].append(options.batches * buffer.size / elapsed)
     copy = np.array(rates["memcpy", 1])
-    rows = []
+    records = []
     for (name, threads), values in rates.items():
         median, low, high = quantiles(values)
         run = runs[name, threads]
         written = run.num_bytes / run.num_batches if isinstance(run, Locate) else buffer.nbytes
-        rows.append(
+        records.append(
             {
                 "bench": "packer",
                 "variant": name,
@@ -208,25 +208,26 @@ def measure(options: Options, corpus: Corpus) -> list[dict[str, Any]]:
                 "corpus_tokens": sum(corpus.num_tokens(name) for name in corpus.languages),
             }
         )
-    return rows
+    return records
 
 
 def main(options: Options) -> None:
     """Measure, print a table, and write the results if there is a file for them."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.corpus or f"{temporary}/corpus")
-        rows = measure(options, open_corpus(folder, options.tokens))
+        records = measure(options, open_corpus(folder, options.tokens))
     print(
         f"{'variant':39} {'threads':>7} {'M tokens/s':>10} {'p20':>7} {'p80':>7} {'of memcpy':>9} "
         f"{'kB':>6}"
     )
-    for row in rows:
-        rates = (row[name] / 1e6 for name in ("tokens_per_s", "p20", "p80"))
+    for record in records:
+        rates = (record[name] / 1e6 for name in ("tokens_per_s", "p20", "p80"))
+        batch_kb = record["bytes_per_batch"] / 1e3
         print("{:39} {:7} {:10.0f} {:7.0f} {:7.0f} {:9.1%} {:6.1f}".format(
-            row["variant"], row["threads"], *rates, row["of_memcpy"], row["bytes_per_batch"] / 1e3
+            record["variant"], record["threads"], *rates, record["of_memcpy"], batch_kb
         ))  # fmt: skip
     if options.json:
-        write_rows(options.json, rows)
+        write_records(options.json, records)
         print(f"wrote {options.json}")
 
 

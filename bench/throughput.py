@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import tyro
 
-from tresse.bench.rows import quantiles, write_rows
+from tresse.bench.records import quantiles, write_records
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
@@ -58,14 +58,14 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure every recipe and print a table."""
-    rows = []
+    records = []
     print("  ".join(COLUMNS))
     for recipe in options.recipes:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(recipe, options, Path(folder)))
-        print("  ".join(_format(rows[-1][column]) for column in COLUMNS), flush=True)
+            records.append(measure(recipe, options, Path(folder)))
+        print("  ".join(_format(records[-1][column]) for column in COLUMNS), flush=True)
         if options.json:
-            write_rows(options.json, rows)
+            write_records(options.json, records)
 
 
 def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
     script = str(ROOT / "engine" / "train.py")
     command = [sys.executable, *launcher, script, "--run-dir", config.run_dir]
     logged = run_steps(command, Path(config.run_dir), options.steps)[options.warmup :]
-    seconds, low, high = quantiles([row["step_s"] for row in logged])
+    seconds, low, high = quantiles([record["step_s"] for record in logged])
     tokens = config.rows_per_step * config.data.packing.row_length
     return {
         "recipe": recipe,
@@ -92,7 +92,7 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
         "mfu_causal": _median(logged, "mfu_causal"),
         "mfu_full": _median(logged, "mfu_full"),
         "memory_gib": logged[-1]["memory_gib"],
-        "data_wait_ms": 1000 * quantiles([row["data_wait_s"] for row in logged])[0],
+        "data_wait_ms": 1000 * quantiles([record["data_wait_s"] for record in logged])[0],
     }
 
 
@@ -107,7 +107,7 @@ def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Record]
         logged: list[Record] = []
         while len(logged) < num_steps and process.poll() is None:
             time.sleep(0.1)
-            logged = [row for row in read_metrics(run_dir) if "loss" in row]
+            logged = [record for record in read_metrics(run_dir) if "loss" in record]
         process.terminate()
     if len(logged) < num_steps:
         raise subprocess.CalledProcessError(process.returncode, command)
@@ -141,8 +141,8 @@ def write_units(out: Path, tokens: int) -> None:
     write_corpus(out, documents, Tokenizer("random", "", "25/2", 2048))
 
 
-def _median(rows: list[dict[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in rows if name in row]
+def _median(records: list[dict[str, Any]], name: str) -> float | None:
+    values = [record[name] for record in records if name in record]
     return quantiles(values)[0] if values else None
 
 

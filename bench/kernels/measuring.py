@@ -13,7 +13,7 @@ from tresse.bench.kernels import peers
 from tresse.bench.kernels.cases import KERNELS
 from tresse.bench.kernels.providers import Case, Provider, compare, poison
 from tresse.bench.kernels.timing import Ceilings, ceiling_calls, measure
-from tresse.bench.rows import quantiles
+from tresse.bench.records import quantiles
 
 OURS = "tresse"
 OK, LEFT_OUT = "ok", "left out: no time left"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tresse.bench.rows import read_csv
+from tresse.bench.records import read_csv
 
 BAR = 0.16  # inches
 

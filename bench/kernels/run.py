@@ -42,7 +42,7 @@ from tresse.bench.kernels.measuring import (
 from tresse.bench.kernels.plot import draw
 from tresse.bench.kernels.profiler import mark_for_ncu, write_trace
 from tresse.bench.kernels.timing import Ceilings
-from tresse.bench.rows import ROOT, append_csv, csv_context, read_csv
+from tresse.bench.records import ROOT, append_csv, csv_context, read_csv
 
 RESULTS = ROOT / "bench" / "results"
 CEILINGS = "ceilings"
