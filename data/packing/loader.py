@@ -118,7 +118,7 @@ def check_split(rows_per_step: int, micro_rows: int, world_size: int) -> None:
     if rows_per_step % (micro_rows * world_size):
         raise ValueError(
             f"rows_per_step={rows_per_step} is not a multiple of micro_rows={micro_rows} times "
-            f"{world_size} ranks; change micro_rows or the number of ranks"
+            f"{world_size} ranks; change --micro-rows or the number of ranks"
         )
 
 

@@ -83,7 +83,9 @@ def speak_all(texts: Sequence[Text], out: Path, settings: PicoSettings) -> int:
         records = (record for result in results for record in result["recordings"])
         write_recordings(kept, folder, records, ascii_only=False)
 
-    run_job(out, _describe_job(texts, settings), len(groups), range(len(groups)), work, write)
+    job, own = _describe_job(texts, settings), range(len(groups))
+    if reason := run_job(out, job, len(groups), own, work, write):
+        raise ValueError(f"{out}: not written by this process: {reason}")
     return len(texts)
 
 
