@@ -19,8 +19,8 @@ ON_CPUS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standal
 demo: $(VENV)/installed
 	$(ON_CPUS) engine/train.py demo $(FLAGS)
 
-# Texts, recordings, units, corpora, training. Every step keeps what it has finished: after a stop
-# the same command goes on. Only whether a file exists counts, not its age.
+# Texts, recordings, units, corpora, training. Every step keeps its finished work: after a stop
+# the same command resumes. A step runs if its file is missing, whatever the age of other files.
 demo-speech: | $(SPEECH)/corpora/train/corpus.json $(SPEECH)/corpora/valid/corpus.json $(SPEECH)/corpora/cloze/items.jsonl
 	$(ON_CPUS) engine/train.py tiny --run-dir $(SPEECH)/run \
 	  --data.corpus $(SPEECH)/corpora/train --data.valid $(SPEECH)/corpora/valid --data.cloze $(SPEECH)/corpora/cloze \
@@ -49,7 +49,7 @@ $(SPEECH)/corpora/cloze/items.jsonl: | $(SPEECH)/corpora/cloze/corpus.json
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxschedchunk 1 --durations 20 $(if $(FAST),-m "not slow")
 
-# What needs a GPU, in ten minutes; PYTHON is one that has the project installed.
+# Everything that needs a GPU, in ten minutes. The project is installed for PYTHON.
 gpu:
 	PYTHON=$(PYTHON) bench/on_gpu.sh
 
