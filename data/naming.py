@@ -36,11 +36,11 @@ class Naming:
     """Language of all files, such as "fr".
     Leave it empty if the files or the key pattern name their languages."""
     key_pattern: str = ""
-    r"""Regular expression that is searched in each name, such as
+    r"""Regular expression that is searched in each name. Example:
     '(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac'.
     The group `key` is the key of the document; the groups `lang` and `sentence` are optional.
-    With the group `sentence`, each file is one sentence. The sentences of a document are sorted by
-    their numbers, which start at 0 or 1.
+    With the group `sentence`, each file is one sentence.
+    The sentences of a document are sorted by their numbers, which start at 0 or 1.
     Without a pattern, each file is a document and its name, without the ending, is the key."""
     split_long: bool = False
     """Cut files of more than 65,535 units, the limit of a sentence, into several sentences.
@@ -82,7 +82,7 @@ class Naming:
         return bool(self.lang) or (self.pattern is not None and "lang" in self.pattern.groupindex)
 
     def parse(self, name: str, key: str, language: str = "") -> Name:
-        """Parse a name. What the pattern finds replaces `key` and `language`, the file's own."""
+        """Parse a name. Groups of the pattern replace `key` and `language`, the file's own."""
         found = {"key": key, "lang": language or self.lang}
         if self.pattern:
             match = self.pattern.search(name)
@@ -142,8 +142,8 @@ class LeftOut:
     def keeps(self, where: str, key: str, language: str, fault: str) -> bool:
         """Return True for a document without fault, False for one that is left out.
 
-        ValueError for any other, and always when a sentence is there twice: nobody knows which of
-        the two is right.
+        ValueError for any other, and always when a sentence occurs twice: either of the two may be
+        the wrong one.
         """
         if fault and (not self.skip_incomplete or fault.endswith(TWICE)):
             raise ValueError(

@@ -1,6 +1,6 @@
 """The console script `tresse`: each verb calls one function of the engine or of data.
 
-A verb imports what it needs when it is called, so that `tresse --help` answers at once.
+A verb imports its modules when it is called, so that `tresse --help` answers at once.
 """
 
 import logging
@@ -112,7 +112,7 @@ def verify(corpus: Annotated[Path, Argument]) -> None:
     """
     from tresse.data.store.corpus import verify_corpus
 
-    print(f"{corpus}: all as written, {verify_corpus(corpus).id}")
+    print(f"{corpus}: undamaged, corpus id {verify_corpus(corpus).id}")
 
 
 @app.command
@@ -128,8 +128,8 @@ def merge(
     Args:
         corpora: Folders of the corpora.
         out: Folder of the new corpus; it must not exist, or be empty.
-        skip_misaligned: Leave out keys whose translations differ in their number of sentences,
-            and write the shards that held them again. By default such a key is an error.
+        skip_misaligned: Leave out keys whose documents differ in their number of sentences.
+            Shards that held them are rewritten. By default such a key is an error.
     """
     from tresse.data.store.corpus_writer import merge_corpora
     from tresse.data.store.inspection import describe
@@ -150,9 +150,9 @@ def export_units(
 
     Args:
         corpus: Folder of the corpus.
-        out: File to write; must not exist.
-        format: `jsonl`: our manifest, for `tresse prepare manifest`. `slamkit`: SlamKit's
-            tokens.jsonl.
+        out: File to write; it must not exist.
+        format: `jsonl`: our manifest, for `tresse prepare manifest`.
+            `slamkit`: SlamKit's tokens.jsonl.
         lang: Languages to write; all by default.
     """
     from tresse.data.store.corpus import Corpus

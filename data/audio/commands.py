@@ -32,20 +32,19 @@ def prepare_audio(
 ) -> Corpus | None:
     """Turn recordings into units and write them as a corpus; with torchrun, on many GPUs.
 
-    Finished work is kept in {out}.parts. A run that was stopped or killed goes on with the same
-    command, on any number of processes, and writes the same corpus.
+    If it is stopped or killed, the same command resumes it, on any number of processes, and writes
+    the same corpus. {out}.parts keeps the finished work.
 
     Args:
-        manifests: Lists of recordings, JSON lines or CSV, or files of another `format`
-            (docs/format.md).
-        out: Folder of the corpus. It must be empty or not exist.
-        tokenizer: The tokenizer, and how it runs.
-        job: How recordings become units.
-        format: Kind of the input: our manifest, JSON lines of moshi-finetune, WebDataset tars or
-            cuts of Lhotse.
-        naming: How names of files become keys and languages; not for a manifest, which lists them.
-        root: Folder in which the paths of moshi-finetune or Lhotse start. By default the folder of
-            the list for moshi-finetune, the current folder for Lhotse.
+        manifests: JSON lines or CSV that list recordings, or files of another --format.
+            docs/format.md describes them.
+        out: Folder of the corpus; it must not exist, or be empty.
+        tokenizer: The tokenizer and its settings.
+        job: Rules and speed of the work.
+        format: Format of the input: our manifest, or that of moshi-finetune, WebDataset or Lhotse.
+        naming: Rules that turn file names into keys and languages; a manifest needs none.
+        root: Folder that relative paths of moshi-finetune or Lhotse start from.
+            The default is the list's folder for moshi-finetune, the current one for Lhotse.
     """
     check_packages()
     from tresse.data.audio.tokenise import tokenise
@@ -71,14 +70,14 @@ def fit_kmeans(
     """Fit k-means units on a sample of recordings, for `audio --tokenizer kmeans --kmeans OUT`.
 
     Args:
-        manifests: Lists of recordings, JSON lines or CSV, or files of another `format`
-            (docs/format.md).
+        manifests: JSON lines or CSV that list recordings, or files of another --format.
+            docs/format.md describes them.
         out: File to write the units to, .safetensors. It must not exist.
         units: Number of units.
         hours: Hours of audio to fit the units on, drawn from all recordings.
         seed: Seed of the draw of the sample and of the first centroids.
         format: Kind of the input, as for `audio`.
-        naming: How names of files become keys and languages, as for `audio`.
+        naming: Rules that turn file names into keys and languages, as for `audio`.
         root: Folder in which paths start, as for `audio`.
     """
     check_packages()

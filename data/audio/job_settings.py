@@ -1,4 +1,4 @@
-"""Settings of the job from recordings to units, whatever the tokenizer."""
+"""Settings of the job from recordings to units, the same for every tokenizer."""
 
 from dataclasses import dataclass
 from math import inf
@@ -15,11 +15,11 @@ class JobSettings:
     min_seconds: float = 0.08
     """Shortest sentence in seconds. Recordings with a shorter one are left out."""
     max_seconds: float = 300.0
-    """Longest sentence in seconds; with --joint the longest document. Longer recordings are left
-    out."""
+    """Longest sentence in seconds; with --joint the longest document.
+    Longer recordings are left out."""
     silence_db: float = -60.0
-    """Loudness in dB that each sentence must exceed somewhere; 0 is full scale. Recordings with a
-    quieter sentence are left out."""
+    """Loudness in dB that each sentence must exceed somewhere; 0 is full scale.
+    Recordings with a quieter sentence are left out."""
     batch_seconds: float = 240.0
     """Seconds of audio that are encoded at once, padding included. Less takes less memory."""
     workers: int = 4
@@ -27,8 +27,8 @@ class JobSettings:
     strict: bool = False
     """Stop at the first recording that would be left out."""
     skip_misaligned: bool = False
-    """Leave out the keys whose translations differ in their number of sentences. By default they
-    are an error."""
+    """Leave out keys whose documents differ in their number of sentences.
+    By default such a key is an error."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_seconds <= self.max_seconds:

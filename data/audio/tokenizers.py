@@ -44,10 +44,10 @@ class AudioTokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:
-    """The tokenizer, and how it runs."""
+    """The tokenizer and its settings."""
 
     tokenizer: str
-    """mimi, kmeans, or module:function for one of your own."""
+    """Tokenizer: mimi, kmeans, or your own module:function."""
     mimi_weights: str = ""
     """Mimi's weights: a .safetensors file, or hf://owner/repository/file on the Hugging Face hub.
     By default Kyutai's weights are downloaded."""

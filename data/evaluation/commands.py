@@ -58,20 +58,20 @@ def prepare_eval(
 ) -> Corpus | None:
     """Turn the recordings of evaluation sets into a corpus with an items.jsonl for scoring.
 
-    As with `audio`, the same command resumes a run that was stopped, and torchrun shares the work.
-    A recording that cannot be used is an error (--strict).
+    As with `audio`, the same command resumes stopped work, and torchrun shares it among GPUs.
+    A recording that cannot be used is always an error, as with --strict.
 
     Args:
         kind: Layout of the sets (docs/format.md).
             `zerospeech`: a lexical or syntactic folder with a gold.csv.
             `storycloze`: TWIST's pairs of stories. `pairs`, `triples`: SlamKit's layouts.
             `cloze`: triples in a folder for each language.
-        folders: Sets: FOLDER or TASK=FOLDER each; without TASK, the folder's name is the task.
-        out: Folder of the corpus; must not exist, or be empty.
+        folders: Sets, each as FOLDER or TASK=FOLDER. The default task is the folder's name.
+        out: Folder of the corpus; it must not exist, or be empty.
         tokenizer: Tokenizer of the units; it must be that of the training corpus.
         lang: Language of the recordings, such as "en".
             Leave it empty for `cloze`, where folders have the names of languages.
-        job: Rules and speed of the tokenizing.
+        job: Rules and speed of the work.
     """
     check_packages()
     from tresse.data.audio.tokenise import tokenise
@@ -152,7 +152,7 @@ def _sets(kind: Kind, folders: Sequence[str]) -> list[EvaluationSet]:
             )
         sets[one.task] = one
     if not sets:
-        raise ValueError("no folders")
+        raise ValueError("no folders: name at least one set, as FOLDER or TASK=FOLDER")
     return list(sets.values())
 
 

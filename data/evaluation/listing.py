@@ -53,7 +53,7 @@ def list_languages(folder: Path) -> dict[str, dict[str, str]]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if files := _audio(folder):
-        raise ValueError(f"{files[0]}: expected a folder per language in {folder}, no audio")
+        raise ValueError(f"{files[0]}: expected folders of languages in {folder}, found audio")
     folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     if not folders:
         raise ValueError(f"{folder}: expected a folder per language in it, like {folder / 'en'}")

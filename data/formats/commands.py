@@ -27,7 +27,7 @@ class Output:
     """The corpus that a command writes."""
 
     out: Path
-    """Folder of the corpus; must not exist, or be empty."""
+    """Folder of the corpus; it must not exist, or be empty."""
     skip_misaligned: bool = False
     """Leave out keys whose documents differ in their number of sentences.
     Without it such a key is an error."""
@@ -139,7 +139,7 @@ def prepare_smoltolk(
     Frame rate and vocabulary come from meta.pkl. Sample 7 is called DATASET/FEATURES/SPLIT/7.
 
     Args:
-        files: `.bin` files, each with its `.len` file beside it and a meta.pkl in the folder.
+        files: `.bin` files. Each needs its `.len` file beside it and a meta.pkl in its folder.
         output: The corpus.
         naming: Names.
         tokenizer: Tokenizer.
@@ -174,7 +174,7 @@ def prepare_columns(
         split: Split to read, such as "train"; needed where a folder has several.
     """
     if columns.lang and naming.has_languages:
-        raise ValueError("--columns.lang, and a language by --lang or --key-pattern; give one")
+        raise ValueError("--columns.lang is given, and --lang or a group `lang` too; give one")
     utterances = read_columns(files, columns, split)
     return _write(utterances, naming, tokenizer.tokenizer(), output)
 

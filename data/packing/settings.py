@@ -1,4 +1,4 @@
-"""Settings of the packer: the streams that a stage reads, and how they are cut into rows."""
+"""Settings of the packer: the streams that a stage reads, and the rows made of them."""
 
 import math
 from collections.abc import Sequence
@@ -18,16 +18,17 @@ class Stream:
     languages: tuple[str, ...]
     """Languages of the corpus: one for mode `mono`, two or more that share keys for the others."""
     mode: Mode = "mono"
-    """`mono`: documents of one language. `alternate`: each sentence in every language, before the
-    next sentence. `sample`: each sentence in one language, which is drawn again every epoch."""
+    """`mono`: documents of one language.
+    `alternate`: each sentence in every language, before the next sentence.
+    `sample`: each sentence in one language, which is drawn again every epoch."""
     weight: float = 1.0
     """Share of the stage's targets, relative to the weights of the other streams."""
     probabilities: tuple[float, ...] = ()
-    """Probability of each language in mode `sample`; they sum to 1. If empty or all equal, L
-    languages take turns: within L epochs every sentence is used once in each language."""
+    """Probability of each language in mode `sample`; they sum to 1.
+    If empty or all equal, languages take turns: L epochs use a sentence in all L languages."""
     language_order: Literal["fixed", "random"] = "random"
-    """Order of the languages in mode `alternate`. `fixed`: the order of `languages`. `random`:
-    drawn for each document in each epoch."""
+    """Order of the languages in mode `alternate`.
+    `fixed`: the order of `languages`. `random`: drawn for each document in each epoch."""
 
     def __post_init__(self) -> None:
         what = f"stream of {', '.join(self.languages) or 'no language'}"
@@ -74,11 +75,10 @@ class Packing:
     """Number of input tokens in a row, T."""
     mode: Literal["concat", "best_fit"] = "concat"
     """`concat`: rows are consecutive windows of the stream; nothing is padded or dropped.
-    `best_fit`: rows hold whole documents and padding; only documents longer than a row are cut. It
-    packs 4,096 documents at a time by best-fit decreasing."""
+    `best_fit`: rows hold whole documents and padding; only documents longer than a row are cut.
+    It packs 4,096 documents at a time by best-fit decreasing."""
     separators: Literal["none", "eos", "bos_eos"] = "none"
-    """Special tokens around each document. `eos`: one after it. `bos_eos`: one before and one after
-    it."""
+    """Special tokens around each document. `eos`: one after it. `bos_eos`: one on each side."""
     language_switch: bool = False
     """Insert a special token where the language changes within a document."""
     mask_documents: bool = False

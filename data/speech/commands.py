@@ -24,9 +24,9 @@ def prepare_stories(*, out: Path, sizes: tyro.conf.OmitArgPrefixes[StorySizes] =
     """Write short stories in English and French, to be spoken by `pico`.
 
     Args:
-        out: Folder for the texts train.jsonl, valid.jsonl and cloze.jsonl (docs/format.md), and for
-            items.jsonl, the questions that a model is scored by.
-        sizes: How many of each.
+        out: Folder for the texts train.jsonl, valid.jsonl and cloze.jsonl (docs/format.md).
+            It also gets items.jsonl, the questions that a model is scored by.
+        sizes: Numbers of stories, and their length.
     """
     write_stories(out, sizes)
     print(f"wrote {out}")
@@ -37,14 +37,13 @@ def speak_by_pico(
 ) -> None:
     """Speak texts with SVOX Pico as recordings (English, French, German, Spanish, Italian).
 
-    Finished work is kept in {out}.parts: a run that was stopped or killed goes on with the same
-    command.
+    If it is stopped or killed, the same command resumes it; {out}.parts keeps the finished work.
 
     Args:
         texts: Lists of texts, JSON lines (docs/format.md).
-        out: Folder for FLAC files and recordings.jsonl, which lists them for `audio`. It must be
-            empty or not exist.
-        settings: How Pico speaks.
+        out: Folder for FLAC files and recordings.jsonl, which lists them for `audio`.
+            It must not exist, or be empty.
+        settings: Voice and work of Pico.
     """
     if missing := [name for name in ("soundfile", "ttspico") if find_spec(name) is None]:
         raise ValueError(f"pico needs {', '.join(missing)}: pip install 'tresse[audio,pico]'")
@@ -64,18 +63,18 @@ def speak_units(
 ) -> Corpus | None:
     """Speak texts with Kyutai's TTS as a corpus of Mimi's units; with torchrun, on many GPUs.
 
-    Finished work is kept in {out}.parts: a run that was stopped or killed goes on with the same
-    command, on any number of processes.
+    If it is stopped or killed, the same command resumes it, on any number of processes.
+    {out}.parts keeps the finished work.
 
     Args:
         texts: Lists of texts, JSON lines (docs/format.md).
-        out: Folder of the corpus. It must be empty or not exist.
-        voices: Voice embeddings (.safetensors), such as those of kyutai/tts-voices: one file, or a
-            folder of files. A document has one voice in all languages, drawn by its key.
-        chosen: File that `choose-voices` wrote, with the voices to draw from. By default all are
-            used.
-        model: The model that speaks, and how it samples.
-        settings: How texts are spoken.
+        out: Folder of the corpus; it must not exist, or be empty.
+        voices: Voice embedding (.safetensors, as in kyutai/tts-voices), or a folder of them.
+            A document has one voice in all languages, drawn by its key.
+        chosen: File that `choose-voices` wrote, with the voices to draw from.
+            By default all voices are used.
+        model: The TTS model and its sampling.
+        settings: Rules and speed of the work.
     """
     read, found = read_texts(texts), list_voices(voices, chosen)
     from tresse.data.processes import device
@@ -97,13 +96,12 @@ def choose_voices(
     """Choose the voices that sound the same in several languages, for `speak --chosen`.
 
     Args:
-        folder: Folder with a subfolder for each voice. Its recordings.jsonl lists the same
-            sentences in two or more languages (docs/format.md).
+        folder: Folder with a subfolder for each voice.
+            Each has a recordings.jsonl with the same sentences in two or more languages.
         out: File to write the chosen names and all scores to, JSON. It must not exist.
-        min_similarity: Lowest score of a chosen voice: the mean cosine of the speaker embeddings of
-            a sentence and its translation, at most 1.
-        embedder: Model of the speaker embeddings: resemblyzer, or module:function for one of your
-            own.
+        min_similarity: Lowest score of a chosen voice, at most 1.
+            A score is the mean cosine of speaker embeddings of a sentence and its translation.
+        embedder: Model of the speaker embeddings: resemblyzer, or your own module:function.
     """
     if missing := [name for name in ("soundfile", "soxr") if find_spec(name) is None]:
         raise ValueError(f"choose-voices needs {', '.join(missing)}: pip install 'tresse[audio]'")

@@ -7,21 +7,21 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class DsmSettings:
-    """The model that speaks, and how it samples."""
+    """The TTS model and its sampling."""
 
     tts_repo: str = "kyutai/tts-1.6b-en_fr"
     """Repository of the TTS model on the Hugging Face hub."""
     tts_weights: Path | None = None
-    """Folder with the model's config.json and the files that it names. By default they are
-    downloaded from `tts_repo`."""
+    """Folder with the model's config.json and the files that it names.
+    By default they are downloaded from --tts-repo."""
     guidance: float = 2.0
-    """Strength of classifier-free guidance. Models that are distilled for it, as the default one,
-    take 1 to 4 in steps of 0.5."""
+    """Strength of classifier-free guidance.
+    Models that are distilled for it, like the default one, take 1 to 4 in steps of 0.5."""
     temperature: float = 0.6
     """Temperature of sampling, for text and audio."""
     codebooks: int = 32
-    """Number of codebooks that the model generates and hears; the corpus has the first alone. Fewer
-    are faster and sound worse."""
+    """Number of codebooks that the model generates and hears; the corpus has only the first.
+    Fewer are faster and sound worse."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the model."""
 
@@ -43,8 +43,8 @@ class SpeakSettings:
     seed: int = 0
     """Seed of the draw of voices and of the model's sampling."""
     keep_audio: bool = False
-    """Write the audio too, as FLAC files that CORPUS/recordings.jsonl lists: to listen to, or for
-    choose-voices."""
+    """Write the audio too, to listen to or for choose-voices.
+    These are FLAC files, listed in CORPUS/recordings.jsonl."""
     strict: bool = False
     """Stop at the first text that would be left out, because it was not spoken to its end."""
 

@@ -13,14 +13,14 @@ from tresse.data.store.cloze import Item
 def cloze_items(topics: np.ndarray, places: np.ndarray, field: str) -> Iterator[Item]:
     """Yield an sSC and an sTC item per story: its prompt, its ending, the ending of its partner.
 
-    topics, places: as of `partners`. ValueError names `field`, the setting of the number of
-    stories, when some topic has too few stories.
+    topics, places: as in `partners`. ValueError if a topic has too few stories; it names `field`,
+    the setting of their number.
     """
     same, other = partners(topics, places)
     if (places == places[same]).any():
         raise ValueError(
-            f"{field}={len(topics)}: too few stories of a topic to borrow an ending "
-            "from another place; raise it"
+            f"{field}={len(topics)}: too few stories in each topic to borrow "
+            "endings that differ; raise it"
         )
     for task, partner in (("sSC", same), ("sTC", other)):
         for number, lender in enumerate(partner):
@@ -38,9 +38,9 @@ def partners(topics: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.nda
 
     topics: int64 [stories], each topic equally frequent; places: int64 [stories], the place of the
     ending in its topic. Both results are permutations. The lender in the same topic is half of its
-    stories away, in order of place. The lenders in another topic take all other topics in turn:
-    with one fixed topic for each, a model that knows nothing but prefers some topics after others
-    was up to 4 standard errors off chance.
+    stories away, in order of place. The lenders in another topic take all other topics in turn.
+    With one fixed topic for each, a model that only prefers some topics after others was up to 4
+    standard errors off chance.
     """
     num_topics = topics.max() + 1
     stories = np.lexsort((places, topics)).reshape(num_topics, -1)

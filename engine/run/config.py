@@ -62,10 +62,13 @@ class ModelConfig:
                 raise ValueError(f"model.{name}={getattr(self, name)}; expected 1 or more")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}"
+                f"model.num_kv_heads={self.num_kv_heads} does not divide "
+                f"model.num_heads={self.num_heads}"
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} is odd; RoPE rotates pairs")
+            raise ValueError(
+                f"model.head_dim={self.head_dim}; expected an even number, as RoPE rotates pairs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +107,8 @@ class ShardingConfig:
     """The division of the training state among the ranks by DeepSpeed ZeRO."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO level: 0 divides nothing, 1 moments and master weights, 2 also gradients,
-    3 also the weights in the model."""
+    """ZeRO level. 0 divides nothing among the ranks; 1 divides moments and master weights.
+    2 also divides the gradients, 3 also the weights in the model."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype of the computation. Master weights, moments and summed gradients are always fp32."""
     offload_optimizer: bool = False
@@ -164,7 +167,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(
-                f"stage name {self.name!r} names a folder; expected letters, digits and . _ + -"
+                f"stage name {self.name!r} is a folder name; expected letters, digits and . _ + -"
             )
         if self.tokens < 1 or not self.streams:
             raise ValueError(
@@ -194,9 +197,9 @@ class KernelsConfig:
     """The choice of implementations; their results differ only by rounding."""
 
     attention: Literal["auto", "fa4", "fa2", "varlen", "sdpa", "triton"] = "auto"
-    """Attention. `auto` takes the first that can run here: FlashAttention 4 (fa4) or 2 (fa2),
-    for masked documents torch's varlen attention or our Triton kernel, else torch's SDPA.
-    The run prints its choice and the reason."""
+    """Attention. The run prints its choice and the reason.
+    `auto` takes the first that can run: FlashAttention 4 (fa4) or 2 (fa2), else torch's SDPA.
+    With masked documents torch's varlen attention or our Triton kernel come before SDPA."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,8 +231,8 @@ class RunConfig:
     score_by: Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"] = (
         "mean_full"
     )
-    """Log-likelihood that decides an item in the table: mean per token or sum over tokens,
-    of the full sequence or of its continuation after the prompt."""
+    """Log-likelihood that decides an item in the table, as the mean or the sum over tokens.
+    `full`: of prompt and ending. `continuation`: of the ending alone."""
     seed: int = 0
     """Seed of new weights, of the order of documents and of the draws of languages."""
     compile: bool = False

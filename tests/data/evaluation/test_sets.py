@@ -1,4 +1,4 @@
-"""Evaluation sets in the layouts of their makers, and every way in which a file can be wrong."""
+"""Evaluation sets in the layouts of their makers, and every fault that a file can have."""
 
 import itertools
 import shutil
@@ -275,7 +275,7 @@ def test_a_story_in_the_wrong_place_is_named(
             lambda folder: [path.unlink() for path in (folder / "en").glob("s_*")],
             "fr/s_mutual.wav: this story is in fr, but not in en",
         ),
-        (copy("en/s_mutual.wav", "s_mutual.wav"), "s_mutual.wav: expected a folder per language"),
+        (copy("en/s_mutual.wav", "s_mutual.wav"), "s_mutual.wav: expected folders of languages"),
         (
             lambda folder: (
                 (folder / "sSC").mkdir(),

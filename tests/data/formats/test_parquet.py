@@ -1,4 +1,4 @@
-"""Columns of Parquet, Arrow and dataset folders become documents, whatever their integer type."""
+"""Columns of Parquet, Arrow and dataset folders become documents, for every integer type."""
 
 import json
 import sys
@@ -147,7 +147,10 @@ def test_a_line_that_cannot_be_packed_is_named(tmp_path, capsys):
         ([], "give one of --columns.units and --columns.sentences"),
         (["--columns.units", "a", "--columns.sentences", "b"], "give one of --columns.units"),
         (["--columns.units", "a", "--columns.key", "a"], "columns a, a are not all different"),
-        (["--columns.lang", "lang", "--lang", "fr"], "--columns.lang, and a language by --lang"),
+        (
+            ["--columns.lang", "lang", "--lang", "fr"],
+            "--columns.lang is given, and --lang",
+        ),
         (["--columns.sentences", "sentences"], "line 0: no language; give --lang"),
         (
             [
