@@ -26,7 +26,10 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in sorted(out.parent.iterdir()):
         if left.name.startswith(f"{out.name}.") and left.suffix == ".tmp":
-            logger.warning("%s is left of a run that died, unless one is writing now", left)
+            logger.warning(
+                "%s is left over from a run that died; remove it, unless a run is writing it now",
+                left,
+            )
     folder = out.parent / f"{out.name}.{secrets.token_hex(4)}.tmp"
     folder.mkdir()
     try:

@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Interrupt:
-    """A context that notes a signal to stop instead of stopping; `requested` tells of it."""
+    """A context in which a signal to stop does not stop: it sets `requested` to True."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,8 +1,8 @@
-"""Jobs of hours that ranks share, and that continue where they were stopped or killed.
+"""Jobs of hours that ranks share and that resume after a stop or a kill.
 
 A job is a list of numbered groups of work, and an output folder `{out}` made of all their results.
-Results are kept in the journal, the folder `{out}.parts`. It holds `job.json`, which says what is
-made from what, and for each process a file of JSON lines, one for each finished group:
+Results are kept in the journal, the folder `{out}.parts`. It holds `job.json`, which describes
+the job, and for each process a file of JSON lines, one for each finished group:
 
     ["9f86d081884c7d65", 17, {...}]
 
@@ -77,7 +77,7 @@ def stop_if_asked(interrupt: Interrupt) -> None:
     """Raise KeyboardInterrupt, with advice for the user, when a signal has come."""
     if interrupt.requested:
         raise KeyboardInterrupt(
-            "stopped; what is finished is kept, and the same command goes on from there"
+            "stopped; finished work is kept, and the same command resumes from there"
         )
 
 
@@ -141,7 +141,7 @@ class Journal:
 
     @staticmethod
     def open(folder: Path, job: Mapping[str, Any], rank: int) -> "Journal":
-        """Begin a job, or continue the one that was begun there.
+        """Begin a job, or resume the one that was begun there.
 
         job: what the results depend on, JSON. ValueError when another job was begun in the folder,
         or job.json is damaged.
@@ -154,8 +154,8 @@ class Journal:
         for name in sorted({*begun, *job}):
             if begun.get(name) != job.get(name):
                 raise ValueError(
-                    f"{folder} holds what another run has finished: {name} was {begun.get(name)}, "
-                    f"is {job.get(name)}; go on with the same command, or remove the folder"
+                    f"{folder} holds the work of another run: {name} was {begun.get(name)}, is now "
+                    f"{job.get(name)}; resume that run by its own command, or remove the folder"
                 )
         journal = Journal(folder, rank)
         journal.refresh()

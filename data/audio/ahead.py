@@ -19,7 +19,7 @@ Piece = TypeVar("Piece")
 
 
 class _ReaderGoneError(RuntimeError):
-    """Nobody reads the pipe any more."""
+    """The reader of the pipe has stopped."""
 
 
 class _Pipe(Generic[Piece]):
@@ -48,7 +48,7 @@ class _Pipe(Generic[Piece]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Say that nobody reads any more, which ends a writer that waits; the reader calls it."""
+        """End a waiting writer, as the reader has stopped; the reader calls it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

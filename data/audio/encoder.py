@@ -208,7 +208,7 @@ class Encoder:
         if self._num_shown <= NUM_SHOWN:
             logger.warning("left out %s: %s", self.recordings[i], reason)
         if self._num_shown == NUM_SHOWN:
-            logger.warning("further ones are not shown")
+            logger.warning("further recordings that are left out are not shown")
 
 
 def cut_units(

@@ -1,7 +1,7 @@
 """Units without a download: k-means over MFCCs at 12.5 Hz.
 
 The features are Kaldi's MFCCs (13 coefficients every 10 ms, of 16 kHz, without dither). Each 80 ms
-are two means of 40 ms, less the mean of the sample and divided by its standard deviation. These
+are two means of 40 ms, minus the mean of the sample and divided by its standard deviation. These
 are the classic units of speech before networks learnt better ones: they carry sounds rather than
 meaning, but are fitted on a user's own recordings in minutes. A file of units is a safetensors file
 with `centroids` float32 [K, 26], `mean` and `scale` float32 [26], and the settings in its metadata.
@@ -146,7 +146,7 @@ def fit(
 
     The same recordings and seed give the same file. At the first sentence that cannot be read, is
     silent or is very short (the defaults of `JobSettings`), the rest of its recording is left out
-    with a warning. ValueError when what is left is too short for so many units.
+    with a warning. ValueError when the rest is too short for so many units.
     """
     from sklearn.cluster import MiniBatchKMeans  # only fitting needs it
 

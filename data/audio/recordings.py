@@ -45,7 +45,7 @@ def read_recordings(paths: Sequence[str | Path]) -> list[Recording]:
 
     ValueError names file and line: not JSON or CSV, fields missing, unknown or of another type,
     times that do not increase, sentences that are not 0 .. n-1. Files that are missing or too short
-    show only when they are read.
+    are found only when they are read.
     """
     pieces: dict[tuple[str, str], _Pieces] = {}
     for path in check_files(paths, "manifest"):
@@ -142,7 +142,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for cells in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in cells or None in cells.values():
-                    raise ValueError(f"{where}: not as many cells as the header has")
+                    raise ValueError(f"{where}: the number of cells differs from the header's")
                 record: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
                 for name in set(OPTIONAL) & set(record):
                     try:

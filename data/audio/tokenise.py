@@ -1,7 +1,7 @@
 """The job from recordings to a corpus: encode this rank's groups, then assemble the corpus.
 
 Every rank (RANK and WORLD_SIZE, which torchrun or a batch system sets) encodes its groups of
-`groups.py` by the loop in `encoder.py`. `jobs.py` keeps what is finished in `{out}.parts`, and lets
+`groups.py` by the loop in `encoder.py`. `jobs.py` keeps finished work in `{out}.parts`, and lets
 the rank that finds all groups there write the corpus.
 """
 
@@ -49,7 +49,7 @@ class Prepared:
     times: Times
     """Audio that this rank encoded, and the time it took."""
     found: bool = False
-    """The same job wrote the corpus before, and nothing was done now."""
+    """True if the same job had written the corpus before, so that nothing was done."""
 
 
 def tokenise(

@@ -43,7 +43,7 @@ class _SoundFile(soundfile.SoundFile):
     """
 
     def seekable(self) -> bool:
-        """Return whether a seek leaves the samples right."""
+        """Return whether the samples after a seek are right."""
         return self.format != "MP3"
 
 

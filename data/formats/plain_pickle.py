@@ -1,6 +1,6 @@
 """Reader of pickles of plain values (dict, str, int, float, None) that runs no code.
 
-`pickle.load` calls whatever function a file names. Here `pickletools` lists the instructions, the
+`pickle.load` calls any function that a file names. Here `pickletools` lists the instructions, the
 few that build plain values are followed, and any other is an error.
 """
 

@@ -120,7 +120,7 @@ def _read_file(path: Path, meta: Meta, expand_durations: bool, bar: tqdm) -> Ite
 
 
 def _read_lengths(path: Path, num_frames: int) -> np.ndarray:
-    """Read the frames of each sample, as whichever of uint64 and uint16 adds up to the file."""
+    """Read the frames of each sample, as uint64 or uint16: the type that adds up to the file."""
     beside, found = path.with_suffix(".len"), {}
     if not beside.is_file():
         raise ValueError(f"{beside}: no such file; {path.name} needs it")

@@ -42,7 +42,7 @@ def read_documents(
     """Yield the documents; numbered sentences go through a temporary file in the folder `spool`.
 
     ValueError names the place of a name without key or language, of a unit out of range, and of a
-    sentence that is empty, missing, too long or there twice.
+    sentence that is empty, missing or too long, or that occurs twice.
     """
     if naming.has_sentences:
         return _gather(utterances, naming, tokenizer, spool)

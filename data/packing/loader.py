@@ -104,7 +104,7 @@ class Loader(Generic[Packed]):
 
 
 def count_steps(num_rows: int, rows_per_step: int) -> int:
-    """Return the number of steps that the rows of a stage make; the last may have fewer rows."""
+    """Return the number of steps that the rows of a stage fill; the last may have fewer rows."""
     return -(-num_rows // rows_per_step)
 
 

@@ -166,7 +166,7 @@ def best_fit_rows(
 
 
 def _pack_window(documents: list[list[Token]], capacity: int) -> list[list[Token]]:
-    """Return rows in the order that they are opened; their documents keep the epoch's order."""
+    """Return rows in the order in which they are opened; their documents keep the epoch's order."""
     pieces = [d[i : i + capacity] for d in documents for i in range(0, len(d), capacity)]
     for piece in pieces:
         piece[0].starts = True

@@ -1,10 +1,10 @@
 """The cache of tables that the packer builds for a large corpus.
 
-A table holds the number of tokens before every 64th document of an epoch, or the rows that best fit
-makes of it. Building one reads the length of every document: that takes seconds from some ten
-million documents, at every start and on every rank. Tables are cached in `$TRESSE_CACHE/{corpus
-id}/`, by default `~/.cache/tresse/{corpus id}/`, in 8 bytes per 64 documents and epoch. The folder
-may be removed at any time. If TRESSE_CACHE is empty, nothing is cached.
+A table holds the number of tokens before every 64th document of an epoch, or the rows into which
+best fit packs it. Building one reads the length of every document. With ten million documents that
+takes seconds, at every start and on every rank. Tables are cached in `$TRESSE_CACHE/{corpus id}/`,
+by default `~/.cache/tresse/{corpus id}/`, in 8 bytes per 64 documents and epoch. The folder may be
+removed at any time. If TRESSE_CACHE is empty, nothing is cached.
 """
 
 import errno

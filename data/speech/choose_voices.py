@@ -1,4 +1,4 @@
-"""Voices that sound the same in several languages; so the paper chooses its 44.
+"""Voices that sound the same in several languages, as the paper chooses its 44.
 
 Each candidate says the same sentences in several languages. Its score is the mean cosine of the
 speaker embeddings of a sentence and its translation (Moumen et al. 2025, section 4.1).
@@ -25,7 +25,7 @@ NUM_SHOWN = 10
 
 
 class Score(NamedTuple):
-    """Likeness of a voice to itself in another language: mean cosine, over so many pairs."""
+    """Score of a voice: mean cosine over pairs of a recording and its translation."""
 
     similarity: float
     num_pairs: int

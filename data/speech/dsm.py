@@ -1,10 +1,9 @@
 """Speech of Kyutai's TTS as Mimi's units, without audio in between.
 
-The TTS (delayed streams modelling, Zeghidour et al. 2025, https://arxiv.org/abs/2509.08753) takes
-in a word at a time and generates Mimi's codes: a frame of all codebooks every 80 ms, `delay_steps`
+The TTS (delayed streams modelling, Zeghidour et al. 2025, https://arxiv.org/abs/2509.08753) reads a
+word at a time and generates Mimi's codes: a frame of all codebooks every 80 ms, `delay_steps`
 after the text that it belongs to. Its first codebook gives the units that Mimi's encoder would find
-in the audio. The step at which the TTS took in a word is the start of the word, so sentences need
-no aligner.
+in the audio. A word starts at the step in which the TTS reads it, so sentences need no aligner.
 """
 
 import json

@@ -62,7 +62,7 @@ class PicoSettings:
 def speak_all(texts: Sequence[Text], out: Path, settings: PicoSettings) -> int:
     """Write a FLAC file per text and recordings.jsonl as the folder `out`; returns their number.
 
-    What is spoken is kept in {out}.parts, and the same call goes on after a stop or a kill.
+    {out}.parts keeps the finished work; after a stop or a kill the same call resumes it.
     KeyboardInterrupt after a signal. ValueError for a language without a voice, a text that Pico
     does not speak, or when something else was begun there.
     """
@@ -157,7 +157,7 @@ def find_sound(sound: np.ndarray) -> tuple[int, int]:
     """Return where the sound of int16 [samples] starts and ends, with a margin of silence."""
     loud = np.flatnonzero(np.abs(sound.astype(np.int32)) > SILENCE)
     if not loud.size:
-        raise ValueError("Pico says nothing")
+        raise ValueError("Pico gives no sound")
     return max(0, int(loud[0]) - MARGIN), min(sound.size, int(loud[-1]) + 1 + MARGIN)
 
 

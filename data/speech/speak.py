@@ -1,7 +1,7 @@
 """The job from texts to a corpus: speak this rank's batches, then assemble the corpus.
 
 Every rank (RANK and WORLD_SIZE, which torchrun or a batch system sets) speaks its share of the
-batches. `jobs.py` keeps what is finished in `{out}.parts`, and lets the rank that finds all batches
+batches. `jobs.py` keeps finished work in `{out}.parts`, and lets the rank that finds all batches
 there write the corpus. A text that was not spoken to its end is left out.
 """
 

@@ -67,7 +67,7 @@ def read_items(path: Path) -> Iterator[Item]:
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
-    """Write an items file, whole or not at all, in place of what is there.
+    """Write an items file whole or not at all; it replaces a file of that name.
 
     ValueError when two items of a task have the same id.
     """
@@ -81,7 +81,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 def merge_items(corpora: Mapping[Path, Sequence[str]], out: Path) -> None:
     """Write the items of several corpora into the folder `out`.
 
-    corpora: folders and their languages, in which items without languages of their own stay asked.
+    corpora: folders and their languages; an item without languages gets those of its corpus.
     """
     items = [
         replace(item, languages=item.languages or tuple(languages))

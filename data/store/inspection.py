@@ -69,8 +69,8 @@ def count_units(corpus: Corpus) -> dict[str, np.ndarray]:
     vocab_size = corpus.tokenizer.vocab_size
     if vocab_size > MAX_VOCAB_SIZE:
         raise ValueError(
-            f"{corpus.path}: a vocabulary of {vocab_size} units; units are counted up to "
-            f"{MAX_VOCAB_SIZE} in a vocabulary"
+            f"{corpus.path}: the vocabulary has {vocab_size} units; units are counted in "
+            f"vocabularies of at most {MAX_VOCAB_SIZE}"
         )
     counts = {name: np.zeros(vocab_size, np.int64) for name in corpus.languages}
     total = sum(corpus.num_tokens(name) for name in corpus.languages)

@@ -2,12 +2,13 @@
 
 For D documents, S sentences and N tokens (`docs/format.md` explains why):
 
-    tokens            U16 [N], or U32 if the vocabulary needs it sentence_lengths  U16 [S]
-    tokens of each sentence document_lengths  U32 [D]       tokens of each document document_tokens,
-    document_sentences   I64 [D+1]   offsets of documents in the two above key_hash          U64 [D]
-    xxh3_64 of the key keys, key_offsets               U8, I64 [D+1]     the keys in UTF-8, for
-    messages word_lengths, document_words    U16, I64 [D+1]    optional: lengths of the words, which
-    fill their sentence
+    tokens            U16 [N], or U32 if the vocabulary needs it
+    sentence_lengths  U16 [S]       tokens of each sentence
+    document_lengths  U32 [D]       tokens of each document
+    document_tokens, document_sentences   I64 [D+1]   offsets of the documents in the two above
+    key_hash          U64 [D]       xxh3_64 of the key
+    keys, key_offsets               U8, I64 [D+1]     the keys in UTF-8, for messages
+    word_lengths, document_words    U16, I64 [D+1]    optional: the words partition their sentence
 """
 
 from array import array

@@ -83,7 +83,7 @@ def encode_header(
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
-        raise ValueError(f"a header of {len(text)} bytes; at most {MAX_HEADER_BYTES} are read")
+        raise ValueError(f"the header has {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")
     return len(text).to_bytes(8, "little") + text, order
 
 

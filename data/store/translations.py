@@ -51,8 +51,8 @@ def check_translations(documents: Iterable[Listed], advice: str = "") -> None:
     """Check documents before the work on them begins; `write_corpus` checks the same at its end.
 
     ValueError names the lines of the manifest: a key occurs twice in a language, or documents that
-    share a key differ in their number of sentences. advice: what the user can do about the latter,
-    the end of the message.
+    share a key differ in their number of sentences. advice: end of the latter message, what the
+    user can do.
     """
     seen: dict[tuple[str, str], Listed] = {}
     first: dict[str, Listed] = {}
@@ -172,7 +172,7 @@ def open_translations(
     for language, size in num_documents.items():
         column = columns[PREFIX + language]
         if column.size and (column.min() < MISSING or column.max() >= size):
-            raise ValueError(f"{path}: a document of {language} is beyond the {size} there are")
+            raise ValueError(f"{path}: a document number of {language} is outside 0 to {size - 1}")
     return {language: columns[PREFIX + language] for language in num_documents}
 
 

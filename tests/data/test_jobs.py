@@ -82,9 +82,11 @@ def test_a_damaged_line_is_done_again_and_the_others_stay(
 
 def test_another_job_in_the_folder_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "p", 0, range(1))
-    with pytest.raises(ValueError, match=r"p holds .* recordings was 00ff, is 11; go on with"):
+    with pytest.raises(ValueError, match=r"p holds .* was 00ff, is now 11; resume that run"):
         Journal.open(tmp_path / "p", JOB | {"recordings": "11"}, 0)
-    with pytest.raises(ValueError, match=r"settings was \{'joint': False\}, is \{'joint': True\}"):
+    with pytest.raises(
+        ValueError, match=r"settings was \{'joint': False\}, is now \{'joint': True\}"
+    ):
         Journal.open(tmp_path / "p", JOB | {"settings": {"joint": True}}, 0)
 
 
@@ -159,7 +161,7 @@ def test_a_signal_keeps_the_current_group_and_leaves_the_rest_to_the_next_run(
     stop_at: int, tmp_path: Path
 ) -> None:
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):
+    with pytest.raises(KeyboardInterrupt, match="the same command resumes from there"):
         run_squares(tmp_path / "out", range(6), done, stop_at)
     assert done == list(range(stop_at + 1))
     assert not (tmp_path / "out").exists()

@@ -72,7 +72,7 @@ def write_gold(folder: Path, columns: Sequence[str], lines: Lines) -> Path:
 
 
 def write_lines(folder: Path, columns: Sequence[str], lines: Lines) -> None:
-    """Write a gold.csv, whatever the recordings."""
+    """Write a gold.csv; recordings for it need not exist."""
     with (folder / "gold.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

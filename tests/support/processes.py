@@ -1,4 +1,4 @@
-"""Starting the project's commands from tests as a user would, and showing what they printed.
+"""Start the project's commands in tests as a user would, and show their output on a failure.
 
 A command gets a process group of its own. When it takes too long, it ends with all its descendants.
 """

@@ -46,7 +46,7 @@ def write_sparse_shard(
                 file.write(index[tensor].tobytes())
         file.truncate()
     hashes = {tensor: checksum(array) for tensor, array in index.items()}
-    hashes["tokens"] = "0" * 16  # nobody reads gigabytes of zeros to hash them; `verify` would fail
+    hashes["tokens"] = "0" * 16  # not hashed, as that takes long: `verify` would fail
     return ShardEntry(path.name, path.stat().st_size, D, S, N, hashes)
 
 

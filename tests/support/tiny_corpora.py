@@ -1,4 +1,4 @@
-"""Corpora of a few documents, and what is in a corpus."""
+"""Corpora of a few documents, and the content of any corpus."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A corpus in which every token is another unit, so that a unit says where it comes from."""
+"""A corpus in which every token is another unit, so that a unit tells its place."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

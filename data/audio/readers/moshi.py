@@ -75,8 +75,8 @@ def _sentences(
 ) -> tuple[Span, ...]:
     """Return the spans of sentences, each from its first to its last word.
 
-    Whisper's times sometimes overlap: a sentence starts at the earliest where the last ended, and
-    one that is over by then joins the last.
+    Whisper's times sometimes overlap: a sentence starts no earlier than the one before it ends, and
+    joins that one if it would be over by then.
     """
     if not words:
         raise ValueError(f"no words of {SPEAKER}, so no sentences")

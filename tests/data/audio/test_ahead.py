@@ -1,4 +1,4 @@
-"""Work done in threads comes in order, in bounded memory, and stops when nobody reads."""
+"""Work done in threads comes in order, in bounded memory, and stops when its reader stops."""
 
 import threading
 import time

@@ -182,7 +182,7 @@ def lines(parts: Path) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_other_ranks_to_the_same_corpus(
+def test_a_killed_run_resumes_with_other_ranks_to_the_same_corpus(
     manifest: Path, expected: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, parts = tmp_path / "c", tmp_path / "c.parts"
@@ -227,7 +227,7 @@ def test_a_run_that_died_while_it_wrote_the_corpus_writes_it_again(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
-def test_a_signal_stops_after_the_batch_and_says_how_to_go_on(
+def test_a_signal_stops_after_the_batch_and_says_how_to_resume(
     number: signal.Signals, manifest: Path, expected: Corpus, tmp_path: Path
 ) -> None:
     out = tmp_path / "c"
@@ -235,7 +235,7 @@ def test_a_signal_stops_after_the_batch_and_says_how_to_go_on(
     process.send_signal(number)
     done = finish(process)
     assert done.returncode == 130, done.stderr
-    assert done.stderr.strip().endswith("is kept, and the same command goes on from there")
+    assert done.stderr.strip().endswith("is kept, and the same command resumes from there")
     assert not out.exists()
     assert 1 <= len(lines(tmp_path / "c.parts")) < 9
     prepared = tokenise(read_recordings([manifest]), Loudness(), out, SMALL)
@@ -252,13 +252,13 @@ def test_torchrun_shares_the_work(manifest: Path, expected: Corpus, tmp_path: Pa
     assert re.search(r"^done; |^language", done.stdout, re.MULTILINE)
 
 
-def test_another_manifest_tokenizer_or_setting_cannot_go_on_with_the_parts(
+def test_another_manifest_tokenizer_or_setting_cannot_resume_the_parts(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recordings, out = read_recordings([manifest]), tmp_path / "c"
     monkeypatch.setenv("WORLD_SIZE", "2")
     tokenise(recordings, Loudness(), out, SMALL)
-    with pytest.raises(ValueError, match=r"c\.parts holds .* recordings was \w+, is \w+;"):
+    with pytest.raises(ValueError, match=r"c\.parts holds .* recordings was \w+, is now \w+;"):
         tokenise(recordings[2:], Loudness(), out, SMALL)
     with pytest.raises(ValueError, match=r"settings was .*'joint': False.*, is .*'joint': True"):
         tokenise(recordings, Loudness(), out, JobSettings(batch_seconds=1.0, joint=True))
@@ -349,7 +349,7 @@ def test_nothing_but_bad_recordings_is_an_error_with_the_first_reasons(
     with pytest.raises(ValueError, match=r"all 13 .* left out; the first 10:") as error:
         tokenise(many, Loudness(), tmp_path / "d", SMALL)
     assert len(str(error.value).splitlines()) == 11
-    assert "further ones are not shown" in caplog.text
+    assert "further recordings that are left out are not shown" in caplog.text
     assert "skipped.jsonl" not in caplog.text, "there is none"
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @torch.no_grad()
 def fill_codebooks(model: MimiModel) -> None:
-    """Entries where sounds fall: get_mimi without weights leaves all codebooks zero."""
+    """Fill the codebooks near the states of sounds: without weights get_mimi leaves them zero."""
     generator = torch.Generator().manual_seed(0)
     sounds = np.stack([buzz(3, seed=100 + i) for i in range(6)])
     batch = torch.from_numpy(sounds)[:, None]

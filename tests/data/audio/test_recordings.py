@@ -1,4 +1,4 @@
-"""The manifest of recordings, and what it refuses."""
+"""The manifest of recordings, and the faults that it refuses."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from tresse.data.store.translations import check_translations
 
 
 def write(path: Path, *listed: dict | str) -> Path:
-    """JSON lines; text stays as it is."""
+    """Write JSON lines; text is written as it is."""
     lines = [each if isinstance(each, str) else json.dumps(each) for each in listed]
     path.write_text("".join(line + "\n" for line in lines))
     return path
 
 
 def record(**fields: object) -> dict:
-    """A line with the fields that it needs."""
+    """A record with the required fields."""
     return {"path": "a.wav", "key": "a", "lang": "en"} | fields
 
 
@@ -112,8 +112,8 @@ def test_a_wrong_line_is_named(records: list, message: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,key,lang\na,b\n", "m.csv:2: not as many cells"),
-        ("path,key,lang\na,b,en,x\n", "m.csv:2: not as many cells"),
+        ("path,key,lang\na,b\n", "m.csv:2: the number of cells differs"),
+        ("path,key,lang\na,b,en,x\n", "m.csv:2: the number of cells differs"),
         ("path,key,lang,sentences\na,b,en,[[0\n", "m.csv:2: sentences is '.*', expected JSON"),
         ("path,key,lang\na,b,\n", "m.csv:2: field 'lang' is missing"),
         ("path,key\na,b\n", "m.csv: columns are 'path', 'key'; expected path, key, lang, and sent"),

@@ -1,4 +1,4 @@
-"""The steps of a stage, whatever the ranks, threads, micro-batches and interruptions."""
+"""The steps of a stage are the same for any ranks, threads, micro-batches and interruptions."""
 
 import threading
 import time
@@ -79,7 +79,7 @@ def test_resuming_at_any_step_is_the_uninterrupted_run(plan):
             assert np.array_equal(found, expected)
 
 
-def test_a_run_may_go_on_with_other_ranks_and_another_batch(plan):
+def test_a_run_may_resume_with_other_ranks_and_another_batch(plan):
     rows = np.concatenate(steps(plan))
     first = np.concatenate(steps(plan, rank=0, world_size=1)[:4])
     rest = [steps(plan, rows_per_step=48, first_step=2, rank=r, world_size=2) for r in (0, 1)]

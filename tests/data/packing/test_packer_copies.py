@@ -116,10 +116,10 @@ def test_a_copy_ends_only_where_the_next_token_is_elsewhere() -> None:
         sources, languages = copies.copies[:, 0], copies.copies[:, 1] >> 32 & 0xFF
         begins = copies.copies[:, 1] >> 40
         starts = copies.copies[:, 1] & 0xFFFFFFFF
-        goes_on = sources[1:] == sources[:-1] + lengths(copies)[:-1]
+        follows = sources[1:] == sources[:-1] + lengths(copies)[:-1]
         allowed = (begins[1:] == 1) | (starts[1:] % 101 == 0) | (languages[1:] != languages[:-1])
         assert (lengths(copies) > 0).all()
-        assert allowed[goes_on].all()
+        assert allowed[follows].all()
 
 
 def test_documents_that_are_neighbours_in_the_pool_stay_apart() -> None:

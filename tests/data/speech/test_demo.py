@@ -36,7 +36,7 @@ def test_the_speech_demo_goes_from_nothing_to_the_table(tmp_path: Path) -> None:
         assert corpus.tokenizer == units.identity
         assert [corpus.num_documents(language) for language in ("en", "fr")] == [documents] * 2
 
-    # What is there is not made again; what is not, is.
+    # Files that exist are not written again; missing ones are.
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "speech").rglob("*")}
     (tmp_path / "corpora" / "cloze" / "items.jsonl").unlink()
     planned = run(*command, "--dry-run").stdout

@@ -93,7 +93,7 @@ def test_sound_is_found_with_a_margin() -> None:
     assert find_sound(sound) == (3000 - 640, 7001 + 640)
     sound[10], sound[9_900] = 300, 300
     assert find_sound(sound) == (0, 10_000)
-    with pytest.raises(ValueError, match="says nothing"):
+    with pytest.raises(ValueError, match="gives no sound"):
         find_sound(np.full(10, 200, np.int16))
 
 
@@ -125,7 +125,7 @@ def test_pitch_and_rate_are_heard() -> None:
     assert pitch_hz(high) / pitch_hz(low) == pytest.approx(1.5, rel=0.15)
 
 
-def test_a_killed_run_goes_on_and_comes_to_the_same_files(
+def test_a_killed_run_resumes_and_writes_the_same_files(
     manifest: Path, spoken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -172,7 +172,7 @@ def test_other_texts_or_settings_are_refused_where_a_run_was_begun(
 
 def test_what_pico_does_not_say_is_named(tmp_path: Path) -> None:
     texts = [Text("a", "en", ("中",), "t:1")]
-    with pytest.raises(ValueError, match="t:1: Pico says nothing for '中'"):
+    with pytest.raises(ValueError, match="t:1: Pico gives no sound for '中'"):
         speak_all(texts, tmp_path / "out", SETTINGS)
     with pytest.raises(ValueError, match="texts was"):
         speak_all([Text("a", "en", ("Yes.",), "t:1")], tmp_path / "out", SETTINGS)

@@ -144,7 +144,7 @@ def test_ranks_come_to_the_same_corpus(
     assert speak(TEXTS, Letters(0), voices, tmp_path / "corpus", SETTINGS) is not None
 
 
-def test_a_killed_run_goes_on_with_another_number_of_ranks(
+def test_a_killed_run_resumes_with_another_number_of_ranks(
     expected: Corpus, voices: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Letters(11)

@@ -1,4 +1,4 @@
-"""Texts to be spoken: what is wrong is named with its line."""
+"""Texts to be spoken: each fault is named with its line."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ GOOD = {"key": "1", "lang": "fr", "sentences": ["Où ça ?", "L'été."]}
 
 
 def write(path: Path, *records: dict[str, Any]) -> Path:
-    """JSON lines."""
+    """Write JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
 

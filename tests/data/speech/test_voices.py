@@ -38,7 +38,7 @@ class Means:
 
 
 class Silent(Means):
-    """A model that makes nothing of silence."""
+    """A model that gives zeros."""
 
     def embed(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
         """Zeros."""
@@ -46,7 +46,7 @@ class Silent(Means):
 
 
 def build(device: str) -> SpeakerEmbedder:
-    """For the command line."""
+    """Build the embedder that --embedder names."""
     assert device in ("cpu", "cuda:0")
     return Means()
 

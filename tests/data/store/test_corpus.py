@@ -234,7 +234,7 @@ def test_what_does_not_merge_is_refused_and_leaves_nothing(tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_describe_counts_what_is_there(tmp_path):
+def test_describe_counts_the_documents_and_tokens(tmp_path):
     text = describe(small(tmp_path / "c"))
     lines = [line.split() for line in text.splitlines()]
     assert ["en", "4", "8", "20", "0.00", "1"] in lines

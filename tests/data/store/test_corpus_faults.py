@@ -194,7 +194,7 @@ def test_a_writer_killed_at_any_step_leaves_nothing_at_the_final_name(verb, tmp_
                 assert left.suffix == ".tmp"
     again = run_writer(1000, tmp_path / "killed3", *inputs)
     assert again.returncode == 0
-    assert "is left of a run that died" in again.stderr
+    assert "is left over from a run that died" in again.stderr
     assert verify_corpus(tmp_path / "killed3").id == expected
 
 

@@ -50,7 +50,7 @@ def test_a_unit_beyond_the_vocabulary_is_named_instead_of_counted(tmp_path):
     with pytest.raises(ValueError, match=r"unit 60000 is outside .* tresse verify says where"):
         count_units(Corpus.open(corpus.path))
     large = Tokenizer("units", "", "25", 1 << 32)
-    with pytest.raises(ValueError, match="units are counted up to 16777216"):
+    with pytest.raises(ValueError, match="counted in vocabularies of at most 16777216"):
         count_units(write_corpus(tmp_path / "l", stories("en", "a"), large))
 
 

@@ -1,4 +1,4 @@
-"""Audio as other tools keep it: moshi-finetune, WebDataset and lhotse."""
+"""Audio as other tools store it: moshi-finetune, WebDataset and lhotse."""
 
 import gzip
 import io
