@@ -107,7 +107,7 @@ class Workers {
   int parts_ = 0;
   std::atomic<std::uint64_t> turn_{0};
   std::atomic<int> pending_{0};
-  std::deque<Thread> threads_;  // last member: threads are joined before what they use is gone
+  std::deque<Thread> threads_;  // last member: threads are joined before other members end
 };
 
 // Calls work(part, begin, end) for `parts` contiguous parts of [0, size), through run(parts, work),

@@ -84,7 +84,7 @@ class Timeline {
   std::map<std::int64_t, std::int64_t> num_tokens_;
   std::deque<std::pair<std::int64_t, Location>> remembered_;
   std::atomic<bool> building_ahead_{false};
-  std::optional<Thread> ahead_;  // last member: the thread is joined before what it uses is gone
+  std::optional<Thread> ahead_;  // last member: the thread is joined before other members end
 };
 
 }  // namespace tresse

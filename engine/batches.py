@@ -1,8 +1,8 @@
 """Packed rows as tensors on the device: inputs, labels and the document mask.
 
 B rows, T tokens in a row. A batch that was packed on the host is copied to the device in the
-shards' 16 or 32 bits and widened there. Of rows that are packed on the device only the list of
-copies crosses; the tokens come from a pool in device memory. Both ways give the same bits.
+shards' 16 or 32 bits and widened there. For rows that are packed on the device only the list of
+copies is sent; the tokens come from a pool in device memory. Both ways give the same bits.
 """
 
 from collections.abc import Iterator

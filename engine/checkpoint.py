@@ -95,7 +95,7 @@ def find_fault(path: Path) -> str | None:
         if size != entry["bytes"]:
             return f"{name} has {size} bytes, expected {entry['bytes']}"
         if checksum_file(file) != entry["xxh3"]:
-            return f"{name} has other content than was written"
+            return f"{name} has other content than its hash says"
     return None
 
 

@@ -77,7 +77,7 @@ def inspect(
 
     Args:
         corpus: Folder of the corpus.
-        document: Key of a document: show its sentences in all languages side by side instead.
+        document: Key of a document. Show only its sentences, side by side in all languages.
         plot: PNG file for plots of lengths and units; it must not exist. Needs matplotlib.
     """
     from tresse.data.store.corpus import Corpus

@@ -1,10 +1,10 @@
 """Our tensors under the names of transformers, and back: checkpoints, exports, pretrained weights.
 
-transformers stores q, k and v as separate tensors, also gate and up, and has no padded vocabulary
-rows. The functions here only cut, join and rename along the first dimension: moments convert like
-weights, and nothing is rounded.
+transformers stores q, k and v as separate tensors, also gate and up, and does not pad the
+vocabulary. The functions here only cut, join and rename along the first dimension: moments convert
+like weights, and nothing is rounded.
 
-    embedding.weight                [V, D]          model.embed_tokens.weight, the used rows
+    embedding.weight                [V, D]          model.embed_tokens.weight, the used ids
     layers.0.attention_norm.weight  [D]             model.layers.0.input_layernorm.weight
     layers.0.qkv_proj.*             [(H+2Hkv)K, D]  model.layers.0.self_attn.{q,k,v}_proj.*
     layers.0.o_proj.weight          [D, HK]         model.layers.0.self_attn.o_proj.weight
@@ -12,7 +12,7 @@ weights, and nothing is rounded.
     layers.0.gate_up_proj.weight    [2F, D]         model.layers.0.mlp.{gate,up}_proj.weight
     layers.0.down_proj.weight       [D, F]          model.layers.0.mlp.down_proj.weight
     norm.weight                     [D]             model.norm.weight
-    head.weight                     [V, D]          lm_head.weight, the used rows; none when tied
+    head.weight                     [V, D]          lm_head.weight, the used ids; none when tied
 """
 
 import json
@@ -40,23 +40,23 @@ def to_hf(
     """Cut and rename any subset of the parameters, or their moments; return views, in any dtype."""
     out = {}
     for name, tensor in tensors.items():
-        rows = _hf_parts(name, config)
+        sizes = _hf_parts(name, config)
         if name in VOCABULARY:
-            rows = dict.fromkeys(rows, vocab_used)
-        used = tensor[: sum(rows.values())]
-        out |= zip(rows, used.split(list(rows.values())), strict=True)
+            sizes = dict.fromkeys(sizes, vocab_used)
+        used = tensor[: sum(sizes.values())]
+        out |= zip(sizes, used.split(list(sizes.values())), strict=True)
     return out
 
 
 def _hf_parts(name: str, config: ModelConfig) -> dict[str, int]:
-    """Return the names of a parameter's parts and their sizes in rows; 0 rows for a vocabulary."""
+    """Return the names of a parameter's parts and their first dimensions; 0 for a vocabulary."""
     if name in VOCABULARY:
         return {VOCABULARY[name]: 0}
     if name == "norm.weight":
         return {"model.norm.weight": config.hidden_size}
     _, layer, module, kind = name.split(".")
-    rows = _layer_parts(config)[module]
-    return {f"model.layers.{layer}.{part}.{kind}": count for part, count in rows.items()}
+    sizes = _layer_parts(config)[module]
+    return {f"model.layers.{layer}.{part}.{kind}": size for part, size in sizes.items()}
 
 
 def _layer_parts(config: ModelConfig) -> dict[str, dict[str, int]]:
@@ -64,7 +64,7 @@ def _layer_parts(config: ModelConfig) -> dict[str, dict[str, int]]:
     qkv = {"q": H * K, "k": Hkv * K, "v": Hkv * K}
     return {
         "attention_norm": {"input_layernorm": D},
-        "qkv_proj": {f"self_attn.{part}_proj": rows for part, rows in qkv.items()},
+        "qkv_proj": {f"self_attn.{part}_proj": size for part, size in qkv.items()},
         "o_proj": {"self_attn.o_proj": D},
         "mlp_norm": {"post_attention_layernorm": D},
         "gate_up_proj": {f"mlp.{part}_proj": config.intermediate_size for part in ("gate", "up")},
@@ -80,10 +80,10 @@ def join_parameter(
     ValueError names the tensor of another shape, with both shapes.
     """
     shape, parts = parameter_shapes(config, vocab_width)[name], []
-    for hf_name, rows in _hf_parts(name, config).items():
+    for hf_name, size in _hf_parts(name, config).items():
         tensor = read(hf_name)
         found = tuple(tensor.shape)
-        expected = (rows or min(tensor.shape[0], vocab_width), *shape[1:])
+        expected = (size or min(tensor.shape[0], vocab_width), *shape[1:])
         if found != expected:
             raise ValueError(f"tensor {hf_name}: found shape {found}, expected {expected}")
         parts.append(tensor)
@@ -225,7 +225,7 @@ def check_config(folder: Path, config: ModelConfig) -> None:
         if found_value != expected
     ]
     if differences:
-        raise ValueError(f"{path}: another model: {'; '.join(differences)}")
+        raise ValueError(f"{path}: describes another model: {'; '.join(differences)}")
 
 
 def _comparisons(found: dict[str, Any], config: ModelConfig) -> Iterable[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ from tresse.engine.run.run_folder import Record
 from tresse.engine.stage import Stage
 from tresse.engine.step import StepResult
 
-LOG_FILE_INTERVAL_S = 10.0  # between two updates of the progress bar where it is no terminal's
+LOG_FILE_INTERVAL_S = 10.0  # between two updates of a progress bar that goes to a file
 
 T = TypeVar("T")
 

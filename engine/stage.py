@@ -53,11 +53,11 @@ class Stage:
         return self.step == self.num_steps
 
     def is_due(self, every: int) -> bool:
-        """Return whether to do now what is done every so many steps and at the stage's end."""
+        """Return whether this step ends the stage or is a multiple of `every`."""
         return self.is_done or self.step % every == 0
 
     def loader(self, on_device: bool) -> Loader:
-        """Return a loader of the steps that are left; on_device: of copies, to be packed there."""
+        """Return a loader of the steps that are left; on_device: the device packs the rows."""
         return Loader(
             self.plan.copies if on_device else self.plan.fill,
             self.plan.num_rows,

@@ -85,7 +85,7 @@ def launcher() -> str:
 
 
 def prepare(config: RunConfig, ranks: Ranks) -> Job:
-    """Open the corpora and plan every stage; ValueError for whatever a stage cannot do."""
+    """Open the corpora and plan every stage; ValueError if they do not fit the settings."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it
         torch.use_deterministic_algorithms(True)

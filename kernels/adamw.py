@@ -117,7 +117,7 @@ def _norm_kernel(sums_ptr, norm_ptr, coefficient_ptr, num_sums, clip, BLOCK: tl.
     norm = tl.sqrt(tl.sum(total, 0)).to(tl.float32)
     coefficient = tl.div_rn(clip, norm + 1e-6)
     tl.store(norm_ptr, norm)
-    # This way round a norm of NaN makes the coefficient NaN.
+    # Written this way, a norm of NaN gives a coefficient of NaN.
     tl.store(coefficient_ptr, tl.where(coefficient > 1, 1.0, coefficient))
 
 

@@ -73,8 +73,8 @@ def choose(requested: str, setting: Setting) -> Backend:
         except UnavailableError as missing:
             able = ", ".join(name for name in BACKENDS if _runs(name, setting))
             raise ValueError(
-                f"kernels.attention={requested} cannot run here: {missing}; what can: {able}; "
-                "or leave it at auto"
+                f"kernels.attention={requested} cannot run here: {missing}; choose auto or one "
+                f"that can: {able}"
             ) from None
     if setting.device.type != "cuda":
         return _backend("sdpa", setting, f"on {setting.device.type} the only one")

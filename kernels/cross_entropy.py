@@ -5,7 +5,8 @@
 
 logits are (N, V) with V >= num_classes: the vocabulary's width is padded for faster products and
 loads. The padding, columns num_classes and above, takes no part, so its gradient is exactly zero.
-All is computed in fp32 and dlogits rounded once. scale is read from the device, without a wait.
+Everything is computed in fp32, and dlogits are rounded once. scale is read from the device, without
+a wait.
 
 With the gradient a kernel moves 2 V values and 12 bytes per token, 8,204 bytes in bf16 at V = 2048:
 a row of up to 8,192 columns stays in registers between its one read and its one write. A longer one

@@ -65,7 +65,7 @@ def _add_key_gradients(
     BLOCK_T: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Add what a block of queries gives; the tile is transposed, keys by queries."""
+    """Add the part of a block of queries; the tile is transposed, keys by queries."""
     k, v, s = keys
     q_ptr, stride_q, offsets_q, dy_ptr, stride_dy, offsets_dy, lse_ptr, delta_ptr, starts_ptr = (
         queries
@@ -166,7 +166,7 @@ def _add_query_gradient(
     BLOCK_S: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Add what a block of keys gives."""
+    """Add the part of a block of keys."""
     q, dy, lse, delta, t, starts = queries
     k_ptr, stride_k, offsets_k, v_ptr, stride_v, offsets_v = keys
     k = load_tile(k_ptr, offsets_k, first, stride_k, end, MASKED)

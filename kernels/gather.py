@@ -8,8 +8,8 @@
 The packer (csrc/packer.hpp) lists the copies, which cover the B * (T + 1) tokens in order. A
 negative source stands for the special token -1 - source, repeated to fill the copy. A label is
 IGNORE_INDEX in columns num_valid[b] and above and, where documents are masked, at the first token
-of a document. All is integers, so a batch has the same bits on every device. On a GPU one Triton
-launch gathers it, elsewhere PyTorch.
+of a document. All values are integers, so a batch has the same bits on every device. On a GPU one
+Triton launch gathers it, elsewhere PyTorch.
 
 A copy is two int64: its source, and start + language * 2^32 + begins * 2^40, where begins is 1 if
 its first token begins a document. The kernel writes 17 bytes per token and reads 2 or 4 of the

@@ -55,7 +55,7 @@ def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
     file = Path(named) if named is not None and named.endswith(SUFFIX) else None
     if named is not None and not file and named not in RECIPES:
         raise ValueError(
-            f"no recipe {named!r}; there are: {', '.join(RECIPES)}, and files that end in {SUFFIX}"
+            f"no recipe {named!r}; expected {', '.join(RECIPES)}, or a file that ends in {SUFFIX}"
         )
     name = named or DEFAULT_RECIPE
     recipe = read_recipe(file) if file else RECIPES[name]()

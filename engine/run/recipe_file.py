@@ -13,8 +13,8 @@
     }
 
 An object changes the fields that it names and keeps the others; a list or a value replaces the
-recipe's own. Paths are relative to the current folder. The config.json of a run is also such a
-file; its `run_dir` is ignored.
+recipe's own. Paths are relative to the current folder. The config.json of a run is also a
+recipe file; its `run_dir` is ignored.
 """
 
 from pathlib import Path

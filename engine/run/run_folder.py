@@ -139,7 +139,7 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
 
 
 def lock_run(config: RunConfig) -> None:
-    """Keep other processes out of the run's folder until this process ends, in whatever way.
+    """Keep other processes out of the run's folder until this process ends, also by a crash.
 
     Raises ValueError if another process trains there.
     """
@@ -172,5 +172,5 @@ def check_same_corpus(config: RunConfig, corpora: Corpora) -> None:
     if started != corpora.train.id:
         raise ValueError(
             f"{config.run_dir}: the run trains on corpus {started}, but {corpora.train.path} is "
-            f"{corpora.train.id}; name the first one, or start another run with --run-dir"
+            f"{corpora.train.id}; name the first corpus, or start another run with --run-dir"
         )

@@ -79,7 +79,9 @@ def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Q
     A sequence begins with the token that precedes a document in training, if there is one.
     """
     if not (cloze.path / ITEMS).exists():
-        raise ValueError(f"{cloze.path / ITEMS}: no such file; a cloze corpus has its items in it")
+        raise ValueError(
+            f"{cloze.path / ITEMS}: no such file; a cloze corpus lists its items there"
+        )
     specials = vocabulary.specials(packing)
     return ask(
         cloze,
@@ -200,7 +202,7 @@ def _check_lengths(
         item, pair = questions[index // 2]
         name = f"{item.task} {item.id} {pair_name(pair)}, {('correct', 'incorrect')[index % 2]}"
         if num_inputs > row_length:
-            faults.append(f"{name}: {num_inputs} tokens, the model knows rows of {row_length}")
+            faults.append(f"{name}: {num_inputs} tokens, the model takes at most {row_length}")
         if num_scored < 1:
             faults.append(f"{name}: one token and nothing before it; score with a prefix token")
     _raise_if_any(faults, "sequences cannot be scored")

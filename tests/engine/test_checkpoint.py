@@ -1,4 +1,4 @@
-"""A finished stage in other hands: transformers, another run, another folder's scores."""
+"""The uses of a finished stage: transformers, another run, scores in another folder."""
 
 import json
 import shutil

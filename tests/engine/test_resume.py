@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or moved to other ranks goes on as if nothing had happened."""
+"""A run that was killed, stopped or moved to other ranks resumes as if nothing had happened."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     ("processes", "flags"),
     [(1, ["--micro-rows", "4"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
 )
-def test_a_run_goes_on_with_other_ranks_micro_batches_or_zero_stage(
+def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level(
     killed_run: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
 ) -> None:
     run_dir = shutil.copytree(killed_run, tmp_path / "run")
@@ -105,12 +105,12 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(finished_run: Path, tmp_path: Pa
     content[-1] ^= 1
     (copy / "optimizer-00002-of-00002.safetensors").write_bytes(content)
     assert find_fault(copy) == (
-        "optimizer-00002-of-00002.safetensors has other content than was written"
+        "optimizer-00002-of-00002.safetensors has other content than its hash says"
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_exits_0_and_a_second_run_goes_on(
+def test_a_signal_saves_and_exits_0_and_a_second_run_resumes(
     world: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     run_dir = tmp_path / "run"

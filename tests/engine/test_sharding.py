@@ -1,4 +1,4 @@
-"""DeepSpeed around the model: its state in full, in and out, and its configuration."""
+"""DeepSpeed around the model: its full state, read and set, and its configuration."""
 
 import pytest
 

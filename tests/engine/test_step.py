@@ -1,4 +1,4 @@
-"""The step: whatever the micro-batches, ranks and ZeRO level, it is the step of plain PyTorch."""
+"""The step equals that of plain PyTorch for any micro-batches, ranks and ZeRO level."""
 
 import math
 from pathlib import Path
@@ -56,7 +56,7 @@ def plain() -> tuple[dict[str, torch.Tensor], list[float]]:
 
 
 def run_cases(tmp_path: Path, processes: int, *arguments: str) -> dict[Any, Any]:
-    """Run the worker and read what its first rank wrote."""
+    """Run the worker and read the file of its first rank."""
     out = tmp_path / "results.pt"
     torchrun(processes, WORKER, str(out), *arguments)
     return torch.load(out)

@@ -53,7 +53,7 @@ def test_a_flag_sets_its_field() -> None:
 
 
 def test_an_unknown_recipe_is_named_beside_those_there_are() -> None:
-    with pytest.raises(SystemExit, match="no recipe 'tyni'; there are: demo, tiny"):
+    with pytest.raises(SystemExit, match="no recipe 'tyni'; expected demo, tiny"):
         parse_config(["tyni"])
 
 

@@ -1,4 +1,4 @@
-"""Recipes in files: what they change, what they refuse, and a run of one in three languages."""
+"""Recipe files: the fields they change, the faults they refuse, a run in three languages."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     ],
     ids=["another value", "a value taken away", "another recipe"],
 )
-def test_a_file_that_has_changed_does_not_go_on_with_its_run(
+def test_a_recipe_file_that_has_changed_does_not_resume_its_run(
     changed: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "mine.json", recipe="tiny", optim={"lr": 0.25})

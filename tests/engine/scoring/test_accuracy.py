@@ -1,4 +1,4 @@
-"""Accuracies of evaluation sets: ZeroSpeech's means, and what a scored stage shows of them."""
+"""Accuracies of evaluation sets: ZeroSpeech's means, and the tables of a scored stage."""
 
 import json
 import math

@@ -45,7 +45,7 @@ PAIRS = language_pairs(["en", "fr"])
 
 
 class Sum(nn.Module):
-    """A model to which a token costs its number, whatever came before it."""
+    """A model in which the loss of a token is its number, whatever came before it."""
 
     def forward(
         self, tokens: torch.Tensor, labels: torch.Tensor
@@ -211,7 +211,7 @@ def test_missing_documents_are_listed(tmp_path: Path):
 
 def test_sequences_that_are_too_long_or_have_nothing_to_score_are_listed(tmp_path: Path):
     held = corpus(tmp_path / "c", SMALL)
-    message = r"sSC 1 en->fr, incorrect: 5 tokens, the model knows rows of 4"
+    message = r"sSC 1 en->fr, incorrect: 5 tokens, the model takes at most 4"
     with pytest.raises(ValueError, match=message):
         score(Sum(), held, [ITEM], row_length=4)
     assert score(Sum(), held, [ITEM], row_length=5)
