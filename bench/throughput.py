@@ -69,7 +69,7 @@ def main(options: Options) -> None:
 
 
 def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
-    """Run a recipe for a few steps and return the medians of what it logged."""
+    """Run a recipe for a few steps and return the medians of its log."""
     config = cut(RECIPES[recipe](), options, folder)
     write_units(folder / "corpus", config.stages[0].tokens)
     write_config(config)

@@ -1,4 +1,4 @@
-"""What all tests share: NaN in memory that nobody wrote, their order, a small world and its run."""
+"""Parts that all tests share: NaN in unwritten memory, their order, a small world and its run."""
 
 import os
 
@@ -32,7 +32,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU that is not here, and put slow tests first.
+    """Deselect tests that need a GPU where there is none, and put slow tests first.
 
     pytest-xdist hands tests out in this order, so that no slow one is left alone at the end.
     """
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def needs_gpu(item: pytest.Item) -> bool:
-    """Tell whether a test is marked so, or lies in tests/gpu."""
+    """Return whether a test is marked `gpu`, as all in tests/gpu are."""
     return item.get_closest_marker("gpu") is not None
 
 
@@ -85,7 +85,7 @@ def world(shared: Shared) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(world: Path, shared: Shared) -> Path:
-    """The folder of a small run of three stages on two ranks, without any accident."""
+    """The folder of a small run of three stages on two ranks, without a stop."""
     cloze = ["--data.cloze", str(world / "cloze")]
     run_dir = shared(
         "finished",

@@ -16,7 +16,7 @@ ROOMS = {
     "engine": {"engine", "data", "kernels"},
     "bench": {"bench", "engine", "data", "kernels"},
 }
-"""What the modules of a top folder may import."""
+"""Top folders that the modules of a top folder may import."""
 
 DATA = {
     "": set(),
@@ -28,7 +28,7 @@ DATA = {
     "speech": {"", "store", "audio", "worlds"},
     "evaluation": {"", "store", "audio"},
 }
-"""What the folders of data/ may import besides themselves; data/prepare.py may import all."""
+"""Folders of data/ that each may import besides itself; data/prepare.py may import all."""
 
 MAX_FILES = 14
 """Files in a folder: more than about a dozen cannot be taken in at a glance."""

@@ -39,7 +39,7 @@ SMALL_WORLD = (
     "--data.story-world.aligned-documents 200 --data.story-world.extra-documents 200 "
     "--data.story-world.valid-documents 20 --data.story-world.cloze-documents 60 "
 )
-"""What is added to a command, by its beginning."""
+"""Flags that are added to a command, by its beginning."""
 FLAGS = {
     "tresse prepare fit-kmeans": "--units 20",
     "torchrun --nproc-per-node 4 engine/train.py 360m-interleave": SMALL_MODEL
@@ -64,8 +64,8 @@ def write_manifests(corpus: Corpus, folder: Path, name: str) -> list[Path]:
         with path.open("w") as file:
             for i in range(corpus.num_documents(language)):
                 sentences = [sentence.tolist() for sentence in corpus.document(language, i)]
-                row = {"key": corpus.key(language, i), "lang": language, "sentences": sentences}
-                print(json.dumps(row), file=file)
+                record = {"key": corpus.key(language, i), "lang": language, "sentences": sentences}
+                print(json.dumps(record), file=file)
         paths.append(path)
     return paths
 
@@ -78,8 +78,8 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with (folder / "recordings.jsonl").open("w") as file:
         for i in range(4):
             path = write_buzz(folder / "en" / f"{i}.flac", 6, seed=i)
-            row = {"path": str(path.relative_to(folder)), "key": str(i), "lang": "en"}
-            print(json.dumps(row | {"sentences": [[0, 2.4], [2.4, 6]]}), file=file)
+            record = {"path": str(path.relative_to(folder)), "key": str(i), "lang": "en"}
+            print(json.dumps(record | {"sentences": [[0, 2.4], [2.4, 6]]}), file=file)
     zerospeech = folder / "sLM21-dataset"
     write_gold(zerospeech / "lexical" / "dev", LEXICAL, lexical_lines())
     write_gold(zerospeech / "syntactic" / "dev", SYNTACTIC, syntactic_lines())
@@ -96,7 +96,7 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield folder
 
 
-# One test, as each command goes on with what the one before it left.
+# One test, as each command uses the files of those before it.
 def test_every_command_runs(workspace: Path) -> None:
     for command in commands():
         if command.startswith("make"):
@@ -105,7 +105,7 @@ def test_every_command_runs(workspace: Path) -> None:
         done = run(*shlex.split(" ".join([command, *flags])), cwd=workspace)
         assert "Traceback" not in done.stderr, command
     scores = json.loads((workspace / "runs" / "360m-interleave" / "table.json").read_text())
-    assert [row["setup"] for row in scores] == ["en", "interleave", "en-fr"]
+    assert [line["setup"] for line in scores] == ["en", "interleave", "en-fr"]
     assert (workspace / "exported" / "model.safetensors").exists()
     assert (workspace / "scores" / "scores.json").exists()
     items = list(read_items(workspace / "corpora" / "evaluation" / "items.jsonl"))
@@ -128,12 +128,12 @@ def test_the_demo_prints_the_table_and_writes_it(tmp_path: Path) -> None:
     venv = Path(sys.executable).parents[1]
     done = run("make", f"--assume-old={venv}/installed", "demo", f"VENV={venv}", flags)
     table = json.loads((tmp_path / "demo" / "table.json").read_text())
-    assert [row["setup"] for row in table] == ["en", "interleave", "en-fr", "baseline-en-fr"]
+    assert [line["setup"] for line in table] == ["en", "interleave", "en-fr", "baseline-en-fr"]
     assert sum(table[2]["tokens"].values()) == sum(table[3]["tokens"].values()) == 16_000
-    for row in table:
-        assert set(row) == {"setup", "tokens", "scores", "stderr"}
-        assert set(row["scores"]) == {"sSC", "sTC"}
-        for task in row["scores"].values():
+    for line in table:
+        assert set(line) == {"setup", "tokens", "scores", "stderr"}
+        assert set(line["scores"]) == {"sSC", "sTC"}
+        for task in line["scores"].values():
             assert set(task) == {"en", "fr", "en->fr", "fr->en"}
             assert all(0 <= accuracy <= 1 for accuracy in task.values())
     assert "sTC en->fr" in done.stdout

@@ -3,8 +3,8 @@
 At ZeRO 1 in bf16 (engine/sharding.py) DeepSpeed's BF16_Optimizer holds one flat fp32 partition of
 masters for the matrices, which decay, and one for the vectors, which do not. It sums the gradients
 in fp32 partitions beside them, clips these in place and calls AdamW.step(); then it copies the
-masters to the bf16 weights. The clip and the copy are DeepSpeed's own, with any AdamW: what is
-timed is step(), one launch per partition.
+masters to the bf16 weights. The clip and the copy are DeepSpeed's own, with any AdamW: only
+step() is timed, one launch per partition.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ STEP = "step"
 PARTITIONS = {"cuda": (359_661_568, 71_552), "cpu": (1000, 37)}
 DECAYS = (0.1, 0.0)
 LR, BETAS, EPS = 1e-3, (0.9, 0.98), 1e-8
-NUM_UPDATES = 3  # before the first step: that of a training under way
+NUM_UPDATES = 3  # before the first step, as in the middle of a training
 
 
 class Partition:

@@ -121,7 +121,7 @@ def measure_all(options: Options, path: Path) -> None:
     """Write the lines of the ceilings and of all kernels.
 
     On a GPU another process measures, since a fault of the GPU ends the process that it meets.
-    Where it dies, a line names the kernel, and a new process goes on with the next one.
+    If it dies, a line names the kernel, and a new process measures the next one.
     """
     names, deadline = [CEILINGS, *options.names], time.time() + 60 * options.minutes
     if options.device == "cpu":

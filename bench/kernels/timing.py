@@ -6,7 +6,7 @@ out of the time, and the L2 holds clean lines of another tensor, so that the cal
 warm cache nor the write-back of a filled one. The calls of a case are measured in ROUNDS rounds, in
 an order that rotates, so that a drift of the clocks meets all of them.
 
-On a CPU the host's clock is read: the benchmark runs, but says nothing of a kernel's speed.
+On a CPU the host's clock is read: the benchmark runs, but its times are not those of a kernel.
 """
 
 import functools

@@ -25,7 +25,7 @@ ATTENTION = {"sdpa": attention, "triton": flash_attention}
 
 
 def rows_of(step: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Counting from anywhere, by ones or twos: inputs and labels, of which some do not count."""
+    """Rows that count up by ones or twos: inputs and labels, some of them ignored."""
     generator = torch.Generator().manual_seed(step)
     start = torch.randint(0, VOCAB, (ROWS, 1), generator=generator)
     stride = torch.randint(1, 3, (ROWS, 1), generator=generator)

@@ -71,9 +71,9 @@ def test_a_chunk_is_full_tiles_within_its_bounds(N: int, row_bytes: int):
 
 
 class Memory(TorchDispatchMode):
-    """Bytes of the tensors that operations have made and that somebody still holds, at most.
+    """Peak of the bytes in tensors that operations created and that are still referenced.
 
-    Calls with `out` are not made: they would make nothing.
+    Calls with `out` are skipped: they would create no tensor.
     """
 
     def __init__(self, *inputs: torch.Tensor) -> None:
@@ -95,7 +95,7 @@ class Memory(TorchDispatchMode):
         return result
 
     def held(self) -> int:
-        """Bytes held now."""
+        """Bytes that are referenced now."""
         return sum(size for ref, size in self.storages.values() if not ref.expired())
 
 

@@ -31,6 +31,6 @@ def arguments(world: Path, run_dir: Path) -> list[str]:
 
 
 def step_records(run_dir: Path) -> list[Record]:
-    """Return what each step measured, without the clock."""
+    """Return the records of the steps, without the fields that depend on the clock."""
     kept = ("stage", "step", "loss", "loss_by_language", "grad_norm", "lr", "tokens")
     return [{k: r[k] for k in kept} for r in read_metrics(run_dir) if "loss" in r]

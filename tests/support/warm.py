@@ -56,7 +56,7 @@ def torchrun(
 def _job(command: list[str], cwd: Path, variables: dict[str, str], outputs: list[Path]) -> None:
     from torch.distributed.run import main
 
-    gc.freeze()  # what is imported never goes: collections need not look at it
+    gc.freeze()  # imported modules stay, so the garbage collector need not visit them
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()

@@ -19,12 +19,12 @@ OPTIONS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8}
 LEARNING_RATES = [1e-3, 3e-3, 2e-4]
 GROUP: dict[str, Any] = OPTIONS | {"weight_decay": 0.1}
 
-# One, less than a vector, a whole one, one more; a block but one, a prime past it, blocks and more.
+# One element; a vector less one, a vector, one more; a block less one, a prime past it, blocks.
 SIZES = [1, 15, 16, 17, 1023, 1031, 2500]
 
 
 def gradients(numel: int, step: int) -> Tensor:
-    """From 1 down to 1e-10, so that eps shows in some of them."""
+    """Gradients from 1 down to 1e-10: eps matters for the smallest."""
     scale = random(numel, seed=2 * step).sigmoid().mul(10).round().neg()
     return random(numel, seed=2 * step + 1) * 10**scale
 
@@ -226,7 +226,7 @@ def test_a_state_of_torchs_optimizer_is_gone_on_from():
 
 
 class HostCounter:
-    """Stands for a state's step, a tensor in host memory, which a fake tensor cannot."""
+    """Replaces a state's step, a tensor in host memory, as a fake tensor cannot."""
 
     device, value = torch.device("cpu"), 2.0
 

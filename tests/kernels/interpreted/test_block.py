@@ -102,7 +102,7 @@ def saved_to(kept: list[torch.Tensor]):
 
 
 def num_bytes(tensors: list[torch.Tensor], shared: list[torch.Tensor]) -> int:
-    """Memory that they hold beside the shared, views of one storage counted once and in full."""
+    """Bytes of the tensors' storages, each counted once, without those of the shared tensors."""
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
     for x in shared:
         storages.pop(x.untyped_storage().data_ptr(), None)

@@ -26,7 +26,7 @@ def in_place(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, scale
 
 
 def reference(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, scale: torch.Tensor):
-    """The same by PyTorch, in fp64 if the logits are."""
+    """Losses and dlogits by PyTorch, in fp64 if the logits are."""
     leaf = logits.detach().requires_grad_()
     used = leaf[:, :num_classes].to(torch.promote_types(leaf.dtype, torch.float32))
     losses = F.cross_entropy(used, labels, ignore_index=IGNORE_INDEX, reduction="none")
@@ -34,7 +34,7 @@ def reference(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, scal
 
 
 def check(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, ulps: int = 1) -> None:
-    """Compare with PyTorch and fp64; what takes no part holds NaN and must give exact zeros."""
+    """Compare with PyTorch and fp64; padding and ignored rows are NaN and must give zeros."""
     ignored = labels == IGNORE_INDEX
     poisoned = logits.clone()
     poisoned[:, num_classes:] = float("nan")
@@ -56,7 +56,7 @@ def check(logits: torch.Tensor, labels: torch.Tensor, num_classes: int, ulps: in
     torch.testing.assert_close(untouched, poisoned, rtol=0, atol=0, equal_nan=True)
 
 
-def test_memory_that_nobody_wrote_is_nan_so_that_a_missing_store_shows():
+def test_unwritten_memory_is_nan_so_that_a_missing_store_shows():
     assert torch.empty(3).isnan().all()
     assert torch.empty_like(torch.ones(3, dtype=torch.float16)).isnan().all()
 

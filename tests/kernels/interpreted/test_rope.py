@@ -72,7 +72,7 @@ def test_values_come_and_go_bit_for_bit():
 
 
 @pytest.mark.parametrize("present", [(0,), (1,), (2,), (0, 2)])
-def test_a_gradient_that_nobody_has_is_zero(present: tuple[int, ...]):
+def test_a_missing_gradient_is_zero(present: tuple[int, ...]):
     size = SIZES[1]
     qkv = packed(size).float().requires_grad_()
     outputs = rope_qkv_triton(qkv, *tables(size), 3, 5)

@@ -34,7 +34,7 @@ DISPATCHED = [
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Send the tensors of a CPU to the kernels, and count how often."""
+    """Send CPU tensors to the kernels, and count the calls."""
     counts = dict.fromkeys([name for _, name in DISPATCHED], 0)
 
     def counted(name, function):
@@ -51,7 +51,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def rows_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Counting from anywhere: inputs and labels, of which some do not count."""
+    """Rows that count up from a random number: inputs and labels, some of them ignored."""
     start = torch.randint(0, VOCAB, (B, 1), generator=torch.Generator().manual_seed(step))
     tokens = (start + torch.arange(T + 1)) % VOCAB
     labels = tokens[:, 1:].clone()

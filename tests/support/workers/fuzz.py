@@ -1,11 +1,12 @@
-"""Mutations of a small corpus and of a manifest, and what may come of each.
+"""Mutations of a small corpus and of a manifest, and their allowed outcomes.
 
     python tests/support/workers/fuzz.py FIRST LAST
 
-Mutation i is a function of i alone. It prints i before it makes it, so that a crash or a hang shows
-which it was, and raises AssertionError when the data is neither refused nor right. Half of the
-mutated corpora are sealed: `corpus.json` gets the hashes of what is there, so that what lies behind
-the hashes is put to the test; their data cannot be known, but it must not crash or be out of range.
+Mutation i is a function of i alone. It prints i first, so that a crash or a hang shows which
+mutation it was, and raises AssertionError when the data is neither refused nor right. Half of the
+mutated corpora are sealed: `corpus.json` gets the hashes of the mutated files, so that the checks
+after the hashes are tested too. Their data cannot be known, but reading it must not crash, and no
+unit may be out of range.
 """
 
 import json
@@ -174,7 +175,7 @@ def mutate_tensors(rng: np.random.Generator, path: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write the sizes and hashes of what is there into corpus.json."""
+    """Write the sizes and hashes of the files into corpus.json."""
     index, _ = read_index(folder)
     languages = {
         language: tuple(
@@ -225,7 +226,7 @@ def mutate_folder(rng: np.random.Generator, folder: Path) -> bool:
     return True
 
 
-# --- what may come of it
+# --- outcomes
 
 
 def fault(step: Callable[[], object]) -> str:
@@ -238,7 +239,7 @@ def fault(step: Callable[[], object]) -> str:
 
 
 def refused(step: Callable[[], object], name: str) -> bool:
-    """Tell whether it raises ValueError with the name in its message."""
+    """Return whether it raises ValueError with the name in its message."""
     message = fault(step)
     assert name in message or not message, f"{name} is not named: {message}"
     assert len(message) < 5000, f"a message of {len(message)} characters"
@@ -288,7 +289,7 @@ def mutate_manifest(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def main(first: int, last: int) -> None:
-    """Make the mutations and count what came of them."""
+    """Make the mutations and count their outcomes."""
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

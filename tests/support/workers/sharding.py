@@ -1,4 +1,4 @@
-"""Under torchrun: take a state out of one engine, put it into a new one, and train both on.
+"""Under torchrun: copy the state of one engine into a new one, and train both further.
 
     torchrun --nproc-per-node N tests/support/workers/sharding.py
 

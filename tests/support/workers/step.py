@@ -1,4 +1,4 @@
-"""Under torchrun: take steps at every ZeRO level and micro-batch split, and write what came out.
+"""Under torchrun: take steps at every ZeRO level and micro-batch split, and write the results.
 
     torchrun --nproc-per-node N tests/support/workers/step.py OUT PRECISION ZERO_STAGE...
 
@@ -58,7 +58,7 @@ def take(rows: DeviceBatch, start: int, stop: int) -> DeviceBatch:
 
 
 def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A copy of the reduced gradient in fp32, whatever the ranks keep of it."""
+    """A copy of the whole reduced gradient in fp32; each rank may keep only a part."""
     from deepspeed.utils import safe_get_full_grad
 
     gradient = safe_get_full_grad(parameter)
