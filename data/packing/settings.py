@@ -25,7 +25,7 @@ class Stream:
     """Share of the stage's targets, relative to the weights of the other streams."""
     probabilities: tuple[float, ...] = ()
     """Probability of each language in mode `sample`; they sum to 1.
-    If empty or all equal, languages take turns: L epochs use a sentence in all L languages."""
+    If empty or all equal, L languages take turns: in L epochs a sentence is used once in each."""
     language_order: Literal["fixed", "random"] = "random"
     """Order of the languages in mode `alternate`.
     `fixed`: the order of `languages`. `random`: drawn for each document in each epoch."""
