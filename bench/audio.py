@@ -1,6 +1,6 @@
 """Hours of audio that become units in a second, and the share of the time spent on decoding.
 
-    python bench/audio.py --tokenizers decode kmeans mimi --kinds wav flac --json results.json
+    python bench/audio.py --tokenizers decode kmeans mimi --kinds wav flac --json records.json
 
 Runs the job of `prepare.py audio` on generated recordings. `wait_share` is the share of the time in
 which the tokenizer waited for decoded clips. `decode` is the job with a tokenizer that does
@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import tyro
 
-from tresse.bench.rows import write_rows
+from tresse.bench.records import write_records
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.kmeans import fit
 from tresse.data.audio.recordings import Recording
@@ -70,16 +70,16 @@ class Decode:
 
 def main(options: Options) -> None:
     """Measure every tokenizer on every kind of file, and print a table."""
-    rows = []
+    records = []
     print("  ".join(COLUMNS))
     for kind in options.kinds:
         with tempfile.TemporaryDirectory() as folder:
             recordings = write_recordings(Path(folder), kind, options)
             for name in options.tokenizers:
-                rows.append(measure(name, kind, recordings, Path(folder), options))
-                print("  ".join(_format(rows[-1][column]) for column in COLUMNS))
+                records.append(measure(name, kind, recordings, Path(folder), options))
+                print("  ".join(_format(records[-1][column]) for column in COLUMNS))
     if options.json:
-        write_rows(options.json, rows)
+        write_records(options.json, records)
 
 
 def measure(

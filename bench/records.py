@@ -19,7 +19,7 @@ PACKAGES = ("tresse", "numpy", "torch", "triton", "deepspeed")
 PEERS = ("liger-kernel", "quack-kernels", "flash-attn", "flash-attn-4")
 
 
-def write_rows(path: str | Path, results: Iterable[Mapping[str, Any]]) -> None:
+def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write results as JSON, one per line, each with machine, commit, versions and date."""
     context = {
         "machine": machine(),
@@ -27,7 +27,7 @@ def write_rows(path: str | Path, results: Iterable[Mapping[str, Any]]) -> None:
         "versions": versions(),
         "date": _today(),
     }
-    lines = (json.dumps({**result, **context}) for result in results)
+    lines = (json.dumps({**record, **context}) for record in records)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
@@ -44,14 +44,14 @@ def csv_context() -> dict[str, str]:
     }
 
 
-def append_csv(path: str | Path, line: Mapping[str, Any]) -> None:
+def append_csv(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append a line to a CSV file; the first one also writes the header."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(line))
+        writer = csv.DictWriter(file, list(record))
         if file.tell() == 0:
             writer.writeheader()
-        writer.writerow(line)
+        writer.writerow(record)
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:

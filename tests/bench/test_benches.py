@@ -1,4 +1,4 @@
-"""The benchmarks run at a small size and write results with their machine and commit."""
+"""The benchmarks run at a small size and write records with their machine and commit."""
 
 import json
 import shlex
@@ -27,57 +27,68 @@ def bench(name: str, size: str, out: Path) -> None:
     run(sys.executable, script, *shlex.split(size), "--json", str(out))
 
 
-def rows_of(path: Path) -> list[dict]:
+def records_of(path: Path) -> list[dict]:
     """Rows of a result file, each with its machine, commit and versions."""
-    rows = json.loads(path.read_text())
-    for row in rows:
-        assert row["machine"]["cores"] >= 1
-        assert row["versions"]["tresse"]
-        assert row["date"]
-    return rows
+    records = json.loads(path.read_text())
+    for record in records:
+        assert record["machine"]["cores"] >= 1
+        assert record["versions"]["tresse"]
+        assert record["date"]
+    return records
 
 
 def test_throughput_measures_a_recipe_through_the_main_job(tmp_path: Path) -> None:
-    out = tmp_path / "rows.json"
+    out = tmp_path / "records.json"
     size = "--recipes tiny --rows 4 --micro-rows 2 --steps 4 --warmup 1 --no-compile"
     bench("throughput", size, out)
-    (row,) = rows_of(out)
-    assert row["recipe"] == "tiny"
-    assert row["tokens_per_s"] == pytest.approx(1000 * 4 * 256 / row["step_ms"])
-    assert row["mfu_causal"] is None, "no peak is known of a CPU"
+    (record,) = records_of(out)
+    assert record["recipe"] == "tiny"
+    assert record["tokens_per_s"] == pytest.approx(1000 * 4 * 256 / record["step_ms"])
+    assert record["mfu_causal"] is None, "no peak is known of a CPU"
 
 
 def test_the_packer_is_measured_in_every_mode(tmp_path: Path) -> None:
-    out = tmp_path / "rows.json"
+    out = tmp_path / "records.json"
     bench("packer", "--tokens 1000000 --passes 2 --batches 2", out)
-    rates = [value for row in rows_of(out) for name, value in row.items() if "tokens_per_s" in name]
+    rates = [
+        value
+        for record in records_of(out)
+        for name, value in record.items()
+        if "tokens_per_s" in name
+    ]
     assert rates
     assert all(rate > 0 for rate in rates)
 
 
 def test_audio_is_measured_with_the_share_of_decoding(tmp_path: Path) -> None:
-    out = tmp_path / "rows.json"
+    out = tmp_path / "records.json"
     bench("audio", "--tokenizers decode kmeans --kinds flac --hours 0.12 --units 50", out)
-    for row in rows_of(out):
-        assert row["hours"] >= 0.12
-        assert 0 <= row["wait_share"] <= 1
-        assert row["hours_per_s"] > 0
+    for record in records_of(out):
+        assert record["hours"] >= 0.12
+        assert 0 <= record["wait_share"] <= 1
+        assert record["hours_per_s"] > 0
 
 
 def test_datasets_are_measured_and_missing_peers_are_named(tmp_path: Path) -> None:
-    out = tmp_path / "rows.json"
+    out = tmp_path / "records.json"
     bench("dataset", "--tokens 1000000 --documents 100000 --passes 2 --seconds 0.02", out)
-    rows = rows_of(out)
-    assert {row["contender"] for row in rows} >= {*OURS, "Megatron-Core", "Mosaic streaming"}
-    rates = [row for row in rows if row["measured"] == "rate" and "cannot" not in row]
+    records = records_of(out)
+    assert {record["contender"] for record in records} >= {
+        *OURS,
+        "Megatron-Core",
+        "Mosaic streaming",
+    }
+    rates = [
+        record for record in records if record["measured"] == "rate" and "cannot" not in record
+    ]
     for name in OURS:
-        assert [row["mode"] for row in rates if row["contender"] == name] == MODES
-    assert all(row["tokens_per_s"] > 0 for row in rates)
-    opened = [row for row in rows if row["measured"] == "open"]
-    assert {row["contender"] for row in opened} >= {"tresse", "plain Python"}
-    for row in opened:
+        assert [record["mode"] for record in rates if record["contender"] == name] == MODES
+    assert all(record["tokens_per_s"] > 0 for record in rates)
+    opened = [record for record in records if record["measured"] == "open"]
+    assert {record["contender"] for record in opened} >= {"tresse", "plain Python"}
+    for record in opened:
         parts = ("open_s", "first_batch_s", "any_step_s")
-        assert all(row[f"{state}_{part}"] > 0 for state in ("cold", "warm") for part in parts)
+        assert all(record[f"{state}_{part}"] > 0 for state in ("cold", "warm") for part in parts)
 
 
 @pytest.mark.parametrize("mode", MODES)
