@@ -3,8 +3,9 @@
 import pytest
 
 from tests.support.warm import torchrun
+from tests.support.workers.step import make_model
 from tresse.engine.run.config import ShardingConfig
-from tresse.engine.sharding import deepspeed_config
+from tresse.engine.sharding import deepspeed_config, parameter_groups
 
 
 @pytest.mark.slow
@@ -20,3 +21,13 @@ def test_gradients_are_accumulated_and_reduced_in_fp32(zero_stage: int) -> None:
     assert config["data_types"]["grad_accum_dtype"] == "fp32"
     assert config["communication_data_type"] == "fp32"
     assert config["gradient_accumulation_steps"] == 3
+
+
+def test_matrices_decay_and_norms_and_biases_do_not() -> None:
+    model = make_model()
+    groups = parameter_groups(model, weight_decay=0.1)
+    decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_vector = name.endswith(("norm.weight", ".bias"))
+        assert decay.pop(parameter) == (0.0 if is_vector else 0.1), name
+    assert not decay
