@@ -15,7 +15,8 @@ import pytest
 from tests.support.processes import ROOT, finish
 from tresse.data.store.corpus import Corpus, verify_corpus
 
-REAL = ROOT.parent / "shared" / "data" / "asp-en-fr"
+REAL = Path(os.environ.get("TRESSE_REAL_UNITS", "."))
+"""Folder of manifests of real speech, en.jsonl and fr.jsonl, all of whose French is aligned."""
 
 
 def prepare(*arguments: object, folder: Path) -> subprocess.CompletedProcess:
@@ -125,7 +126,9 @@ def test_help_explains_every_flag(tmp_path):
         assert flag in text
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real speech is not on this machine")
+@pytest.mark.skipif(
+    not (REAL / "en.jsonl").exists(), reason="TRESSE_REAL_UNITS names no folder with en.jsonl"
+)
 def test_real_speech_becomes_the_same_units(tmp_path):
     files = [REAL / "en.jsonl", REAL / "fr.jsonl"]
     done = prepare("manifest", *files, "--out", "c", folder=tmp_path)
