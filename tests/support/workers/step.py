@@ -93,7 +93,11 @@ def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> t
             for k in range(num_micro)
         ]
         lr = learning_rate(step, NUM_STEPS, OPTIM)
-        losses.append(train_step(engine, micro, 2, lr, ranks).loss)
+        is_last = step == NUM_STEPS - 1
+        stop = is_last and ranks.rank == ranks.world_size - 1
+        result = train_step(engine, micro, 2, lr, ranks, stop=stop)
+        assert result.stop == is_last, "all ranks stop when one of them is asked to"
+        losses.append(result.loss)
     step_module.update = plain_update
     return gradients[0], losses
 
