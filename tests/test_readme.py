@@ -84,7 +84,7 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     write_gold(zerospeech / "lexical" / "dev", LEXICAL, lexical_lines())
     write_gold(zerospeech / "syntactic" / "dev", SYNTACTIC, syntactic_lines())
     for task, language in itertools.product(("sSC", "sTC"), ("en", "fr")):
-        write_tree(folder / task / language, *TRIPLE)
+        write_tree(folder / "recorded" / task / language, *TRIPLE)
     for name in ("train", "valid"):
         write_manifests(Corpus.open(world / name), folder, name)
     cloze = write_manifests(Corpus.open(world / "cloze"), folder, "cloze")

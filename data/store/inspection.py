@@ -45,7 +45,8 @@ def show_document(corpus: Corpus, key: str, width: int) -> str:
     if not found:
         first = ", ".join(sorted({repr(corpus.key(name, 0)) for name in corpus.languages}))
         raise ValueError(
-            f"{corpus.path}: no document has the key {key!r}; its languages begin with {first}"
+            f"{corpus.path}: no document has the key {key!r}; the first keys of its languages are "
+            f"{first}"
         )
     column = max((width - 2 * (len(found) - 1)) // len(found), MIN_COLUMN)
     cells = [_show(corpus, name, document, column) for name, document in found.items()]

@@ -129,13 +129,13 @@ class DataConfig:
     """The corpora of a run, as `tresse prepare` writes them, and their packing into rows."""
 
     corpus: str = ""
-    """Folder of the training corpus; the default is that of the story world."""
+    """Folder of the training corpus; needed unless the recipe has a story world, as demo has."""
     valid: str = ""
     """Folder of a held-out corpus, to measure the loss per language.
-    The default is that of the story world, or none."""
+    The default is none, or that of the story world."""
     cloze: str = ""
     """Folder of a cloze corpus, to score every stage.
-    The default is that of the story world, or none."""
+    The default is none, or that of the story world."""
     story_world: StoryWorld | None = None
     """Settings of a generated story world, used for the corpora that are not named."""
     packing: Packing = Packing()
