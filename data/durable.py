@@ -34,7 +34,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
-        sync_folder(folder)
+        sync_path(folder)
         commit(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,8 +98,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            sync(file.fileno())
+        sync_path(target)
 
 
 def give_default_permissions(path: Path) -> None:
@@ -117,12 +116,12 @@ def sync(descriptor: int) -> None:
 def commit(temporary: Path, path: Path) -> None:
     """Rename a synced file or folder to its final name, and sync the folder that holds the name."""
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)
     finally:

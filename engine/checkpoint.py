@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tresse.data.durable import commit, give_default_permissions, sync, sync_folder, write_text
+from tresse.data.durable import commit, give_default_permissions, sync_path, write_text
 from tresse.data.packing.settings import Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
@@ -59,7 +59,7 @@ def save(folder: Path, engine: Engine, state: Record, keep: int, ranks: Ranks) -
         state = state | {"format": FORMAT, "version": VERSION}
         state["files"] = {name: entry for share in shares for name, entry in share.items()}
         write_text(temporary / "state.json", json.dumps(state, indent=2) + "\n")
-        sync_folder(temporary)
+        sync_path(temporary)
         commit(temporary, final)
         _prune(folder, final, keep)
     ranks.barrier()
@@ -205,8 +205,7 @@ def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, Record
             path = folder / f"{kind}-{suffix}"
             save_file(content, path)
             give_default_permissions(path)
-            with path.open("rb") as file:
-                sync(file.fileno())
+            sync_path(path)
             written[path.name] = {"bytes": path.stat().st_size, "xxh3": checksum_file(path)}
     return written
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tresse.data.durable import give_default_permissions, staged_folder, sync
+from tresse.data.durable import give_default_permissions, staged_folder, sync_path
 from tresse.engine.model import parameter_shapes
 from tresse.engine.run.config import ModelConfig
 
@@ -118,8 +118,7 @@ def export(
         give_default_permissions(folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         for path in folder.iterdir():
-            with path.open("rb") as file:
-                sync(file.fileno())
+            sync_path(path)
 
 
 def hf_config(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from tresse.data.durable import link_or_copy, replaced_file, sync_folder
+from tresse.data.durable import link_or_copy, replaced_file, sync_path
 from tresse.data.speech.texts import Text
 
 RECORDINGS = "recordings.jsonl"
@@ -48,4 +48,4 @@ def write_recordings(
             folders.update(out / folder for folder in Path(record["path"]).parents)
             manifest.write(json.dumps(record, ensure_ascii=ascii_only).encode() + b"\n")
     for folder in folders:  # `kept` is removed next: the links are all that is left
-        sync_folder(folder)
+        sync_path(folder)
