@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +310,20 @@ def change(line: int, **cells: object) -> Callable[[Lines], object]:
     return lambda lines: lines[line].update(cells)
 
 
+def refuse(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    columns: Sequence[str],
+    lines: Lines,
+    spoil: Callable[[Lines], object],
+) -> tuple[Path, str]:
+    """Prepare a set whose gold.csv is spoiled; return its folder and the error."""
+    folder = write_gold(tmp_path / "dev", columns, lines)
+    spoil(lines)
+    write_lines(folder, columns, lines)
+    return folder, fails(capsys, prepare("zerospeech", folder, "--lang", "en", out=tmp_path / "c"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -335,10 +349,7 @@ def test_a_word_that_gold_does_not_explain_is_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_gold(tmp_path / "dev", LEXICAL, lexical_lines())
-    spoil(lines := lexical_lines())
-    write_lines(folder, LEXICAL, lines)
-    found = fails(capsys, prepare("zerospeech", folder, "--lang", "en", out=tmp_path / "c"))
+    folder, found = refuse(tmp_path, capsys, LEXICAL, lexical_lines(), spoil)
     assert message.replace("GOLD", str(folder)) in found
 
 
@@ -367,10 +378,7 @@ def test_sentences_that_are_not_in_order_are_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_gold(tmp_path / "dev", SYNTACTIC, syntactic_lines())
-    spoil(lines := syntactic_lines())
-    write_lines(folder, SYNTACTIC, lines)
-    found = fails(capsys, prepare("zerospeech", folder, "--lang", "en", out=tmp_path / "c"))
+    folder, found = refuse(tmp_path, capsys, SYNTACTIC, syntactic_lines(), spoil)
     assert message.replace("GOLD", str(folder)) in found
 
 
