@@ -202,7 +202,11 @@ bool BestFitRows::load(const std::string& name, std::int64_t targets) {
   const auto windows = static_cast<std::int64_t>(table.size() / 2) - 1;
   if (windows < 1 || table.back() < targets) return false;
   std::vector<Size> before(windows + 1);
-  for (std::int64_t i = 0; i <= windows; ++i) before[i] = {table[2 * i], table[2 * i + 1]};
+  for (std::int64_t i = 0; i <= windows; ++i) {
+    before[i] = {table[2 * i], table[2 * i + 1]};
+    if (i > 0 && (before[i].rows <= before[i - 1].rows || before[i].targets < before[i - 1].targets))
+      return false;
+  }
   for (const auto i : {std::int64_t{0}, windows - 1}) {
     const auto [rows, counted] = size(i);
     if (before[i + 1].rows - before[i].rows != rows) return false;
@@ -230,7 +234,10 @@ BestFitRows::End BestFitRows::extend(std::int64_t targets) {
   const auto laid_out = layout(number);
   targets -= before_[number].targets;
   std::int64_t r = 0;
-  while (targets > num_targets(laid_out->row(r))) targets -= num_targets(laid_out->row(r++));
+  while (targets > num_targets(laid_out->row(r))) {
+    targets -= num_targets(laid_out->row(r++));
+    if (r == laid_out->num_rows()) throw_contradiction("a window of rows has too few targets");
+  }
   return {before_[number].rows + r + 1, valid_prefix(laid_out->row(r), targets)};
 }
 
@@ -251,6 +258,10 @@ std::shared_ptr<const Layout> BestFitRows::layout(std::int64_t number) {
     }
   }
   auto made = std::make_shared<const Layout>(pack(number));
+  if (made->num_rows() != before_[number + 1].rows - before_[number].rows)
+    throw_contradiction("a window of documents fills " + std::to_string(made->num_rows()) +
+                        " rows, its table says " +
+                        std::to_string(before_[number + 1].rows - before_[number].rows));
   std::lock_guard lock(mutex_);
   recent_.emplace_front(number, made);
   if (recent_.size() > kRecentLayouts) recent_.pop_back();

@@ -14,6 +14,14 @@ namespace tresse {
 
 inline constexpr std::size_t kMaxLanguages = 255;
 
+// Throws because numbers of the corpus contradict each other. Shards are mapped files: whatever
+// happens to them while they are read, the packer must neither read beyond them nor loop.
+[[noreturn]] inline void throw_contradiction(const std::string& what) {
+  throw std::invalid_argument(what +
+                              "; the shards are damaged or were overwritten while they are read, "
+                              "or a cached table is of another corpus: verify the corpus");
+}
+
 // The arrays of one shard. `tokens` holds uint16 or uint32, by CorpusView::token_bytes.
 struct Shard {
   const std::byte* tokens;
@@ -44,7 +52,10 @@ class LanguageView {
   std::int64_t num_documents() const noexcept { return first_document_.back(); }
   const std::vector<Shard>& shards() const noexcept { return shards_; }
 
-  Place locate(std::int64_t document) const noexcept {
+  Place locate(std::int64_t document) const {
+    if (document < 0 || document >= num_documents())
+      throw_contradiction("translations name document " + std::to_string(document) + " of " +
+                          std::to_string(num_documents()));
     auto next = std::upper_bound(first_document_.begin() + 1, first_document_.end() - 1, document);
     auto index = next - first_document_.begin() - 1;
     return {&shards_[index], document - first_document_[index]};

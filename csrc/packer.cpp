@@ -149,7 +149,8 @@ void Packer::pack_best_fit(Source& source, const Task& task, RowWriter<Sink> wri
       reader.open(queue.next());
       reader.skip(piece.offset);
       writer.begin_document();
-      writer.write(reader, piece.length);
+      if (writer.write(reader, piece.length) > 0)
+        throw_contradiction("a document is shorter than its length");
     }
     const auto used = T + 1 - writer.room();
     const auto limit = used - 1 - (packing_.mask_documents && writer.begins_at_end());

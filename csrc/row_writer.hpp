@@ -69,8 +69,11 @@ class RunReader {
     return left;
   }
 
-  void skip(std::int64_t tokens) noexcept {
-    while (tokens > 0) tokens -= take(tokens);
+  void skip(std::int64_t tokens) {
+    while (tokens > 0) {
+      if (done()) throw_contradiction("a document is shorter than its length");
+      tokens -= take(tokens);
+    }
   }
 
   // Returns the number of tokens of the document that were passed.
@@ -225,8 +228,8 @@ class RowWriter {
     sink_.begin_document();
   }
 
-  // Writes at most `tokens` tokens from the reader.
-  void write(RunReader& reader, std::int64_t tokens) {
+  // Writes at most `tokens` tokens from the reader. Returns the number that its document lacked.
+  std::int64_t write(RunReader& reader, std::int64_t tokens) {
     while (tokens > 0 && !reader.done()) {
       const auto& run = reader.run();
       const auto offset = reader.offset();
@@ -236,6 +239,7 @@ class RowWriter {
       column_ += taken;
       tokens -= taken;
     }
+    return tokens;
   }
 
   // Fills the rest of the row. Padding has the language before it; an empty row has language 0.

@@ -41,10 +41,24 @@ void check_documents(std::span<const std::int64_t> column, std::int64_t num_keys
                                 std::to_string(num_documents));
 }
 
-void throw_inconsistent(std::int64_t index) {
-  throw std::invalid_argument("document " + std::to_string(index) +
-                              " of the stream: its sentence lengths do not add up to its tokens; "
-                              "verify the corpus");
+[[noreturn]] void throw_inconsistent(std::int64_t document) {
+  throw_contradiction("document " + std::to_string(document) +
+                      ": its offsets, sentence lengths and tokens do not fit each other");
+}
+
+// Throws unless [offsets[i], offsets[i + 1]) is a range of [0, size) that is not empty.
+void check_range(std::span<const std::int64_t> offsets, std::int64_t i, std::int64_t size) {
+  if (offsets[i] < 0 || offsets[i] >= offsets[i + 1] || offsets[i + 1] > size)
+    throw_inconsistent(i);
+}
+
+// Throws unless translations have the same number of sentences, within their shards.
+void check_sentences(std::span<const Place> places) {
+  for (const auto& place : places) {
+    check_range(place.shard->document_sentences, place.document,
+                static_cast<std::int64_t>(place.shard->sentence_lengths.size()));
+    if (num_sentences(place) != num_sentences(places[0])) throw_inconsistent(place.document);
+  }
 }
 
 }  // namespace
@@ -158,11 +172,14 @@ std::int64_t Stream::find_uneven(std::int64_t begin, std::int64_t end) const {
 std::int64_t Stream::length(const EpochKeys& keys, std::span<const Place> places) const {
   std::int64_t sum = 0;
   for (const auto& [shard, document] : places) {
-    if (shard->document_lengths[document] == 0)
-      throw std::invalid_argument("document " + std::to_string(document) +
-                                  " of a shard is empty; verify the corpus");
-    sum += shard->document_lengths[document];
+    const auto tokens = shard->document_lengths[document];
+    if (tokens == 0 || tokens > shard->num_tokens)
+      throw_contradiction("document " + std::to_string(document) + " of a shard has " +
+                          std::to_string(tokens) + " tokens of its " +
+                          std::to_string(shard->num_tokens));
+    sum += tokens;
   }
+  if (spec_.mode != Mode::mono) check_sentences(places);
   if (spec_.mode == Mode::sample) sum = sampled_length(keys, places);
   if (spec_.mode == Mode::alternate && specials_.language_switch >= 0)
     sum += num_sentences(places[0]) * static_cast<std::int64_t>(places.size()) - 1;
@@ -215,9 +232,11 @@ void Stream::locate(Document& document) const {
 
 void Stream::open(Document& document) const {
   document.parts.resize(document.places.size());
+  if (spec_.mode != Mode::mono) check_sentences(document.places);
   for (std::size_t j = 0; j < document.parts.size(); ++j) {
     const auto& [shard, i] = document.places[j];
     auto& part = document.parts[j];
+    check_range(shard->document_tokens, i, shard->num_tokens);
     part.tokens = shard->tokens + shard->document_tokens[i] * corpus_->token_bytes;
     part.end = shard->tokens + shard->document_tokens[i + 1] * corpus_->token_bytes;
     if (spec_.mode == Mode::mono) continue;

@@ -39,7 +39,10 @@ void EpochTable::build(int threads) {
 // Checks a cached table by a sample: with another order or other lengths it would differ anywhere.
 bool EpochTable::is_of_stream() const {
   const auto strides = num_strides();
-  if (static_cast<std::int64_t>(cumulative_.size()) != strides + 1) return false;
+  if (static_cast<std::int64_t>(cumulative_.size()) != strides + 1 || cumulative_[0] != 0)
+    return false;
+  for (std::int64_t i = 0; i < strides; ++i)  // a document has a token at least
+    if (cumulative_[i + 1] - cumulative_[i] < end_of(i) - i * kStride) return false;
   for (std::int64_t k = 0; k < kChecked; ++k) {
     const auto i = (strides - 1) * k / (kChecked - 1);
     if (cumulative_[i + 1] - cumulative_[i] != sum(i)) return false;
@@ -49,6 +52,10 @@ bool EpochTable::is_of_stream() const {
 
 std::int64_t EpochTable::num_strides() const noexcept {
   return (stream_->num_documents() + kStride - 1) / kStride;
+}
+
+std::int64_t EpochTable::end_of(std::int64_t stride) const noexcept {
+  return std::min((stride + 1) * kStride, stream_->num_documents());
 }
 
 std::int64_t EpochTable::sum(std::int64_t stride) const {
@@ -72,12 +79,13 @@ Location EpochTable::locate(std::int64_t token) const {
   const auto stride = next - cumulative_.begin() - 1;
   auto offset = token - cumulative_[stride];
   std::array<std::int64_t, kStride / 4> buffer;
-  for (auto position = stride * kStride;;)
+  for (auto position = stride * kStride; position < end_of(stride);)
     for (auto length : measure(position, buffer)) {
       if (offset < length) return {keys_.epoch, position, offset};
       offset -= length;
       ++position;
     }
+  throw_contradiction("the documents of an epoch have fewer tokens than its table says");
 }
 
 std::int64_t EpochTable::inner_token(std::int64_t n) const {

@@ -43,6 +43,8 @@ class EpochTable {
   void build(int threads);
   bool is_of_stream() const;
   std::int64_t num_strides() const noexcept;
+  // Returns the position after the last document of a stride.
+  std::int64_t end_of(std::int64_t stride) const noexcept;
   // Returns the number of tokens in the documents of a stride.
   std::int64_t sum(std::int64_t stride) const;
   // Writes the lengths of documents, starting at a position, until `lengths` or the epoch is full.

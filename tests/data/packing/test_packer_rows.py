@@ -401,7 +401,7 @@ def untouched(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def test_sentences_that_do_not_add_up_are_refused():
     corpus = MemoryCorpus({"en": {"a": [[1, 2], [3]]}, "fr": {"a": [[1, 2], [3]]}})
     corpus.shards["fr"][0].sentence_lengths[1] = 60_000
-    with pytest.raises(ValueError, match="do not add up"):
+    with pytest.raises(ValueError, match="do not fit each other"):
         plan(corpus, BRAID, packing=Packing(row_length=8), tokens=100).fill(0, 1)
 
 
