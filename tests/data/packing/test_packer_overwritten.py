@@ -70,7 +70,7 @@ def test_a_shard_that_became_zeros_is_an_error(stream: Stream, packing: Packing,
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_whatever_the_arrays_become_the_packer_answers(data: st.DataObject) -> None:
     corpus = make_corpus(12)
     stream, packing = data.draw(st.sampled_from(STREAMS)), data.draw(packings)
