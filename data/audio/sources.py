@@ -68,7 +68,7 @@ class TarMember:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel of an audio file, decoded whole when it is opened."""
+    """One channel of an audio file."""
 
     source: Source
     number: int
@@ -81,22 +81,9 @@ class Channel:
         """Return the size of the whole file."""
         return self.source.num_bytes()
 
-    def open(self) -> BinaryIO:
-        """Return a WAV file of the channel."""
-        import soundfile
-
-        try:
-            with soundfile.SoundFile(self.source.open()) as file:
-                samples = file.read(dtype="float32", always_2d=True)
-                rate = file.samplerate
-        except soundfile.LibsndfileError as error:
-            raise OSError(f"not an audio file we know: {error}") from None
-        if self.number >= samples.shape[1]:
-            raise OSError(f"it has {samples.shape[1]} channels")
-        content = BytesIO()
-        soundfile.write(content, samples[:, self.number], rate, format="WAV", subtype="FLOAT")
-        content.seek(0)
-        return content
+    def open(self) -> str | BinaryIO:
+        """Return the whole file; whoever decodes it takes the channel."""
+        return self.source.open()
 
 
 @dataclass(frozen=True, slots=True)

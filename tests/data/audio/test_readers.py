@@ -77,7 +77,7 @@ def test_alignments_without_sentences_are_refused(words, message, tmp_path):
 
 def test_a_channel_that_is_not_there_is_named(tmp_path):
     path = write_buzz(tmp_path / "mono.wav", 1.0)
-    with pytest.raises(ValueError, match=r"mono\.wav channel 1: cannot be read \(it has 1 chan"):
+    with pytest.raises(ValueError, match=r"mono\.wav channel 1: the file has 1$"):
         list(read_spans([Span(Channel(File(str(path)), 1))], 24_000))
     (tmp_path / "no.wav").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"no\.wav channel 0: .*not an audio file"):

@@ -121,17 +121,6 @@ def test_times_beyond_the_end_are_refused_but_for_rounding(tmp_path: Path) -> No
         read(path, 8, 9)
 
 
-def test_a_cut_mp3_ends_where_its_decoding_does_whatever_the_header_says(tmp_path: Path) -> None:
-    path = write_buzz(tmp_path / "a.mp3", 6)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with soundfile.SoundFile(path) as opened:
-        assert opened.frames == 6 * RATE
-    for start in (1, 5):  # before and after the cut
-        with pytest.raises(ValueError, match=r"ends at (2\.9|3\.0)\d s, a sentence at 5\.9 s"):
-            read(path, start, 5.9)
-
-
 def test_what_is_too_long_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = write_buzz(tmp_path / "a.flac", 2)
     with pytest.raises(ValueError, match=r"a\.flac: 2\.00 s after 0 s, expected at most 1\.5 s"):
@@ -153,7 +142,7 @@ def damaged(kind: str) -> bytes:
     [
         ("wav-cut", "cut short: 95978 bytes of sound, the header says 192000"),
         ("flac-cut", "cannot be decoded .*lost sync"),
-        ("mp3-cut", "cut short: .* samples decoded, the header says 96000"),
+        ("mp3-cut", "cut short: 84 frames of MP3, the header says 169"),
         ("wav-none", "not an audio file we know"),
         ("wav-text", "not an audio file we know"),
     ],
