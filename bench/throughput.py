@@ -27,7 +27,8 @@ from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.metrics import read_metrics
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.run.run_folder import Record, write_config
+from tresse.engine.run.run_folder import write_config
+from tresse.engine.run.typed_json import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("recipe", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")

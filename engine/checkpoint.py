@@ -2,16 +2,17 @@
 
     STAGE/step-00000200/model-00001-of-00002.safetensors      fp32 weights under HF names
                         optimizer-00001-of-00002.safetensors  fp32 exp_avg.NAME, exp_avg_sq.NAME
-                        state.json                            counters, corpus, config, file hashes
+                        state.json                            engine/state.py: counters, hashes
 
 Every rank writes its share of the parameters. A checkpoint is written as step-N.tmp, synced and
 renamed, so a folder without .tmp is complete.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,31 +22,27 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tresse.data.durable import commit, give_default_permissions, sync_path, write_text
-from tresse.data.packing.settings import Vocabulary
+from tresse.data.durable import commit, give_default_permissions, sync_path
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
-from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.hugging_face import export, join_parameter, to_hf
 from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import Record, from_json
 from tresse.engine.sharding import MOMENTS, Engine, full_state
+from tresse.engine.state import State, TensorFile, folder_name, read_state, write_state
 from tresse.kernels.attention import Attend, attention
-
-FORMAT = "tresse.checkpoint"
-VERSION = 1
 
 logger = logging.getLogger(__name__)
 
 
-def save(folder: Path, engine: Engine, state: Record, keep: int, ranks: Ranks) -> None:
-    """Write the checkpoint of `state["step"]` into a stage's folder; a collective.
+def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) -> None:
+    """Write the checkpoint of a step into a stage's folder; a collective.
 
-    state: JSON values; format, version and the files' hashes are added. When the checkpoint is
-    complete, all others but the `keep` - 1 before it are removed.
+    The files of `state` are filled in. When the checkpoint is complete, all others but the
+    `keep` - 1 before it are removed. FloatingPointError when weights or moments are not finite;
+    then nothing is written.
     """
-    final = folder / f"step-{state['step']:08d}"
+    final = folder / folder_name(state.step)
     temporary = final.with_name(final.name + ".tmp")
     if ranks.is_first:
         if final.exists():  # a broken one: otherwise the run would have resumed from it
@@ -54,25 +51,44 @@ def save(folder: Path, engine: Engine, state: Record, keep: int, ranks: Ranks) -
             shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
     ranks.barrier()
-    shares = ranks.gather(_write_share(temporary, engine, ranks))
+    share = _write_share(temporary, engine, ranks)
+    shares = ranks.gather(share)
+    if broken := [name for each in shares for name in each.not_finite]:
+        if ranks.is_first:
+            shutil.rmtree(temporary)
+        raise FloatingPointError(
+            f"stage {state.stage}, step {state.step}: {len(broken)} tensors are not finite, such "
+            f"as {broken[0]}; this step was not saved, and the checkpoint before it stays"
+        )
     if ranks.is_first:
-        state = state | {"format": FORMAT, "version": VERSION}
-        state["files"] = {name: entry for share in shares for name, entry in share.items()}
-        write_text(temporary / "state.json", json.dumps(state, indent=2) + "\n")
+        files = {name: entry for each in shares for name, entry in each.files.items()}
+        write_state(temporary, replace(state, files=files))
         sync_path(temporary)
         commit(temporary, final)
         _prune(folder, final, keep)
     ranks.barrier()
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a stage that verifies; warn of each broken one."""
+def newest(folder: Path, stage: str = "") -> Path | None:
+    """Return the newest checkpoint in a folder that verifies; warn of each broken one.
+
+    stage: name of the stage that it must be of; by default of any.
+    """
     for path in _all(folder):
-        fault = find_fault(path)
-        if fault is None:
+        try:
+            verify(path, stage)
+        except (ValueError, OSError) as error:
+            logger.warning("%s: %s; skipping this checkpoint", path, error)
+        else:
             return path
-        logger.warning("%s: %s; skipping this checkpoint", path, fault)
     return None
+
+
+def readable_states(folder: Path) -> Iterator[tuple[Path, State]]:
+    """Yield the states of a stage's checkpoints that can be read; `newest` names the others."""
+    for path in _all(folder):
+        with suppress(ValueError, OSError):
+            yield path, read_state(path)
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -80,41 +96,38 @@ def has_checkpoints(folder: Path) -> bool:
     return bool(_all(folder))
 
 
-def find_fault(path: Path) -> str | None:
-    """Check a checkpoint's files against the sizes and hashes in its state.json."""
-    try:
-        state = json.loads((path / "state.json").read_bytes())
-        expected = state["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"state.json cannot be read ({error})"
-    if (state.get("format"), state.get("version")) != (FORMAT, VERSION):
-        return f"is {state.get('format')} {state.get('version')}, expected {FORMAT} {VERSION}"
-    for name, entry in expected.items():
+def verify(path: Path, stage: str = "") -> None:
+    """Check a checkpoint's state, and the sizes and hashes of its files.
+
+    ValueError says what is wrong; OSError when a file cannot be read.
+    """
+    state = read_state(path)
+    if stage not in ("", state.stage):
+        raise ValueError(f"is of the stage {state.stage}, expected {stage}")
+    for name, expected in state.files.items():
         file = path / name
         size = file.stat().st_size if file.exists() else 0
-        if size != entry["bytes"]:
-            return f"{name} has {size} bytes, expected {entry['bytes']}"
-        if checksum_file(file) != entry["xxh3"]:
-            return f"{name} has other content than its hash says"
-    return None
+        if size != expected.bytes:
+            raise ValueError(f"{name} has {size} bytes, expected {expected.bytes}")
+        if checksum_file(file) != expected.xxh3:
+            raise ValueError(f"{name} has other content than its hash says")
 
 
 class Checkpoint:
-    """A complete checkpoint; a tensor is read when it is asked for."""
+    """A complete checkpoint; a tensor is read when it is asked for.
+
+    Errors are those of `state.read_state`; the files of tensors are not verified.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state: Record = json.loads((path / "state.json").read_bytes())
-        self.config = from_json(self.state["config"])
-        self.vocabulary = Vocabulary(**self.state["vocabulary"])
-        self.tokenizer = Tokenizer(**self.state["tokenizer"])
+        self.path, self.state = path, read_state(path)
 
     def check_tokenizer(self, corpus: Corpus) -> None:
         """Raise ValueError if a corpus has other units than the checkpoint was trained on."""
-        if corpus.tokenizer != self.tokenizer:
+        if corpus.tokenizer != self.state.tokenizer:
             raise ValueError(
                 f"{corpus.path}: units of {corpus.tokenizer}, but {self.path} was trained on units "
-                f"of {self.tokenizer}; tokenise both alike"
+                f"of {self.state.tokenizer}; tokenise both alike"
             )
 
     def weight(self, name: str, model: Transformer) -> Tensor:
@@ -122,10 +135,13 @@ class Checkpoint:
         return self._joined(name, model, "")
 
     def load_into(self, model: Transformer) -> None:
-        """Fill a model with the fp32 weights, one at a time."""
+        """Fill a model with the fp32 weights, one at a time; ValueError if one is not finite."""
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(self.weight(name, model))
+                weight = self.weight(name, model)
+                if not weight.isfinite().all():
+                    raise ValueError(f"{self.path}: {name} is not finite; use another checkpoint")
+                parameter.copy_(weight)
 
     def training_state(self, name: str, model: Transformer) -> dict[str, Tensor]:
         """Return a parameter's weight and moments, as `sharding.set_full_state` takes them."""
@@ -145,7 +161,7 @@ class Checkpoint:
 
     @cached_property
     def _files(self) -> dict[str, Any]:
-        files = [safe_open(str(self.path / name), "pt") for name in self.state["files"]]
+        files = [safe_open(str(self.path / name), "pt") for name in self.state.files]
         return {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
 
@@ -153,7 +169,7 @@ def open_finished(folder: Path) -> Checkpoint:
     """Return the checkpoint at the end of the stage in a folder; ValueError if there is none."""
     path = newest(folder)
     checkpoint = Checkpoint(path) if path else None
-    if checkpoint is None or not checkpoint.state["finished"]:
+    if checkpoint is None or not checkpoint.state.finished:
         raise ValueError(f"{folder}: no finished stage; expected the folder RUN/STAGE of one")
     return checkpoint
 
@@ -165,8 +181,10 @@ def load_model(
     attend: Attend = attention,
 ) -> Transformer:
     """Build the whole model on one device, with the checkpoint's weights."""
-    vocabulary = checkpoint.vocabulary
-    model = Transformer(checkpoint.config.model, vocabulary.width, vocabulary.num_used, attend)
+    vocabulary = checkpoint.state.vocabulary
+    model = Transformer(
+        checkpoint.state.config.model, vocabulary.width, vocabulary.num_used, attend
+    )
     checkpoint.load_into(model)
     return model.to(device, dtype).eval()
 
@@ -175,11 +193,12 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     """Write the final weights of RUN/STAGE as a folder that transformers loads."""
     checkpoint = open_finished(folder)
     model = load_model(checkpoint, torch.float32, torch.device("cpu"))
-    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
+    config, vocabulary = checkpoint.state.config, checkpoint.state.vocabulary
+    packing = config.data.packing
     specials = vocabulary.specials(packing)
     export(
         dict(model.named_parameters()),
-        checkpoint.config.model,
+        config.model,
         out,
         DTYPES[dtype],
         vocab_used=vocabulary.num_used,
@@ -189,25 +208,36 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     )
 
 
-def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> dict[str, Record]:
-    """Write this rank's share of the parameters; return its files' sizes and hashes."""
-    model, moments = {}, {}
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What a rank has written of a checkpoint."""
+
+    files: dict[str, TensorFile]
+    not_finite: list[str]
+    """Tensors with values that are not finite."""
+
+
+def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> _Share:
+    """Write this rank's share of the parameters."""
+    model, moments, not_finite = {}, {}, []
     for name, tensors in _share(engine, ranks):
         module = engine.module
         for key, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                not_finite.append(f"{key} of {name}")
             parts = to_hf({name: tensor.cpu()}, module.config, module.vocab_used)
             target, prefix = (model, "") if key == "weight" else (moments, f"{key}.")
             target |= {prefix + hf: part.contiguous().clone() for hf, part in parts.items()}
     suffix = f"{ranks.rank + 1:05d}-of-{ranks.world_size:05d}.safetensors"
-    written = {}
+    files = {}
     for kind, content in (("model", model), ("optimizer", moments)):
-        if content:
+        if content and not not_finite:
             path = folder / f"{kind}-{suffix}"
             save_file(content, path)
             give_default_permissions(path)
             sync_path(path)
-            written[path.name] = {"bytes": path.stat().st_size, "xxh3": checksum_file(path)}
-    return written
+            files[path.name] = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
+    return _Share(files, not_finite)
 
 
 def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -221,7 +251,10 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
     checkpoints = _all(folder)
     position = checkpoints.index(written)
     for path in checkpoints[:position] + checkpoints[position + keep :]:
-        _remove(path)
+        try:
+            _remove(path)
+        except OSError as error:  # the new one is complete: the run can go on
+            logger.warning("%s: an old checkpoint that cannot be removed (%s)", path, error)
 
 
 def _remove(path: Path) -> None:

@@ -185,13 +185,13 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     check_vacant(out)
     ranks, checkpoint, corpus = join(), open_finished(stage), Corpus.open(cloze)
     checkpoint.check_tokenizer(corpus)
-    packing, vocabulary = checkpoint.config.data.packing, checkpoint.vocabulary
-    questions = read_questions(corpus, packing, vocabulary)
-    attend = choose_attention(replace(checkpoint.config, kernels=KernelsConfig()), ranks)
+    config, vocabulary = checkpoint.state.config, checkpoint.state.vocabulary
+    questions = read_questions(corpus, config.data.packing, vocabulary)
+    attend = choose_attention(replace(config, kernels=KernelsConfig()), ranks)
     score_checkpoint(checkpoint, questions, None, out, ranks, attend)
     if ranks.is_first:
-        print(format_scores([read_scores(stage.name, out, checkpoint.config.score_by)]))
-        if tables := format_by_labels(out, checkpoint.config.score_by):
+        print(format_scores([read_scores(stage.name, out, config.score_by)]))
+        if tables := format_by_labels(out, config.score_by):
             print(f"\n{tables}\n")
         print(f"wrote {out}: scores.json, answers.jsonl")
     leave()

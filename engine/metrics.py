@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tresse.data.durable import write_text
 from tresse.engine.flops import flops_per_token, peak_flops
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import Record
+from tresse.engine.run.typed_json import Record
 from tresse.engine.stage import Stage
 from tresse.engine.step import StepResult
 

@@ -1,6 +1,6 @@
 """A stage of a run: its plan, its initial weights, its counters and its checkpoints."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,22 @@ from tresse.data.packing.loader import Loader, count_steps
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import pinned
-from tresse.engine.checkpoint import Checkpoint, has_checkpoints, newest, open_finished, save
+from tresse.engine.checkpoint import (
+    Checkpoint,
+    has_checkpoints,
+    newest,
+    open_finished,
+    readable_states,
+    save,
+)
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import to_json
+from tresse.engine.run.run_folder import check_corpus_id, check_trained
 from tresse.engine.sharding import Engine, release, set_full_state, shard
+from tresse.engine.state import State
 from tresse.engine.step import StepResult
 from tresse.kernels.attention import Attend
 
@@ -78,16 +86,17 @@ class Stage:
 
     def save(self) -> None:
         """Write a checkpoint; a collective."""
-        state = {
-            "stage": self.name,
-            "step": self.step,
-            "finished": self.is_done,
-            "tokens": self.tokens,
-            "corpus": self.corpus.id,
-            "tokenizer": asdict(self.corpus.tokenizer),
-            "vocabulary": asdict(self.plan.vocabulary),
-            "config": to_json(self.config),
-        }
+        state = State(
+            stage=self.name,
+            step=self.step,
+            finished=self.is_done,
+            num_updates=self.step,
+            tokens=self.tokens,
+            corpus=self.corpus.id,
+            tokenizer=self.corpus.tokenizer,
+            vocabulary=self.plan.vocabulary,
+            config=self.config,
+        )
         folder = Path(self.config.run_dir) / self.name
         save(folder, self.engine, state, self.config.checkpoint.keep, self.ranks)
 
@@ -126,9 +135,18 @@ def check_sources(config: RunConfig) -> None:
         check_config(Path(config.model.pretrained), config.model)
 
 
+def check_continued(config: RunConfig, corpora: Corpora) -> None:
+    """Raise ValueError if the checkpoints of a run were trained with other settings or data."""
+    for stage in config.stages:
+        for path, state in readable_states(Path(config.run_dir) / stage.name):
+            check_trained(config, path, state.config)
+            check_corpus_id(corpora, state.corpus, path)
+
+
 def find_checkpoint(config: RunConfig, stage: str, ranks: Ranks) -> Checkpoint | None:
     """Return the checkpoint that a stage resumes from, on every rank; None for a new stage."""
-    return _open_on_all(newest(Path(config.run_dir) / stage) if ranks.is_first else None, ranks)
+    folder = Path(config.run_dir) / stage
+    return _open_on_all(newest(folder, stage) if ranks.is_first else None, ranks)
 
 
 def build_stage(
@@ -159,9 +177,9 @@ def build_stage(
     if own and ranks.is_first:
         print(f"{stage.name}: resuming from {own.path}")
     engine = _build_engine(model, config, ranks)
-    step = own.state["step"] if own else 0
-    set_full_state(engine, read, num_updates=step)
-    tokens = dict(source.state["tokens"]) if source else {}
+    step = own.state.step if own else 0
+    set_full_state(engine, read, num_updates=own.state.num_updates if own else 0)
+    tokens = dict(source.state.tokens) if source else {}
     return Stage(config, stage.name, plan, engine, ranks, corpora.train, step, tokens)
 
 

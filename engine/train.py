@@ -25,16 +25,24 @@ from tresse.engine.run.config import RunConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.run_folder import (
-    check_same_config,
     check_same_corpus,
+    find_changes,
     lock_run,
+    write_changes,
     write_config,
     write_corpora,
 )
 from tresse.engine.scoring.questions import Questions, read_questions
 from tresse.engine.scoring.report import print_table
 from tresse.engine.scoring.score import score_stage
-from tresse.engine.stage import Stage, build_stage, check_sources, find_checkpoint, plan_stages
+from tresse.engine.stage import (
+    Stage,
+    build_stage,
+    check_continued,
+    check_sources,
+    find_checkpoint,
+    plan_stages,
+)
 from tresse.engine.step import learning_rate, train_step
 from tresse.kernels.attention import Attend
 
@@ -90,7 +98,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    check_same_config(config)
+    changes = find_changes(config)
     check_split(config.rows_per_step, config.micro_rows, ranks.world_size)
     attend = choose_attention(config, ranks)
     if ranks.is_first:
@@ -98,6 +106,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         check_sources(config)
     corpora = open_corpora(config, ranks)
     check_same_corpus(config, corpora)
+    check_continued(config, corpora)
     plans = plan_stages(config, corpora, ranks)
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
     heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
@@ -107,6 +116,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         pool = upload_pool(corpora.train, ranks.device, show_progress=ranks.is_first)
     ranks.barrier()  # all ranks have read what the first one now writes
     if ranks.is_first:
+        write_changes(config, changes)
         write_config(config)
         write_corpora(config, corpora)
     return Job(config, attend, corpora, plans, heldout, questions, pool)
@@ -116,7 +126,7 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     """Train and score the stages that are not finished; return False if a signal stopped it."""
     for stage in job.config.stages:
         own = find_checkpoint(job.config, stage.name, ranks)
-        if own is None or not own.state["finished"]:
+        if own is None or not own.state.finished:
             plan = job.plans[stage.name]
             resumed = build_stage(job.config, stage, plan, job.corpora, ranks, job.attend, own)
             finished = train(resumed, job, interrupt)

@@ -30,7 +30,7 @@ def parse_config(arguments: Sequence[str]) -> RunConfig:
     """Build the configuration that the arguments ask for.
 
     If the run folder holds a run, the flags change that run's configuration;
-    `run_folder.check_same_config` decides whether they may.
+    `run_folder.find_changes` decides whether they may.
     """
     arguments = list(arguments)
     if arguments and arguments[0] in ("-h", "--help"):
@@ -70,8 +70,8 @@ def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
     if file and (differences := find_differences(started, recipe)):
         raise ValueError(
             f"{folder}: the run was started with other settings than {file} has: "
-            f"{'; '.join(differences)}. Resume it by --run-dir {folder} without the file, or start "
-            "another run by --run-dir"
+            f"{'; '.join(map(str, differences))}. Resume it by --run-dir {folder} without the "
+            "file, or start another run by --run-dir"
         )
     return started, folder
 

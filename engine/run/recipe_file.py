@@ -23,7 +23,7 @@ from typing import Any
 from tresse.data.lines import decode_json
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.run.run_folder import Record, from_json, to_json
+from tresse.engine.run.typed_json import Record, from_json, to_json
 
 SUFFIX = ".json"
 
@@ -35,7 +35,7 @@ def read_recipe(path: Path) -> RunConfig:
     """
     changes = _read(path)
     try:
-        return from_json(_merge(to_json(RECIPES[changes["recipe"]]()), changes), strict=True)
+        return from_json(RunConfig, _merge(to_json(RECIPES[changes["recipe"]]()), changes))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

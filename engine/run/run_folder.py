@@ -1,6 +1,7 @@
 """The folder of a run: its configuration on disk, its lock, and the ids of its corpora.
 
 runs/NAME/config.json      the resolved configuration
+runs/NAME/changes.jsonl    what resumed runs changed in the training
 runs/NAME/corpora.json     ids of the corpora
 runs/NAME/metrics.jsonl    a record per step and per measurement of the held-out loss
 runs/NAME/tensorboard/     the same numbers as TensorBoard events
@@ -11,21 +12,19 @@ runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, NamedTuple
 
 from tresse.data.durable import write_text
+from tresse.data.lines import decode_json, parse_records
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.corpora import Corpora
+from tresse.engine.run.typed_json import Record, from_json, to_json
 
-Record = dict[str, Any]
-"""A JSON object."""
-
-CONFIG, CORPORA = "config.json", "corpora.json"
+CONFIG, CORPORA, CHANGES, LOCK = "config.json", "corpora.json", "changes.jsonl", ".lock"
 
 # Fields that may change when a run resumes: they change neither a row nor the loss of a step, up to
 # rounding. A corpus may move to another folder: `check_same_corpus` compares its content.
@@ -45,36 +44,6 @@ EXECUTION = (
     "data.pack_on",
 )
 
-_ADAPTER = TypeAdapter(RunConfig)
-
-
-def to_json(config: RunConfig) -> Record:
-    """Return the configuration as plain JSON values."""
-    return _ADAPTER.dump_python(config, mode="json")
-
-
-def from_json(values: Record, *, strict: bool = False) -> RunConfig:
-    """Return the configuration that `to_json` wrote; ValueError names the field that is wrong.
-
-    strict: unknown fields and values of the wrong type, such as "1" for 1, are errors.
-    """
-    extra = "forbid" if strict else None
-    try:
-        return _ADAPTER.validate_json(json.dumps(values), strict=strict, extra=extra)
-    except ValidationError as error:
-        raise ValueError(_describe(error)) from None
-
-
-def _describe(error: ValidationError) -> str:
-    """Name all unknown fields, or else the first field that is wrong."""
-    faults = [(".".join(map(str, each["loc"])), each) for each in error.errors()]
-    unknown = [field for field, each in faults if each["type"] == "unexpected_keyword_argument"]
-    if unknown:
-        return f"there is no field {', '.join(unknown)}"
-    field, fault = faults[0]
-    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    return f"{field}: {message}" if field else message
-
 
 def has_run(folder: Path) -> bool:
     """Return whether a run was started in the folder."""
@@ -88,10 +57,10 @@ def read_config(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG
     try:
-        config = _ADAPTER.validate_json(path.read_bytes(), strict=False)
-    except ValidationError as error:
+        config = from_json(RunConfig, decode_json(path.read_bytes()))
+    except ValueError as error:
         raise ValueError(
-            f"{path}: {_describe(error)}; restore the file or start a run in another folder"
+            f"{path}: {error}; restore the file or start a run in another folder"
         ) from None
     return replace(config, run_dir=str(folder))
 
@@ -103,39 +72,93 @@ def write_config(config: RunConfig) -> None:
     write_text(folder / CONFIG, json.dumps(to_json(config), indent=2) + "\n")
 
 
-def check_same_config(config: RunConfig) -> None:
-    """Raise ValueError naming each field that differs from what the run was started with.
+class Difference(NamedTuple):
+    """A field that two configurations differ in, and its values as JSON."""
 
-    The fields of EXECUTION may differ. A folder without a run accepts any configuration.
+    field: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        if isinstance(self.old, list) and isinstance(self.new, list):
+            return f"{self.field} had {len(self.old)} entries, now {len(self.new)}"
+        return f"{self.field} was {json.dumps(self.old)}, now {json.dumps(self.new)}"
+
+    @property
+    def is_allowed(self) -> bool:
+        """True for a change of the training that a resumed run may make: to get past a spike."""
+        lowers_rate = self.field == "optim.lr" and self.new < self.old
+        return lowers_rate or self.field.startswith("spikes.")
+
+
+def find_differences(old: RunConfig, new: RunConfig) -> list[Difference]:
+    """Return the fields that differ, but for those of EXECUTION."""
+    return list(_differences(to_json(old), to_json(new)))
+
+
+def find_changes(config: RunConfig) -> list[Difference]:
+    """Return what a configuration changes in the training of the run in its folder.
+
+    The fields of EXECUTION may differ, and a folder without a run accepts any configuration.
+    ValueError names each change that a resumed run may not make.
+    """
+    folder = Path(config.run_dir)
+    if not has_run(folder):
+        return []
+    changes = find_differences(read_config(folder), config)
+    if refused := [str(each) for each in changes if not each.is_allowed]:
+        raise ValueError(
+            f"{folder}: the run was started with other settings: {'; '.join(refused)}. "
+            "Leave these settings out to resume it, or name another folder with --run-dir; "
+            "of the training, only a lower --optim.lr and the policy for spikes may change"
+        )
+    return changes
+
+
+def check_trained(config: RunConfig, path: Path, trained: RunConfig) -> None:
+    """Raise ValueError if config.json no longer says what the checkpoint at `path` says.
+
+    Fields may differ as a line of changes.jsonl says.
     """
     folder = Path(config.run_dir)
     if not has_run(folder):
         return
-    if differences := find_differences(read_config(folder), config):
+    made = [(change["field"], change["new"]) for change in read_changes(folder)]
+    differences = find_differences(trained, read_config(folder))
+    if wrong := [str(each) for each in differences if (each.field, each.new) not in made]:
         raise ValueError(
-            f"{folder}: the run was started with other settings: {'; '.join(differences)}. "
-            "Leave these settings out to resume it, or name another folder with --run-dir"
+            f"{folder / CONFIG}: differs from what {path} was trained with: {'; '.join(wrong)}. "
+            "Restore the file"
         )
 
 
-def find_differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """Describe each field that differs, with both values; the fields of EXECUTION are left out."""
-    return list(_differences(to_json(old), to_json(new)))
+def read_changes(folder: Path) -> list[Record]:
+    """Return what resumed runs have changed in the training: field, old and new value."""
+    path = folder / CHANGES
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines()
+    records = parse_records((f"{path}:{number}", line) for number, line in enumerate(lines, 1))
+    return [record for _, record in records]
 
 
-def _differences(old: Any, new: Any, field: str = "") -> Iterator[str]:
+def write_changes(config: RunConfig, changes: Sequence[Difference]) -> None:
+    """Add to the list of changes."""
+    folder = Path(config.run_dir)
+    if changes:
+        records = [*read_changes(folder), *(change._asdict() for change in changes)]
+        write_text(folder / CHANGES, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
             yield from _differences(old.get(key), new.get(key), f"{field}.{key}".lstrip("."))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for position, pair in enumerate(zip(old, new, strict=True)):
             yield from _differences(*pair, f"{field}.{position}")
-    elif old == new or field.startswith(EXECUTION):
-        return
-    elif isinstance(old, list) and isinstance(new, list):
-        yield f"{field} had {len(old)} entries, now {len(new)}"
-    else:
-        yield f"{field} was {json.dumps(old)}, now {json.dumps(new)}"
+    elif old != new and not field.startswith(EXECUTION):
+        yield Difference(field, old, new)
 
 
 def lock_run(config: RunConfig) -> None:
@@ -145,13 +168,16 @@ def lock_run(config: RunConfig) -> None:
     """
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = os.read(descriptor, 1000).decode(errors="replace") or "another process"
         raise ValueError(
-            f"{folder}: another process trains there; stop it first, or name another --run-dir"
+            f"{folder}: {holder} trains there; stop it first, or name another --run-dir"
         ) from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     # The descriptor stays open: closing it would release the lock.
 
 
@@ -168,9 +194,24 @@ def check_same_corpus(config: RunConfig, corpora: Corpora) -> None:
     Its rows would be other ones: some sentences would repeat, others would be left out.
     """
     path = Path(config.run_dir) / CORPORA
-    started = json.loads(path.read_bytes())["train"] if path.exists() else corpora.train.id
-    if started != corpora.train.id:
+    if path.exists():
+        check_corpus_id(corpora, _read_train_id(path), config.run_dir)
+
+
+def check_corpus_id(corpora: Corpora, trained: str, what: str | Path) -> None:
+    """Raise ValueError if `what`, a run or a checkpoint, was trained on another corpus."""
+    if trained != corpora.train.id:
         raise ValueError(
-            f"{config.run_dir}: the run trains on corpus {started}, but {corpora.train.path} is "
+            f"{what}: trained on the corpus {trained}, but {corpora.train.path} is "
             f"{corpora.train.id}; name the first corpus, or start another run with --run-dir"
         )
+
+
+def _read_train_id(path: Path) -> str:
+    try:
+        ids = decode_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); restore the file") from None
+    if not isinstance(ids, dict) or not isinstance(ids.get("train"), str):
+        raise ValueError(f"{path}: expected an object with the id of 'train'; restore the file")
+    return ids["train"]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tresse.engine.run.run_folder import Record
+from tresse.engine.run.typed_json import Record
 from tresse.engine.scoring.questions import MEASURES, Answer
 
 # The challenge's program cuts to the left of 1, 5, 20 and 100: a word heard 5 times is in "6-20".

@@ -6,7 +6,7 @@ from pathlib import Path
 from tresse.data.durable import write_text
 from tresse.data.text_table import format_table
 from tresse.engine.run.config import RunConfig
-from tresse.engine.run.run_folder import Record
+from tresse.engine.run.typed_json import Record
 from tresse.engine.scoring.score import SCORES
 
 TABLE = "table.json"

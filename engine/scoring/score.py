@@ -8,19 +8,23 @@ Batches depend only on the sequences, so every number is the same for any number
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import xxhash
 from torch import nn
 
 from tresse.data.durable import write_text
 from tresse.data.store.corpus import Corpus
+from tresse.data.store.tensor_file import checksum_file
 from tresse.engine.checkpoint import Checkpoint, load_model, open_finished
 from tresse.engine.model import DTYPES
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import Record
+from tresse.engine.run.sealed import read_sealed, write_sealed
+from tresse.engine.run.typed_json import Record
 from tresse.engine.scoring.accuracy import accuracies
 from tresse.engine.scoring.padded import padded_batches
 from tresse.engine.scoring.questions import MEASURES, Answer, Questions, TokenSequence, pair_name
@@ -32,17 +36,20 @@ ANSWERS, SCORES = "answers.jsonl", "scores.json"
 # Tokens of a forward pass on a rank. Another size would change the scores by rounding.
 BATCH_TOKENS = 32_768
 
+logger = logging.getLogger(__name__)
+
 
 def score_stage(
     folder: Path, questions: Questions, valid: Corpus | None, ranks: Ranks, attend: Attend
 ) -> None:
     """Score the final weights of a stage, unless scores.json is up to date; a collective."""
-    path = folder / SCORES
-    answered = json.loads(path.read_bytes())["questions"] if path.exists() else None
-    if ranks.any(answered != questions.digest()):
-        # The first rank verifies the checkpoint's hashes for all ranks.
-        final = ranks.from_first(open_finished(folder).path if ranks.is_first else folder)
-        score(Checkpoint(final), questions, valid, folder, ranks, attend)
+    # The first rank verifies the checkpoint's hashes for all ranks.
+    final = Checkpoint(ranks.from_first(open_finished(folder).path if ranks.is_first else folder))
+    outdated = _find_outdated(folder, _origin(final, questions, valid))
+    if outdated and (folder / SCORES).exists() and ranks.is_first:
+        logger.warning("%s: %s; scoring it again", folder, outdated)
+    if ranks.any(bool(outdated)):
+        score(final, questions, valid, folder, ranks, attend)
 
 
 def score(
@@ -57,22 +64,45 @@ def score(
 
     valid: held-out corpus whose translations are compared; None to leave that out.
     """
-    dtype = DTYPES[checkpoint.config.sharding.precision]
+    dtype = DTYPES[checkpoint.state.config.sharding.precision]
     model = load_model(checkpoint, dtype, ranks.device, attend)
     answers = answer(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
     similarities = (
         measure_similarities(model, valid, batch_tokens=BATCH_TOKENS, ranks=ranks) if valid else {}
     )
+    written = to_jsonl(answers)
     scores: Record = {
-        "questions": questions.digest(),
-        "tokens": checkpoint.state["tokens"],
+        **_origin(checkpoint, questions, valid),
+        ANSWERS: xxhash.xxh3_64_hexdigest(written.encode()),
+        "tokens": checkpoint.state.tokens,
         "cloze": [accuracy.to_json() for accuracy in accuracies(answers)],
         "alignment": {name: asdict(found) for name, found in similarities.items()},
     }
     if ranks.is_first:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / ANSWERS, to_jsonl(answers))
-        write_text(out / SCORES, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+        write_text(out / ANSWERS, written)
+        write_sealed(out / SCORES, scores)
+
+
+def _origin(checkpoint: Checkpoint, questions: Questions, valid: Corpus | None) -> Record:
+    """Return what the scores depend on, as hashes."""
+    return {
+        "checkpoint": checkpoint.state.digest,
+        "questions": questions.digest(),
+        "valid": valid and valid.id,
+    }
+
+
+def _find_outdated(folder: Path, origin: Record) -> str:
+    """Return why the scores in a folder are not those of `origin`; "" if they are."""
+    try:
+        scores = read_sealed(folder / SCORES)
+        answers = checksum_file(folder / ANSWERS)
+    except (ValueError, OSError) as error:
+        return str(error)
+    if others := [name for name, value in origin.items() if scores.get(name) != value]:
+        return f"{SCORES} is of another {' and '.join(others)}"
+    return "" if scores.get(ANSWERS) == answers else f"{ANSWERS} was changed"
 
 
 def answer(

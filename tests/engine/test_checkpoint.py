@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.small_run import TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint import export_stage, load_model, open_finished
+from tresse.engine.checkpoint import export_stage, load_model, open_finished, save
 from tresse.engine.metrics import read_metrics
+from tresse.engine.run.ranks import Ranks
+
+ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +27,8 @@ def test_an_exported_stage_gives_the_same_logits_in_transformers(
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
     checkpoint = open_finished(finished_run / "en-fr")
     ours = load_model(checkpoint, torch.float32, torch.device("cpu"))
-    vocab = checkpoint.vocabulary.num_used
-    assert theirs.config.eos_token_id == checkpoint.vocabulary.eos
+    vocab = checkpoint.state.vocabulary.num_used
+    assert theirs.config.eos_token_id == checkpoint.state.vocabulary.eos
     tokens = torch.randint(0, vocab, (3, 17), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
@@ -68,7 +72,7 @@ def test_a_run_logs_speed_memory_waiting_and_held_out_loss(finished_run: Path) -
 
 def test_a_mono_stage_trains_on_its_budget_to_the_token(finished_run: Path) -> None:
     state = open_finished(finished_run / "en").state
-    assert state["tokens"] == {"en": 8 * 12 * 64, "fr": 0}
+    assert state.tokens == {"en": 8 * 12 * 64, "fr": 0}
 
 
 def test_scores_hold_the_alignment_of_every_layer(finished_run: Path) -> None:
@@ -93,6 +97,35 @@ def test_scores_are_made_again_for_another_cloze_set(
     assert scores.read_bytes() == (finished_run / "en" / "scores.json").read_bytes()
     torchrun(1, TRAIN, "--run-dir", str(run_dir), "--data.cloze", str(other))
     assert sum(cell["num_items"] for cell in json.loads(scores.read_text())["cloze"]) == 10 * 4
+
+
+@pytest.mark.parametrize("name", ["scores.json", "answers.jsonl"])
+def test_changed_scores_are_made_again(finished_run: Path, tmp_path: Path, name: str) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    file = run_dir / "interleave" / name
+    original = file.read_text()
+    file.write_text(original.replace("1", "2", 1))
+    done = torchrun(1, TRAIN, "--run-dir", str(run_dir))
+    assert f"interleave: {name} was changed" in done.stderr
+    assert file.read_text() == original
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_finished(finished_run / "en")
+    model = load_model(checkpoint, torch.float32, ALONE.device)
+    with torch.no_grad():
+        model.norm.weight[3] = float("inf")
+    weights = [(name, {"weight": p.detach()}) for name, p in model.named_parameters()]
+    monkeypatch.setattr("tresse.engine.checkpoint.full_state", lambda _: weights)
+    engine = SimpleNamespace(module=model)
+    with pytest.raises(FloatingPointError, match=r"stage en, step 8: 1 tensors .* norm\.weight"):
+        save(tmp_path, engine, checkpoint.state, 2, ALONE)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(checkpoint, "weight", lambda name, _: dict(weights)[name]["weight"])
+    with pytest.raises(ValueError, match=r"step-00000008: norm\.weight is not finite; use another"):
+        load_model(checkpoint, torch.float32, ALONE.device)
 
 
 def test_a_compiled_run_has_the_losses_of_an_eager_one(

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 from tests.support.processes import ROOT, TIMEOUT_S, end, finish, start
 from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint import find_fault, newest
+from tresse.engine.checkpoint import newest, verify
 from tresse.engine.metrics import read_metrics
+from tresse.engine.state import read_state
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def final_state(run_dir: Path) -> dict[str, bytes]:
 # The function that dies, at which call, on which rank: a save is under way in all but the last.
 ACCIDENTS = {
     "before the other rank's file is written": ("tresse.engine.checkpoint.save_file", 3, 1),
-    "between the files and state.json": ("tresse.engine.checkpoint.write_text", 2, 0),
+    "between the files and state.json": ("tresse.engine.checkpoint.write_state", 2, 0),
     "between the rename and the pruning": ("tresse.engine.checkpoint._prune", 2, 0),
     "before an old checkpoint is removed": ("tresse.engine.checkpoint._remove", 1, 0),
     "in the second stage between saves": ("tresse.engine.step.update", 10, 1),
@@ -100,13 +101,12 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(finished_run: Path, tmp_path: Pa
     copy.mkdir()
     for file in path.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    assert find_fault(copy) is None
+    verify(copy)
     content = bytearray((copy / "optimizer-00002-of-00002.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "optimizer-00002-of-00002.safetensors").write_bytes(content)
-    assert find_fault(copy) == (
-        "optimizer-00002-of-00002.safetensors has other content than its hash says"
-    )
+    with pytest.raises(ValueError, match=r"optimizer-00002.* has other content than its hash says"):
+        verify(copy)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -124,7 +124,7 @@ def test_a_signal_saves_and_exits_0_and_a_second_run_resumes(
     stopped_at = step_records(run_dir)[-1]["step"]
     saved = newest(run_dir / "en")
     assert saved is not None
-    assert json.loads((saved / "state.json").read_text())["step"] == stopped_at
+    assert read_state(saved).step == stopped_at
     torchrun(1, TRAIN, "--run-dir", str(run_dir))
     assert len(step_records(run_dir)) == sum(STAGES.values())
 
@@ -157,9 +157,9 @@ def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> N
 def test_a_flag_that_contradicts_the_run_is_an_error_that_names_the_field(
     finished_run: Path,
 ) -> None:
-    done = torchrun(1, TRAIN, "--run-dir", str(finished_run), "--optim.lr", "1e-3", check=False)
+    done = torchrun(1, TRAIN, "--run-dir", str(finished_run), "--optim.lr", "1e-1", check=False)
     assert done.returncode != 0
-    assert "optim.lr was 0.002, now 0.001" in done.stderr
+    assert "optim.lr was 0.002, now 0.1" in done.stderr
 
 
 def test_another_corpus_under_a_run_is_an_error(
@@ -168,7 +168,24 @@ def test_another_corpus_under_a_run_is_an_error(
     run_dir = shutil.copytree(killed_run, tmp_path / "run")
     config = run_dir / "config.json"
     config.write_text(config.read_text().replace(str(world / "train"), str(world / "valid")))
+    for what in ("run", "run/en/step-00000006"):
+        done = torchrun(1, TRAIN, "--run-dir", str(run_dir), check=False)
+        assert done.returncode != 0
+        assert f"{tmp_path / what}: trained on the corpus" in done.stderr
+        assert done.stderr.startswith("error: "), "no traceback of ours"
+        (run_dir / "corpora.json").unlink(missing_ok=True)  # then the checkpoints tell
+
+
+def test_an_edited_configuration_is_an_error(killed_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(killed_run, tmp_path / "run")
+    config = run_dir / "config.json"
+    config.write_text(config.read_text().replace('"lr": 0.002', '"lr": 0.001'))
     done = torchrun(1, TRAIN, "--run-dir", str(run_dir), check=False)
     assert done.returncode != 0
-    assert "the run trains on corpus" in done.stderr
-    assert done.stderr.startswith("error: "), "no traceback of ours"
+    assert "config.json: differs from what" in done.stderr
+    assert "optim.lr was 0.002, now 0.001" in done.stderr
+    config.write_text(config.read_text().replace('"lr": 0.001', '"lr": 0.002'))
+    torchrun(1, TRAIN, "--run-dir", str(run_dir), "--optim.lr", "0.001")
+    changes = [json.loads(line) for line in (run_dir / "changes.jsonl").read_text().splitlines()]
+    assert changes == [{"field": "optim.lr", "old": 0.002, "new": 0.001}]
+    assert len(step_records(run_dir)) == sum(STAGES.values())

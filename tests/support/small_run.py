@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tresse.engine.metrics import read_metrics
-from tresse.engine.run.run_folder import Record
+from tresse.engine.run.typed_json import Record
 
 TRAIN = "engine/train.py"
 KILLED = "tests/support/workers/killed.py"

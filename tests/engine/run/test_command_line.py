@@ -8,8 +8,10 @@ import torch
 from tresse.engine.flops import flops_per_token
 from tresse.engine.model import Transformer
 from tresse.engine.run.command_line import parse_config, usage
+from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipes import LLAMA_1B, QWEN_360M, RECIPES, TOKENS_PER_STEP
-from tresse.engine.run.run_folder import from_json, to_json, write_config
+from tresse.engine.run.run_folder import write_config
+from tresse.engine.run.typed_json import from_json, to_json
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,7 @@ def test_a_run_folder_alone_brings_its_own_settings(tmp_path: Path) -> None:
 def test_a_recipe_survives_its_file(name: str) -> None:
     config = RECIPES[name]()
     assert config.recipe == name
-    assert from_json(to_json(config)) == config
+    assert from_json(RunConfig, to_json(config)) == config
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from tresse.engine.commands import exec_torchrun
 from tresse.engine.metrics import read_metrics
 from tresse.engine.run.command_line import parse_config
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.run.run_folder import read_config, to_json, write_config
+from tresse.engine.run.run_folder import read_config, write_config
+from tresse.engine.run.typed_json import to_json
 
 STAGES = [
     {"name": "braid", "tokens": 1000, "streams": [
@@ -86,11 +87,11 @@ def test_an_optional_part_can_be_added_and_taken_away(tmp_path: Path) -> None:
         ({"recipe": "tiny", "stages": [{**STAGES[1], "x": 1}]}, "there is no field stages.0.x"),
         ({"recipe": "tiny", "stages": []}, "expected one or more stages with different names"),
         ({"recipe": "tiny", "optim": {"lr": -1}}, "optim.lr=-1"),
-        ({"recipe": "tiny", "optim": {"lr": "fast"}}, "optim.lr: Input should be a valid number"),
-        ({"recipe": "tiny", "model": 5}, "model: Input should be"),
+        ({"recipe": "tiny", "optim": {"lr": "fast"}}, "optim.lr: expected a valid number"),
+        ({"recipe": "tiny", "model": 5}, "model: expected"),
         ({"recipe": ["tiny"]}, "field 'recipe' is one of"),
-        ({"recipe": "tiny", "rows_per_step": True}, "rows_per_step: Input should be a valid int"),
-        ({"recipe": "tiny", "rows_per_step": "64"}, "rows_per_step: Input should be a valid int"),
+        ({"recipe": "tiny", "rows_per_step": True}, "rows_per_step: expected a valid int"),
+        ({"recipe": "tiny", "rows_per_step": "64"}, "rows_per_step: expected a valid int"),
         ({"recipe": "tiny", "optim": {"lr": float("nan")}}, "optim.lr=nan"),
         ({"recipe": "tiny", "optim": {"weight_decay": float("inf")}}, "optim.weight_decay=inf"),
         ({"recipe": "tiny", "seed": -1}, "seed=-1; expected 0"),
