@@ -1,6 +1,7 @@
 """The numbers of a stage: measured per step, logged to files, shown as progress."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -56,9 +57,10 @@ class Meter:
         tokens_per_s = sum(result.targets) / seconds
         losses = zip(self.stage.plan.languages, result.losses, result.targets, strict=True)
         record: Record = {
-            "loss": result.loss,
-            "loss_by_language": {name: loss / count for name, loss, count in losses if count},
-            "grad_norm": result.grad_norm,
+            "loss": _finite(result.loss),
+            "loss_by_language": {n: _finite(loss / count) for n, loss, count in losses if count},
+            "grad_norm": _finite(result.grad_norm),
+            "skipped_steps": self.stage.step - self.stage.num_updates,
             "lr": lr,
             "tokens": dict(self.stage.tokens),
             "tokens_per_s": tokens_per_s,
@@ -130,6 +132,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON has, or None."""
+    return value if math.isfinite(value) else None
 
 
 def _device_name(device: torch.device) -> str:

@@ -6,9 +6,10 @@ DeepSpeed averages gradients over the ranks and divides by the number of micro-b
 
 import gc
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import deepspeed
 import torch
@@ -48,7 +49,7 @@ def deepspeed_config(
         "data_types": {"grad_accum_dtype": "fp32"},
         "bf16": {
             "enabled": sharding.precision == "bf16",
-            "check_grad_overflow": False,  # train_step raises if the loss is not finite
+            "check_grad_overflow": False,  # Guard leaves such a step out
             "immediate_grad_update": True,
         },
         "zero_optimization": {
@@ -107,12 +108,14 @@ def shard(
     optimizer = make_optimizer(model, sharding, optim, ranks.device)
     config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches)
     with redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory tables at any log level
+        engine: Engine
         engine, *_ = deepspeed.initialize(
             model=model.to(ranks.device),
             optimizer=optimizer,
             config=config,
             dist_init_required=False,
         )
+    engine.guard = Guard(engine)
     return engine
 
 
@@ -122,7 +125,7 @@ def release(engine: Engine) -> None:
     Otherwise a run of three stages would hold three sets of weights, gradients and moments.
     """
     optimizer = engine.optimizer
-    inner = getattr(optimizer, "optimizer", optimizer)
+    inner = inner_optimizer(engine)
     flat = [p for group in inner.param_groups for p in group["params"]]
     flat += getattr(optimizer, "fp32_partitioned_groups_flat", [])
     parameters = list(engine.module.parameters())
@@ -137,16 +140,57 @@ def release(engine: Engine) -> None:
         torch.cuda.empty_cache()
 
 
-def update(engine: Engine) -> float:
-    """Clip the accumulated gradient and update the weights; return the norm before the clip."""
+class Update(NamedTuple):
+    """What became of the accumulated gradient."""
+
+    grad_norm: float
+    """Global norm before the clip; not finite if a gradient is not."""
+    updated: bool
+    """True if the weights were updated."""
+
+
+class Guard:
+    """Stands before an optimizer's step, and leaves it out if the gradient norm is too high.
+
+    DeepSpeed's own step takes the norm, clips, and then calls the optimizer, at some levels once
+    for each group of parameters.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._optimizer = engine.optimizer
+        inner = inner_optimizer(engine)
+        self._step = inner.step
+        inner.step = self  # type: ignore[method-assign, assignment]
+        self.begin(math.inf)
+
+    def begin(self, limit: float, norm: float | None = None) -> None:
+        """Begin a step; norm: what it is, if DeepSpeed will not say."""
+        self.limit, self.norm, self.updated = limit, norm, False
+
+    def __call__(self) -> None:
+        """Take the optimizer's step, or leave it out."""
+        if self.norm is None:
+            self.norm = float(self._optimizer._global_grad_norm)
+        if math.isfinite(self.norm) and self.norm <= self.limit:
+            self._step()
+            self.updated = True
+
+
+def inner_optimizer(engine: Engine) -> torch.optim.Optimizer:
+    """Return the optimizer within DeepSpeed's; at level 0 there is none around it."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def apply_gradient(engine: Engine, norm_limit: float = math.inf) -> Update:
+    """Clip the accumulated gradient and update the weights, unless its norm is above the limit."""
+    norm = None
     if engine.zero_optimization_stage() == 0:
-        gradients = [p.grad for p in engine.module.parameters()]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        engine.step()
-    else:
-        engine.step()
-        norm = engine.get_global_grad_norm()
-    return float(norm)
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters()]))
+    engine.guard.begin(norm_limit, norm)
+    engine.step()
+    if norm is None:
+        norm = float(engine.get_global_grad_norm())
+    return Update(norm, engine.guard.updated)
 
 
 def full_state(engine: Engine) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -201,7 +245,7 @@ def _create_moments(engine: Engine, num_updates: int) -> None:
     of the second group do not exist yet. Creating and linking them here links both groups.
     """
     zero_stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
-    inner = optimizer if zero_stage == 0 else optimizer.optimizer
+    inner = inner_optimizer(engine)
     if zero_stage == 3:
         partitions = optimizer.fp32_partitioned_groups_flat
     else:

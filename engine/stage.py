@@ -1,5 +1,7 @@
 """A stage of a run: its plan, its initial weights, its counters and its checkpoints."""
 
+import math
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from tresse.engine.run.ranks import Ranks
 from tresse.engine.run.run_folder import check_corpus_id, check_trained
 from tresse.engine.sharding import Engine, release, set_full_state, shard
 from tresse.engine.state import State
-from tresse.engine.step import StepResult
+from tresse.engine.step import NUM_NORMS, StepResult, high_norm
 from tresse.kernels.attention import Attend
 
 # A block compiles to several graphs: for the first layer and the others, with and without a
@@ -47,6 +49,10 @@ class Stage:
     corpus: Corpus
     step: int
     """Number of optimizer steps taken in this stage."""
+    num_updates: int
+    """Number of these steps that changed the weights."""
+    recent_norms: deque[float]
+    """Gradient norms of the last steps."""
     tokens: dict[str, int]
     """Targets per language since the weights were new: those of earlier stages count too."""
 
@@ -79,10 +85,31 @@ class Stage:
         )
 
     def advance(self, result: StepResult) -> None:
-        """Count a step and its targets."""
+        """Count a step, and its targets if it changed the weights."""
         self.step += 1
-        for language, count in zip(self.plan.languages, result.targets, strict=True):
-            self.tokens[language] = self.tokens.get(language, 0) + count
+        if math.isfinite(result.grad_norm):
+            self.recent_norms.append(result.grad_norm)
+        if result.updated:
+            self.num_updates += 1
+            for language, count in zip(self.plan.languages, result.targets, strict=True):
+                self.tokens[language] = self.tokens.get(language, 0) + count
+
+    @property
+    def norm_limit(self) -> float:
+        """Largest gradient norm of the next step that is no spike."""
+        spikes = self.config.spikes
+        stops = spikes.policy == "stop"  # only at a norm that is not finite
+        return math.inf if stops else high_norm(self.recent_norms, spikes.deviations)
+
+    def describe(self, result: StepResult) -> str:
+        """Return the place and the numbers of the step that comes next, and its rows."""
+        first = self.step * self.config.rows_per_step
+        last = min(first + self.config.rows_per_step, self.plan.num_rows) - 1
+        return (
+            f"stage {self.name}, step {self.step + 1}: loss {result.loss:.4g}, gradient norm "
+            f"{result.grad_norm:.4g}, expected at most {self.norm_limit:.4g}; rows {first:,} to "
+            f"{last:,} of the stage"
+        )
 
     def save(self) -> None:
         """Write a checkpoint; a collective."""
@@ -90,7 +117,8 @@ class Stage:
             stage=self.name,
             step=self.step,
             finished=self.is_done,
-            num_updates=self.step,
+            num_updates=self.num_updates,
+            recent_norms=tuple(self.recent_norms),
             tokens=self.tokens,
             corpus=self.corpus.id,
             tokenizer=self.corpus.tokenizer,
@@ -157,8 +185,13 @@ def build_stage(
     ranks: Ranks,
     attend: Attend,
     own: Checkpoint | None,
+    first_step: int = 0,
 ) -> Stage:
-    """Build the engine of a stage, with its initial weights or the state of its own checkpoint."""
+    """Build the engine of a stage, with its initial weights or the state of its own checkpoint.
+
+    first_step: step that it goes on with, if that is after the checkpoint's; the rows in between
+    are left out.
+    """
     source = own or _open_on_all(_initial(config, stage) if ranks.is_first else None, ranks)
     model = Transformer(config.model, plan.vocabulary.width, plan.vocabulary.num_used, attend)
     if source:
@@ -177,10 +210,20 @@ def build_stage(
     if own and ranks.is_first:
         print(f"{stage.name}: resuming from {own.path}")
     engine = _build_engine(model, config, ranks)
-    step = own.state.step if own else 0
-    set_full_state(engine, read, num_updates=own.state.num_updates if own else 0)
-    tokens = dict(source.state.tokens) if source else {}
-    return Stage(config, stage.name, plan, engine, ranks, corpora.train, step, tokens)
+    step, num_updates = (own.state.step, own.state.num_updates) if own else (0, 0)
+    set_full_state(engine, read, num_updates)
+    return Stage(
+        config,
+        stage.name,
+        plan,
+        engine,
+        ranks,
+        corpora.train,
+        step=max(step, first_step),
+        num_updates=num_updates,
+        recent_norms=deque(own.state.recent_norms if own else (), NUM_NORMS),
+        tokens=dict(source.state.tokens) if source else {},
+    )
 
 
 def _initial(config: RunConfig, stage: StageConfig) -> Path | None:

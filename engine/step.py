@@ -7,6 +7,7 @@ targets of the whole step. So the gradient depends neither on the split of the r
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from tresse.engine.batches import DeviceBatch
 from tresse.engine.run.config import OptimConfig
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.sharding import Engine, update
+from tresse.engine.sharding import Engine, Update, apply_gradient
 from tresse.kernels.cross_entropy import IGNORE_INDEX
+
+NUM_NORMS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class StepResult:
     """Number of targets of each language."""
     grad_norm: float
     """Global norm of the gradient before the clip."""
+    updated: bool
+    """True if the weights were updated; False at a norm above the limit or not finite."""
     stop: bool
     """True if any rank was asked to stop."""
 
@@ -35,6 +40,17 @@ class StepResult:
     def loss(self) -> float:
         """Mean cross-entropy over all targets, in nats."""
         return sum(self.losses) / max(sum(self.targets), 1)
+
+
+def high_norm(recent: Sequence[float], deviations: float) -> float:
+    """Return the norm above which a step is a spike, as OLMo-core's SkipStepOptimizer has it.
+
+    recent: gradient norms of the last steps, at most NUM_NORMS; with less than half of them nothing
+    is a spike.
+    """
+    if len(recent) < NUM_NORMS // 2:
+        return math.inf
+    return fmean(recent) + deviations * stdev(recent)
 
 
 def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
@@ -56,12 +72,13 @@ def train_step(
     lr: float,
     ranks: Ranks,
     *,
+    norm_limit: float = math.inf,
     stop: bool = False,
 ) -> StepResult:
     """Accumulate the gradient of this rank's micro-batches, reduce it, update the weights.
 
-    stop: True if this rank was asked to stop. Raises FloatingPointError when the loss or the
-    gradient norm is not finite.
+    norm_limit: largest gradient norm of an update; one that is not finite is never an update.
+    stop: True if this rank was asked to stop.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
@@ -71,7 +88,7 @@ def train_step(
     # DeepSpeed will divide the summed gradient by the number of ranks.
     scale = ranks.world_size / targets.sum().clamp(min=1)
     losses = torch.zeros(num_languages, dtype=torch.float64, device=ranks.device)
-    grad_norm = math.nan
+    update = Update(math.nan, False)
     for position, batch in enumerate(micro_batches):
         loss, token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, scale)
         # DeepSpeed 0.19.8 divides the gradient of a tensor that the model returns by the number of
@@ -81,15 +98,9 @@ def train_step(
         if position < len(micro_batches) - 1:
             engine.step()
         else:
-            grad_norm = update(engine)
+            update = apply_gradient(engine, norm_limit)
     measured = ranks.all_reduce(torch.cat([losses, losses.new_tensor([stop])])).tolist()
-    result = StepResult(measured[:-1], targets.tolist(), grad_norm, measured[-1] > 0)
-    if not math.isfinite(result.loss) or not math.isfinite(grad_norm):
-        raise FloatingPointError(
-            f"loss {result.loss} and gradient norm {grad_norm} are not finite; start another run "
-            "from the last good stage with --init RUN/STAGE and a lower --optim.lr"
-        )
-    return result
+    return StepResult(measured[:-1], targets.tolist(), *update, stop=measured[-1] > 0)
 
 
 def count_targets(batch: DeviceBatch, num_languages: int) -> Tensor:

@@ -5,10 +5,13 @@ torchrun --nproc-per-node 4 engine/train.py 360m-interleave --data.corpus CORPUS
 torchrun --nproc-per-node 4 engine/train.py --run-dir DIR    resumes an interrupted run
 """
 
+import logging
+import math
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +21,11 @@ from tresse.data.packing.loader import check_split
 from tresse.data.packing.packer import Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
+from tresse.engine.checkpoint import Checkpoint
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Logbook, Meter, progress_bar
 from tresse.engine.run.command_line import parse_config
-from tresse.engine.run.config import RunConfig
+from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.run_folder import (
@@ -43,10 +47,12 @@ from tresse.engine.stage import (
     find_checkpoint,
     plan_stages,
 )
-from tresse.engine.step import learning_rate, train_step
+from tresse.engine.step import StepResult, learning_rate, train_step
 from tresse.kernels.attention import Attend
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,11 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except ValueError as error:  # the user's mistake: nothing is trained yet
         sys.exit(f"error: {error}" if ranks.is_first else f"error on rank {ranks.rank}: {error}")
-    with Interrupt() as interrupt:
-        finished = run(job, ranks, interrupt)
+    try:
+        with Interrupt() as interrupt:
+            finished = run(job, ranks, interrupt)
+    except FloatingPointError as error:  # the same on every rank
+        sys.exit(f"error: {error}" if ranks.is_first else 1)
     if ranks.is_first and finished:
         print_table(config)
     elif ranks.is_first:
@@ -126,13 +135,9 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     """Train and score the stages that are not finished; return False if a signal stopped it."""
     for stage in job.config.stages:
         own = find_checkpoint(job.config, stage.name, ranks)
-        if own is None or not own.state.finished:
-            plan = job.plans[stage.name]
-            resumed = build_stage(job.config, stage, plan, job.corpora, ranks, job.attend, own)
-            finished = train(resumed, job, interrupt)
-            resumed.close()
-            if not finished:
-                return False
+        is_finished = own is not None and own.state.finished
+        if not is_finished and not run_stage(job, stage, own, ranks, interrupt):
+            return False
         if job.questions:
             folder = Path(job.config.run_dir) / stage.name
             score_stage(folder, job.questions, job.corpora.valid, ranks, job.attend)
@@ -141,8 +146,24 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     return True
 
 
-def train(stage: Stage, job: Job, interrupt: Interrupt) -> bool:
-    """Take the steps that are left of a stage; return False if a signal stopped it."""
+def run_stage(
+    job: Job, config: StageConfig, own: Checkpoint | None, ranks: Ranks, interrupt: Interrupt
+) -> bool:
+    """Train a stage to its end, from its checkpoint; return False if a signal stopped it."""
+    plan, first_step = job.plans[config.name], 0
+    while True:
+        stage = build_stage(
+            job.config, config, plan, job.corpora, ranks, job.attend, own, first_step
+        )
+        end = train(stage, job, interrupt)
+        stage.close()
+        if end != "spike":
+            return end == "finished"
+        own, first_step = find_checkpoint(job.config, config.name, ranks), stage.step
+
+
+def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "stopped", "spike"]:
+    """Take the steps that are left of a stage, up to a signal, or a spike that it rewinds at."""
     config, ranks, pool = stage.config, stage.ranks, job.pool
     loader, meter, bar = stage.loader(pool is not None), Meter(stage), progress_bar(stage)
     with Logbook(Path(config.run_dir), stage.name, stage.step, ranks) as log, bar:
@@ -152,7 +173,11 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> bool:
             batches = [to_device(each, ranks.device, masked, pool) for each in packed]
             num_languages = len(stage.plan.languages)
             stop = interrupt.requested
-            result = train_step(stage.engine, batches, num_languages, lr, ranks, stop=stop)
+            limit = stage.norm_limit
+            result = train_step(
+                stage.engine, batches, num_languages, lr, ranks, norm_limit=limit, stop=stop
+            )
+            check_spike(stage, result)
             stage.advance(result)
             log.write(stage.step, meter.record(result, lr))
             if job.heldout and stage.is_due(config.valid_every):
@@ -166,8 +191,25 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> bool:
             bar.set_postfix_str(meter.summary, refresh=False)
             bar.update()
             if result.stop:
-                return False
-    return True
+                return "stopped"
+            if not result.updated and config.spikes.policy == "rewind":
+                return "spike"
+    return "finished"
+
+
+def check_spike(stage: Stage, result: StepResult) -> None:
+    """Say that a step is a spike; FloatingPointError if the run stops there."""
+    if result.updated and math.isfinite(result.loss):
+        return
+    policy, first = stage.config.spikes.policy, stage.ranks.is_first
+    if policy == "stop" or result.updated:
+        raise FloatingPointError(
+            f"{stage.describe(result)}. The checkpoint before it is good: go on from there with "
+            "--spikes.policy skip or rewind, or with a lower --optim.lr"
+        )
+    answer = {"skip": "leaving out this step", "rewind": "going back to the newest checkpoint"}
+    if first:
+        logger.warning("%s; %s", stage.describe(result), answer[policy])
 
 
 if __name__ == "__main__":

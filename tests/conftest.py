@@ -100,7 +100,7 @@ def finished_run(world: Path, shared: Shared) -> Path:
 @pytest.fixture(scope="session")
 def killed_run(world: Path, shared: Shared) -> Path:
     """The folder of the same run killed in step 8, after checkpoints of steps 3 and 6; copy it."""
-    accident = ["tresse.engine.step.update", "8", "0"]
+    accident = ["tresse.engine.step.apply_gradient", "8", "0"]
     return shared(
         "killed",
         lambda folder: warm.torchrun(2, KILLED, *accident, *arguments(world, folder), check=False),

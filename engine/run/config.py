@@ -193,6 +193,25 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SpikesConfig:
+    """The answer to a step whose gradient norm is not finite or far above those before it.
+
+    Such a step never changes the weights.
+    """
+
+    policy: Literal["stop", "skip", "rewind"] = "stop"
+    """`stop` ends the run at a norm that is not finite. `skip` leaves out the step.
+    `rewind` goes back to the newest checkpoint and leaves out all rows since.
+    Both also answer a high norm."""
+    deviations: float = 6.0
+    """A norm is high if it exceeds the mean of the last 128 by this many standard deviations."""
+
+    def __post_init__(self) -> None:
+        if not self.deviations > 0:
+            raise ValueError(f"spikes.deviations={self.deviations}; expected a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KernelsConfig:
     """The choice of implementations; their results differ only by rounding."""
 
@@ -223,6 +242,7 @@ class RunConfig:
     """Number of rows per micro-batch: one forward and backward pass on one rank."""
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
+    spikes: SpikesConfig = SpikesConfig()
     kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     valid_every: int = 500

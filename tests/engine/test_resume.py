@@ -35,7 +35,7 @@ ACCIDENTS = {
     "between the files and state.json": ("tresse.engine.checkpoint.write_state", 2, 0),
     "between the rename and the pruning": ("tresse.engine.checkpoint._prune", 2, 0),
     "before an old checkpoint is removed": ("tresse.engine.checkpoint._remove", 1, 0),
-    "in the second stage between saves": ("tresse.engine.step.update", 10, 1),
+    "in the second stage between saves": ("tresse.engine.step.apply_gradient", 10, 1),
 }
 
 
@@ -88,7 +88,7 @@ def test_pruning_keeps_good_checkpoints_and_removes_broken_newer_ones(
     broken = run_dir / "en" / "step-00000006" / "state.json"
     broken.write_text("{")
     rhythm = ["--checkpoint.keep", "1", "--checkpoint.every", "4"]
-    accident = ["tresse.engine.step.update", "4", "0"]
+    accident = ["tresse.engine.step.apply_gradient", "4", "0"]
     torchrun(1, KILLED, *accident, "--run-dir", str(run_dir), *rhythm, check=False)
     assert [path.name for path in (run_dir / "en").glob("step-*")] == ["step-00000004"]
     assert newest(run_dir / "en") == run_dir / "en" / "step-00000004"

@@ -176,6 +176,6 @@ def test_a_run_packs_on_the_device_and_has_the_same_losses(
     """The resumed run packs on the host: the place of packing changes no row."""
     run_dir = tmp_path / "run"
     job = [*arguments(world, run_dir), "--data.pack-on", "device"]
-    torchrun(2, KILLED, "tresse.engine.step.update", "6", "0", *job, check=False)
+    torchrun(2, KILLED, "tresse.engine.step.apply_gradient", "6", "0", *job, check=False)
     torchrun(2, TRAIN, "--run-dir", str(run_dir), "--data.pack-on", "host", "--valid-every", "8")
     assert step_records(run_dir) == step_records(finished_run)

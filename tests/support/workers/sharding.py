@@ -5,6 +5,8 @@
 Prints nothing and exits 0 when both stay equal, bit for bit, at every ZeRO level and precision.
 """
 
+import math
+
 import torch
 
 from tests.support.workers.step import OPTIM, ROWS, full_gradient, make_model, make_rows, take
@@ -55,9 +57,33 @@ def check(fresh: State, sharding: ShardingConfig, ranks: Ranks) -> None:
     for name, tensors in snapshot(first).items():
         assert torch.equal(tensors["weight"], fresh[name]["weight"]), "masters are not rounded"
     steps(first, 0, 4, ranks)
+    before = snapshot(first)
+    skip(first, ranks)
+    equal(snapshot(first), before, sharding)
     second = build(snapshot(first), 4, sharding, ranks)
     assert steps(first, 4, 8, ranks) == steps(second, 4, 8, ranks), sharding
-    expected, found = snapshot(first), snapshot(second)
+    equal(snapshot(second), snapshot(first), sharding)
+
+
+def skip(engine: Engine, ranks: Ranks) -> None:
+    """Take two steps that leave no trace: of a norm above the limit, and of one that is NaN."""
+    share = ROWS // ranks.world_size
+    half = share // 2
+    for limit, factor in ((1e-9, 1.0), (math.inf, math.nan)):
+        rows = make_rows(99)
+        begin = ranks.rank * share
+        micro = [take(rows, begin + k * half, begin + (k + 1) * half) for k in (0, 1)]
+        spoiled = engine.module.register_forward_hook(
+            lambda _module, _inputs, output, scale=factor: (output[0] * scale, output[1])
+        )
+        result = train_step(engine, micro, 2, OPTIM.lr, ranks, norm_limit=limit)
+        spoiled.remove()
+        assert not result.updated
+        assert math.isfinite(result.grad_norm) == math.isfinite(factor)
+
+
+def equal(found: State, expected: State, sharding: ShardingConfig) -> None:
+    """Compare two states bit for bit."""
     for name, tensors in expected.items():
         for key, tensor in tensors.items():
             assert torch.equal(found[name][key], tensor), (sharding, name, key)

@@ -14,7 +14,7 @@ from tresse.engine.batches import DeviceBatch
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig, OptimConfig, ShardingConfig
 from tresse.engine.run.ranks import Ranks, join, leave  # before deepspeed
-from tresse.engine.sharding import set_full_state, shard
+from tresse.engine.sharding import Update, set_full_state, shard
 from tresse.engine.step import learning_rate, train_step
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 
@@ -77,14 +77,14 @@ def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> t
     )
     set_full_state(engine, lambda name: {"weight": weights[name]}, num_updates=0)
     gradients = []
-    plain_update = step_module.update
+    plain_update = step_module.apply_gradient
 
-    def update_and_keep_gradient(engine: object) -> float:
+    def update_and_keep_gradient(engine: object, norm_limit: float) -> Update:
         named = engine.module.named_parameters()  # type: ignore[attr-defined]
         gradients.append({name: full_gradient(p) for name, p in named})
-        return plain_update(engine)
+        return plain_update(engine, norm_limit)
 
-    step_module.update = update_and_keep_gradient
+    step_module.apply_gradient = update_and_keep_gradient
     losses = []
     for step in range(NUM_STEPS):
         rows, first = make_rows(step), ranks.rank * ROWS // ranks.world_size
@@ -98,7 +98,7 @@ def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> t
         result = train_step(engine, micro, 2, lr, ranks, stop=stop)
         assert result.stop == is_last, "all ranks stop when one of them is asked to"
         losses.append(result.loss)
-    step_module.update = plain_update
+    step_module.apply_gradient = plain_update
     return gradients[0], losses
 
 
