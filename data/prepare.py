@@ -14,12 +14,12 @@ from tresse.data.audio.commands import COMMANDS as AUDIO
 from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import ANY, Files, Units, Written
 from tresse.data.formats.commands import COMMANDS as FORMATS
+from tresse.data.interrupt import INTERRUPTED
+from tresse.data.pipe import end_of_pipe
 from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
-
-INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 
 def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY) -> Corpus:
@@ -42,14 +42,16 @@ def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> i
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=__doc__, args=arguments
         )
+        if corpus is not None:
+            print(f"wrote {corpus.path}\n\n{describe(corpus)}", flush=True)
+    except BrokenPipeError:
+        return end_of_pipe()
     except (ValueError, OSError) as error:  # str of an OSError names its file
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "stopped; nothing was written", file=sys.stderr)
         return INTERRUPTED
-    if corpus is not None:
-        print(f"wrote {corpus.path}\n\n{describe(corpus)}")
     return 0
 
 

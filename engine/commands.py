@@ -4,14 +4,17 @@ A verb imports its modules when it is called, so that `tresse --help` answers at
 """
 
 import logging
-import os
 import shutil
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from tresse.data.interrupt import INTERRUPTED
+from tresse.data.pipe import end_of_pipe
 
 Argument = tyro.conf.Positional
 
@@ -22,42 +25,35 @@ def main() -> None:
     """Run the verb that the command line names."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     verb, arguments = sys.argv[1:2], sys.argv[2:]
-    if verb == ["train"]:
-        exec_torchrun(arguments)
-    if verb == ["prepare"]:
-        from tresse.data.prepare import main as prepare
-
-        sys.exit(prepare(arguments, prog="tresse prepare"))
+    if verb == ["--version"]:
+        print(f"tresse {version('tresse')}")
+        return
     try:
+        if verb == ["train"]:
+            from tresse.engine.run.launch import train
+
+            train(arguments)
+        if verb == ["prepare"]:
+            from tresse.data.prepare import main as prepare
+
+            sys.exit(prepare(arguments, prog="tresse prepare"))
         app.cli(prog="tresse", description="Train speech language models on braided languages.")
-    except ValueError as error:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.exit(end_of_pipe())
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
-
-
-def exec_torchrun(arguments: list[str]) -> None:
-    """Replace this process by torchrun on engine/train.py.
-
-    Arguments before RECIPE or `--` are options of torchrun.
-    """
-    from tresse.engine.run.recipe_file import SUFFIX
-    from tresse.engine.run.recipes import RECIPES
-
-    ends = [
-        i
-        for i, word in enumerate(arguments)
-        if word == "--" or word in RECIPES or word.endswith(SUFFIX)
-    ]
-    split = ends[0] if ends else 0
-    launcher, job = arguments[:split], arguments[split:]
-    script = str(Path(__file__).with_name("train.py"))
-    launcher = launcher or ["--standalone", "--nproc-per-node", "1"]
-    command = ["-m", "torch.distributed.run", *launcher, script, *(w for w in job if w != "--")]
-    os.execv(sys.executable, [sys.executable, *command])
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 @app.command(name="train")
 def _train() -> None:
-    """Train the stages of a recipe: `tresse train [TORCHRUN OPTIONS] RECIPE [--field ...]`."""
+    """Train the stages of a recipe: `tresse train [OPTION OF TORCHRUN ...] [RECIPE] [--field ...]`.
+
+    `tresse train --help` says more.
+    """
 
 
 @app.command(name="prepare")

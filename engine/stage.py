@@ -70,6 +70,11 @@ class Stage:
         """Return whether this step ends the stage or is a multiple of `every`."""
         return self.is_done or self.step % every == 0
 
+    @property
+    def place(self) -> str:
+        """The stage and the step that comes next."""
+        return f"stage {self.name}, step {self.step + 1}"
+
     def loader(self, on_device: bool) -> Loader:
         """Return a loader of the steps that are left; on_device: the device packs the rows."""
         return Loader(
@@ -106,7 +111,7 @@ class Stage:
         first = self.step * self.config.rows_per_step
         last = min(first + self.config.rows_per_step, self.plan.num_rows) - 1
         return (
-            f"stage {self.name}, step {self.step + 1}: loss {result.loss:.4g}, gradient norm "
+            f"{self.place}: loss {result.loss:.4g}, gradient norm "
             f"{result.grad_norm:.4g}, expected at most {self.norm_limit:.4g}; rows {first:,} to "
             f"{last:,} of the stage"
         )

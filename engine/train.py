@@ -9,14 +9,18 @@ import logging
 import math
 import os
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
 
-from tresse.data.interrupt import Interrupt
+from tresse.data import processes
+from tresse.data.interrupt import INTERRUPTED, Interrupt
 from tresse.data.packing.loader import check_split
 from tresse.data.packing.packer import Plan
 from tresse.engine.attention import choose_attention
@@ -24,18 +28,20 @@ from tresse.engine.batches import to_device, upload_pool
 from tresse.engine.checkpoint import Checkpoint
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Logbook, Meter, progress_bar
-from tresse.engine.run.command_line import parse_config
+from tresse.engine.run.command_line import COMMAND, parse_config
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.run_folder import (
     check_same_corpus,
+    discard_if_new,
     find_changes,
     lock_run,
     write_changes,
     write_config,
     write_corpora,
 )
+from tresse.engine.run.watch import Watch
 from tresse.engine.scoring.questions import Questions, read_questions
 from tresse.engine.scoring.report import print_table
 from tresse.engine.scoring.score import score_stage
@@ -50,7 +56,7 @@ from tresse.engine.stage import (
 from tresse.engine.step import StepResult, learning_rate, train_step
 from tresse.kernels.attention import Attend
 
-INTERRUPTED = 130  # the shell's status for Ctrl-C
+WAIT_FOR_FIRST_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -73,32 +79,53 @@ class Job:
 
 def main() -> None:
     """Run the job that the command line describes."""
-    config = parse_config(sys.argv[1:])
-    ranks = join()
+    config = parse_on_all(sys.argv[1:])
     try:
-        job = prepare(config, ranks)
+        with Watch(Path(config.run_dir), config.timeouts) as watch:
+            finished = prepare_and_run(config, join(watch))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except ValueError as error:  # the user's mistake: nothing is trained yet
-        sys.exit(f"error: {error}" if ranks.is_first else f"error on rank {ranks.rank}: {error}")
-    try:
-        with Interrupt() as interrupt:
-            finished = run(job, ranks, interrupt)
-    except FloatingPointError as error:  # the same on every rank
-        sys.exit(f"error: {error}" if ranks.is_first else 1)
-    if ranks.is_first and finished:
+    except (ValueError, OSError, FloatingPointError) as error:
+        say_mistake(config, error)
+    if processes.rank() == 0 and finished:
         print_table(config)
-    elif ranks.is_first:
-        resume = f"{launcher()} {sys.argv[0]} --run-dir {config.run_dir}"
-        print(f"Stopped and saved. To resume: {resume}")
+    elif processes.rank() == 0:
+        print(f"Stopped and saved. To resume: {resume_command(config)}")
     leave()
 
 
-def launcher() -> str:
-    """Return the command that started this process."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return "python"
-    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
+def parse_on_all(arguments: Sequence[str]) -> RunConfig:
+    """Parse the command line on every rank, and let the first one speak of its mistakes."""
+    if processes.rank() == 0:
+        return parse_config(arguments)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return parse_config(arguments)
+
+
+def prepare_and_run(config: RunConfig, ranks: Ranks) -> bool:
+    """Prepare the job and run it; return False if a signal stopped it."""
+    job = prepare(config, ranks)
+    with Interrupt() as interrupt:
+        ranks.watch.interrupt = interrupt
+        return run(job, ranks, interrupt)
+
+
+def say_mistake(config: RunConfig, error: Exception) -> NoReturn:
+    """Print an error, once if all ranks have it, and exit."""
+    if processes.rank() == 0:
+        discard_if_new(config)
+    else:
+        time.sleep(WAIT_FOR_FIRST_S)  # torchrun ends this rank if the first one has said it
+    where = f"error on rank {processes.rank()}" if processes.rank() else "error"
+    sys.exit(f"{where}: {error}")
+
+
+def resume_command(config: RunConfig) -> str:
+    """Return the command that resumes the run, as this one was started."""
+    started = os.environ.get(COMMAND)  # by `tresse train`
+    if started is None and "TORCHELASTIC_RUN_ID" in os.environ:
+        started = f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} {sys.argv[0]}"
+    return f"{started or f'python {sys.argv[0]}'} --run-dir {config.run_dir}"
 
 
 def prepare(config: RunConfig, ranks: Ranks) -> Job:
@@ -152,6 +179,7 @@ def run_stage(
     """Train a stage to its end, from its checkpoint; return False if a signal stopped it."""
     plan, first_step = job.plans[config.name], 0
     while True:
+        ranks.watch.enter("start", f"stage {config.name}")
         stage = build_stage(
             job.config, config, plan, job.corpora, ranks, job.attend, own, first_step
         )
@@ -164,7 +192,7 @@ def run_stage(
 
 def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "stopped", "spike"]:
     """Take the steps that are left of a stage, up to a signal, or a spike that it rewinds at."""
-    config, ranks, pool = stage.config, stage.ranks, job.pool
+    config, ranks, pool, watch = stage.config, stage.ranks, job.pool, stage.ranks.watch
     loader, meter, bar = stage.loader(pool is not None), Meter(stage), progress_bar(stage)
     with Logbook(Path(config.run_dir), stage.name, stage.step, ranks) as log, bar:
         for packed in meter.waited(loader):
@@ -173,6 +201,7 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "
             batches = [to_device(each, ranks.device, masked, pool) for each in packed]
             num_languages = len(stage.plan.languages)
             stop = interrupt.requested
+            watch.enter("step", stage.place)
             limit = stage.norm_limit
             result = train_step(
                 stage.engine, batches, num_languages, lr, ranks, norm_limit=limit, stop=stop
@@ -187,9 +216,11 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "
                 if ranks.is_first:
                     bar.write(f"{stage.name} step {stage.step}: held-out loss {rounded}")
             if result.stop or stage.is_due(config.checkpoint.every):
+                watch.enter("save", stage.place)
                 stage.save()
             bar.set_postfix_str(meter.summary, refresh=False)
             bar.update()
+            watch.enter("rows", stage.place)
             if result.stop:
                 return "stopped"
             if not result.updated and config.spikes.policy == "rewind":

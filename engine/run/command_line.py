@@ -1,5 +1,6 @@
 """The command line of the main job: a recipe and the fields that change in it."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,12 @@ from tresse.engine.run.recipes import RECIPES
 from tresse.engine.run.run_folder import find_differences, has_run, read_config
 
 DEFAULT_RECIPE = "demo"
-USAGE = """usage: engine/train.py [RECIPE] [--run-dir DIR] [--field value ...]
+COMMAND = "TRESSE_COMMAND"
+"""Variable of the environment with the command that started this process, if `tresse` did."""
+LAUNCHER = """
+OPTION is one of torchrun's, such as --nproc-per-node 4, --nnodes 2 or --max-restarts 3; they may
+stand anywhere (`torchrun --help` lists them). Without any, it takes all GPUs of this machine."""
+USAGE = """usage: {command} {option}[RECIPE] [--run-dir DIR] [--field value ...]
 
 Train the stages of a recipe, score each of them on the cloze set, and print the table.
 
@@ -23,7 +29,7 @@ The default is {default}; with --run-dir DIR alone, the run in DIR is resumed.
 recipes:
 {recipes}
 
-`engine/train.py RECIPE --help` lists all fields of a recipe."""
+`{command} RECIPE --help` lists all fields of a recipe.{launcher}"""
 
 
 def parse_config(arguments: Sequence[str]) -> RunConfig:
@@ -43,7 +49,7 @@ def parse_config(arguments: Sequence[str]) -> RunConfig:
         raise SystemExit(f"error: {error}") from None
     parsed = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands)(RunConfig),
-        prog=f"engine/train.py {default.recipe}",
+        prog=f"{_command()} {default.recipe}",
         default=default,
         args=arguments,
     )
@@ -97,7 +103,18 @@ def usage() -> str:
     """Return the help of the main job, with one line per recipe."""
     width = max(map(len, RECIPES))
     lines = [f"  {name:{width}}  {_summary(name)}" for name in RECIPES]
-    return USAGE.format(default=DEFAULT_RECIPE, recipes="\n".join(lines))
+    return USAGE.format(
+        command=_command(),
+        option="[OPTION ...] " if COMMAND in os.environ else "",
+        default=DEFAULT_RECIPE,
+        recipes="\n".join(lines),
+        launcher=LAUNCHER if COMMAND in os.environ else "",
+    )
+
+
+def _command() -> str:
+    """Return the command that the user typed, without options of torchrun."""
+    return "tresse train" if COMMAND in os.environ else "engine/train.py"
 
 
 def _summary(recipe: str) -> str:

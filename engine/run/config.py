@@ -8,6 +8,19 @@ from typing import Literal
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.worlds.story_world import StoryWorld
 
+RESERVED = (
+    "changes.jsonl",
+    "config.json",
+    "corpora.json",
+    "metrics.jsonl",
+    "previous",
+    "ranks",
+    "scratch",
+    "table.json",
+    "tensorboard",
+)
+"""Names that no stage has: files of a run's folder, and what `StageConfig.init` may be."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RopeScaling:
@@ -165,6 +178,10 @@ class StageConfig:
     """Initial weights: `previous` (stage), `scratch`, or the name of an earlier stage."""
 
     def __post_init__(self) -> None:
+        if self.name in RESERVED or self.name.startswith("story-world-"):
+            raise ValueError(
+                f"stage name {self.name!r} has another meaning in a run; choose another name"
+            )
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(
                 f"stage name {self.name!r} is a folder name; expected letters, digits and . _ + -"
@@ -190,6 +207,25 @@ class CheckpointConfig:
             raise ValueError(
                 f"checkpoint.every={self.every} and checkpoint.keep={self.keep} must be at least 1"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeoutsConfig:
+    """The time after which a run without progress ends, and names the rank that it waits for."""
+
+    start_s: float = 1800.0
+    """Seconds for the start of the run or of a stage, its first step included, which compiles."""
+    step_s: float = 600.0
+    """Seconds for the rows of a step, for a step, or for a batch of scoring."""
+    save_s: float = 1800.0
+    """Seconds for a checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name in ("start_s", "step_s", "save_s"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise ValueError(
+                    f"timeouts.{name}={getattr(self, name)}; expected seconds above 0, below 10**6"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,6 +279,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
     spikes: SpikesConfig = SpikesConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
     kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     valid_every: int = 500

@@ -5,11 +5,12 @@ carries the collectives on GPUs and gloo on CPUs.
 """
 
 import gc
+import logging
 import os
 import socket
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -17,10 +18,9 @@ import torch
 import torch.distributed as dist
 
 from tresse.data import processes
+from tresse.engine.run.watch import Watch
 
-# A save of a large model or a cold file system takes minutes; DeepSpeed's own default has moved
-# from 30 to 10 minutes between releases.
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    watch: Watch = field(default_factory=Watch)
+    """The time that this rank takes for what it does."""
 
     @property
     def is_first(self) -> bool:
@@ -70,16 +72,18 @@ class Ranks:
         return values
 
 
-def join() -> Ranks:
+def join(watch: Watch | None = None) -> Ranks:
     """Join the process group that torchrun describes, or create one of a single process."""
+    watch = watch or Watch()
     rank, world_size = processes.rank(), processes.world_size()
     device = torch.device(processes.device())
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         _set_rendezvous_of_one()
-        _init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(rank, world_size, device)
+        _init_process_group("nccl" if device.type == "cuda" else "gloo", watch.collective_timeout)
+    _check_restarts()
+    return Ranks(rank, world_size, device, watch)
 
 
 def leave() -> None:
@@ -95,6 +99,19 @@ def leave() -> None:
     gc.collect()
 
 
+def _check_restarts() -> None:
+    """Warn where torchrun's restarts would hang: its store outlives the ranks that used it."""
+    # pytorch/pytorch#135712
+    variables = os.environ
+    restarts = int(variables.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    shares = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if restarts and shares and processes.rank() == 0:
+        logger.warning(
+            "with --max-restarts, start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, as "
+            "`tresse train` does; otherwise a restart may hang"
+        )
+
+
 def _set_rendezvous_of_one() -> None:
     """Set the variables that torchrun would set, so that both starts take the same path."""
     if "RANK" in os.environ:
@@ -106,7 +123,7 @@ def _set_rendezvous_of_one() -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def _init_process_group(backend: str) -> None:
+def _init_process_group(backend: str, timeout: timedelta) -> None:
     # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed
@@ -115,5 +132,5 @@ def _init_process_group(backend: str) -> None:
     # DeepSpeed would spend two minutes compiling a shared-memory all-reduce for CPUs; gloo has one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
-        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_TIMEOUT
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
     )

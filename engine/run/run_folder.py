@@ -4,6 +4,7 @@ runs/NAME/config.json      the resolved configuration
 runs/NAME/changes.jsonl    what resumed runs changed in the training
 runs/NAME/corpora.json     ids of the corpora
 runs/NAME/metrics.jsonl    a record per step and per measurement of the held-out loss
+runs/NAME/ranks/           what each rank does now (engine/run/watch.py)
 runs/NAME/tensorboard/     the same numbers as TensorBoard events
 runs/NAME/STAGE/           checkpoints (engine/checkpoint.py) and scores (engine/scoring/score.py)
 runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report.py)
@@ -12,8 +13,10 @@ runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from tresse.data.lines import decode_json, parse_records
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.typed_json import Record, from_json, to_json
+from tresse.engine.run.watch import FOLDER as SIGNS
 
 CONFIG, CORPORA, CHANGES, LOCK = "config.json", "corpora.json", "changes.jsonl", ".lock"
 
@@ -37,6 +41,7 @@ EXECUTION = (
     "sharding.zero_stage",
     "sharding.offload_optimizer",
     "kernels.",
+    "timeouts.",
     "data.corpus",
     "data.valid",
     "data.cloze",
@@ -179,6 +184,17 @@ def lock_run(config: RunConfig) -> None:
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     # The descriptor stays open: closing it would release the lock.
+
+
+def discard_if_new(config: RunConfig) -> None:
+    """Remove the folder of a run that was refused before it began, if nothing of use is in it."""
+    folder = Path(config.run_dir)
+    if has_run(folder):
+        return
+    shutil.rmtree(folder / SIGNS, ignore_errors=True)
+    (folder / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds a story world
+        folder.rmdir()
 
 
 def write_corpora(config: RunConfig, corpora: Corpora) -> None:

@@ -44,6 +44,7 @@ def padded_batches(
     planned = plan_batches([len(sequence) for sequence in sequences], batch_tokens)
     rounds = range(0, len(planned), ranks.world_size)
     for start in tqdm(rounds, desc="scoring", leave=False, disable=not ranks.is_first):
+        ranks.watch.enter("scoring")
         own = start + ranks.rank
         width, indices = planned[own % len(planned)]
         tokens = np.zeros((len(indices), width), np.int64)

@@ -1,7 +1,6 @@
 """Recipe files: the fields they change, the faults they refuse, a run in three languages."""
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from tests.support.processes import ROOT, run
 from tests.support.small_run import TRAIN
 from tests.support.warm import torchrun
-from tresse.engine.commands import exec_torchrun
 from tresse.engine.metrics import read_metrics
 from tresse.engine.run.command_line import parse_config
 from tresse.engine.run.recipes import RECIPES
@@ -148,16 +146,6 @@ def test_a_recipe_file_that_has_changed_does_not_resume_its_run(
     with pytest.raises(SystemExit, match=re.escape(message)):
         parse_config([file])
     assert parse_config(["--run-dir", "runs/mine"]) == started
-
-
-def test_the_launcher_knows_a_file_from_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda _, command: found.append(command))
-    exec_torchrun(["--nproc-per-node", "2", "three.json", "--seed", "1"])
-    (command,) = found
-    script = next(i for i, word in enumerate(command) if word.endswith("train.py"))
-    assert command[3:script] == ["--nproc-per-node", "2"]
-    assert command[script + 1 :] == ["three.json", "--seed", "1"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
-"""Under torchrun: run the main job, and die by SIGKILL at the n-th call of a function.
+"""Under torchrun: run the main job, and die at the n-th call of a function.
 
 torchrun ... tests/support/workers/killed.py MODULE.FUNCTION N RANK [arguments of engine/train.py]
+
+By SIGKILL, or by the signal of the variable DEADLY_SIGNAL. After a restart nobody dies.
 """
 
 import importlib
@@ -21,7 +23,7 @@ def dying(function: Callable[..., Any], last: int) -> Callable[..., Any]:
         nonlocal calls
         calls += 1
         if calls == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(os.environ.get("DEADLY_SIGNAL", signal.SIGKILL)))
         return function(*args, **kwargs)
 
     return call
@@ -30,7 +32,8 @@ def dying(function: Callable[..., Any], last: int) -> Callable[..., Any]:
 def main() -> None:
     """Plant the death in the named function of the named rank, then train."""
     target, last, rank, *arguments = sys.argv[1:]
-    if os.environ["RANK"] == rank:
+    first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if os.environ["RANK"] == rank and first:
         module_name, _, name = target.rpartition(".")
         module = importlib.import_module(module_name)
         setattr(module, name, dying(getattr(module, name), int(last)))
