@@ -3,12 +3,14 @@
 Each is written under a temporary name, synced and renamed; then its folder is synced.
 """
 
+import errno
+import fcntl
 import logging
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,26 +21,29 @@ logger = logging.getLogger(__name__)
 def staged_folder(out: str | Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` at the end; on an error it is removed.
 
-    ValueError when `out` holds anything. A killed run leaves its folder `{out}.{random}.tmp`.
+    ValueError when `out` holds anything. A killed run leaves its folder `{out}.{random}.tmp`, which
+    the next one removes: only a living process holds the lock of such a folder.
     """
     out = Path(out).resolve()
     check_vacant(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in sorted(out.parent.iterdir()):
-        if left.name.startswith(f"{out.name}.") and left.suffix == ".tmp":
-            logger.warning(
-                "%s is left over from a run that died; remove it, unless a run is writing it now",
-                left,
-            )
+        if left.name.startswith(f"{out.name}.") and left.suffix == ".tmp" and left.is_dir():
+            _remove_if_dead(left)
     folder = out.parent / f"{out.name}.{secrets.token_hex(4)}.tmp"
     folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
+        with suppress(OSError):  # some file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
         sync_path(folder)
         commit(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def synced_file(temporary: Path) -> Iterator[IO[bytes]]:
     """Yield a new file, which is on the disk at the end; `commit` then gives it its final name."""
-    with temporary.open("wb") as file:
+    with naming(temporary), temporary.open("wb") as file:
         yield file
         file.flush()
         sync(file.fileno())
@@ -108,6 +113,17 @@ def give_default_permissions(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError that does not, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise
+
+
 def sync(descriptor: int) -> None:
     """Wait until everything written to an open file or folder is on the disk."""
     os.fsync(descriptor)
@@ -120,9 +136,31 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk.
+
+    Some file systems refuse to sync a folder; they keep names in their own way.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_dead(left: Path) -> None:
+    """Remove a temporary folder unless the process that writes it is alive."""
+    descriptor = os.open(left, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning("%s: another process is writing the same now", left)
+    except OSError:  # no locks here: only the user can tell
+        logger.warning("%s is left over, unless a process writes it now; then remove it", left)
+    else:
+        shutil.rmtree(left)
+        logger.warning("%s was left over from a run that died; removed", left)
     finally:
         os.close(descriptor)

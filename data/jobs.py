@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import xxhash
 
-from tresse.data.durable import check_vacant, commit, sync, write_text
+from tresse.data.durable import check_vacant, commit, naming, sync, write_text
 from tresse.data.interrupt import Interrupt
 from tresse.data.lines import decode_json
 from tresse.data.processes import rank
@@ -59,13 +59,23 @@ def run_job(
     """
     if not own:
         return "done; there are more ranks than groups"
-    with Journal.open(parts_of(out), job, rank()) as journal:
+    with Journal.open(parts_of(out), job, rank()) as journal, _keeping(journal.folder):
         todo = [number for number in own if number not in journal.finished]
         with Interrupt() as interrupt, closing(work(todo, interrupt)) as results:
             for number, result in zip(todo, results, strict=True):
                 journal.append(number, result)
                 stop_if_asked(interrupt)
         return _complete(out, num_groups, journal, write)
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Say in an OSError, such as that of a full disk, that the finished work is kept."""
+    try:
+        yield
+    except OSError as error:
+        kept = f"finished work is kept in {folder}, and the same command resumes"
+        raise type(error)(error.errno, f"{error.strerror}; {kept}", error.filename) from error
 
 
 def parts_of(out: Path) -> Path:
@@ -196,9 +206,10 @@ class Journal:
         if self._file is None:
             name = f"{self._rank:05d}-{secrets.token_hex(4)}.jsonl"
             self._file = (self.folder / name).open("xb")
-        self._file.write(line)
-        self._file.flush()
-        sync(self._file.fileno())
+        with naming(Path(self._file.name)):
+            self._file.write(line)
+            self._file.flush()
+            sync(self._file.fileno())
 
     def results(self, numbers: Iterable[int]) -> Iterator[Result]:
         """Yield results of finished groups in the order of the numbers, reading one at a time."""

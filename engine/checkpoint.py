@@ -19,13 +19,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tresse.data.durable import commit, give_default_permissions, sync_path
+from tresse.data.durable import commit, sync_path
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
-from tresse.engine.hugging_face import export, join_parameter, to_hf
+from tresse.engine.hugging_face import export, join_parameter, save_tensors, to_hf
 from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding import MOMENTS, Engine, full_state
@@ -233,9 +232,7 @@ def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> _Share:
     for kind, content in (("model", model), ("optimizer", moments)):
         if content and not not_finite:
             path = folder / f"{kind}-{suffix}"
-            save_file(content, path)
-            give_default_permissions(path)
-            sync_path(path)
+            save_tensors(content, path)
             files[path.name] = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
     return _Share(files, not_finite)
 

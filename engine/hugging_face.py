@@ -16,6 +16,8 @@ like weights, and nothing is rounded.
 """
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tresse.data.durable import give_default_permissions, staged_folder, sync_path
+from tresse.data.durable import give_default_permissions, staged_folder, sync_path, write_text
 from tresse.engine.model import parameter_shapes
 from tresse.engine.run.config import ModelConfig
 
@@ -114,11 +116,21 @@ def export(
     }
     description = hf_config(config, vocab_used, max_positions, eos, bos, dtype)
     with staged_folder(out) as folder:
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        give_default_permissions(folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        for path in folder.iterdir():
-            sync_path(path)
+        save_tensors(weights, folder / WEIGHTS)
+        write_text(folder / CONFIG, json.dumps(description, indent=2) + "\n")
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, and wait until it is on the disk; OSError names the file."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    give_default_permissions(path)
+    sync_path(path)
 
 
 def hf_config(

@@ -36,6 +36,7 @@ from tresse.engine.run.run_folder import (
     check_same_corpus,
     discard_if_new,
     find_changes,
+    has_run,
     lock_run,
     write_changes,
     write_config,
@@ -117,7 +118,9 @@ def say_mistake(config: RunConfig, error: Exception) -> NoReturn:
     else:
         time.sleep(WAIT_FOR_FIRST_S)  # torchrun ends this rank if the first one has said it
     where = f"error on rank {processes.rank()}" if processes.rank() else "error"
-    sys.exit(f"{where}: {error}")
+    kept = "; the checkpoints before it are kept" if isinstance(error, OSError) else ""
+    how = f". To resume: {resume_command(config)}" if kept and has_run(Path(config.run_dir)) else ""
+    sys.exit(f"{where}: {error}{kept if how else ''}{how}")
 
 
 def resume_command(config: RunConfig) -> str:

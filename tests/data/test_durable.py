@@ -1,6 +1,8 @@
 """Files and folders are on the disk before they get their final name, and the name after that."""
 
+import errno
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -71,3 +73,36 @@ def test_an_error_leaves_the_old_file_and_nothing_else(error, tmp_path) -> None:
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_folder_that_another_process_is_writing_is_left_alone(tmp_path, caplog) -> None:
+    with staged_folder(tmp_path / "out") as mine:
+        with staged_folder(tmp_path / "out") as other:
+            pass
+        assert mine.exists()
+        assert not other.exists()
+        assert f"{mine}: another process is writing the same now" in caplog.text
+        (tmp_path / "out").rmdir()
+
+
+def test_a_file_system_that_syncs_no_folders_is_no_fault(tmp_path, monkeypatch) -> None:
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(durable, "sync", refuse)
+    with staged_folder(tmp_path / "out") as folder:
+        write_text(folder / "a", "one")
+    assert (tmp_path / "out" / "a").read_text() == "one"
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path) -> None:
+    path = tmp_path / "a"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/a\..*\.tmp'"):
+            write_text(path, "x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

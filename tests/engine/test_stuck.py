@@ -1,6 +1,8 @@
 """Runs that cannot go on: a rank that stands still, a second Ctrl-C, a restart by torchrun."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from tests.support.processes import ROOT, end, finish, start
 from tests.support.small_run import KILLED, TRAIN, arguments, step_records
+from tests.support.warm import torchrun
 from tresse.engine.metrics import read_metrics
 from tresse.engine.run.watch import Sign, describe
 
@@ -109,6 +112,24 @@ def test_after_the_death_of_a_rank_torchrun_restarts_the_run_and_it_ends_the_sam
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stdout
     assert step_records(run_dir) == step_records(finished_run)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_line_and_the_run_resumes(
+    world: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    job = [sys.executable, TRAIN, *arguments(world, run_dir), "--checkpoint.every", "5"]
+    done = finish(start("bash", "-c", f"ulimit -f 50; exec {shlex.join(job)}"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"error: \[Errno 27\] File too large: '.*\.safetensors'; the checkpoints", last)
+    assert last.endswith(f"To resume: python {TRAIN} --run-dir {run_dir}")
+    torchrun(1, TRAIN, "--run-dir", str(run_dir))
+    assert [r["loss"] for r in step_records(run_dir)] == pytest.approx(
+        [r["loss"] for r in step_records(finished_run)], abs=1e-4
+    )
 
 
 def sign(rank: int, phase: str = "step", place: str = "stage en, step 51") -> Sign:

@@ -147,12 +147,12 @@ from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.documents import Document
 steps = int(sys.argv[1])
 def count(function):
-    def step(*arguments):
+    def step(*arguments, **options):
         global steps
         if steps == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         steps -= 1
-        return function(*arguments)
+        return function(*arguments, **options)
     return step
 os.fsync, os.rename, os.replace = count(os.fsync), count(os.rename), count(os.replace)
 os.mkdir, os.link, os.unlink = count(os.mkdir), count(os.link), count(os.unlink)
@@ -194,7 +194,8 @@ def test_a_writer_killed_at_any_step_leaves_nothing_at_the_final_name(verb, tmp_
                 assert left.suffix == ".tmp"
     again = run_writer(1000, tmp_path / "killed3", *inputs)
     assert again.returncode == 0
-    assert "is left over from a run that died" in again.stderr
+    assert "was left over from a run that died; removed" in again.stderr
+    assert not list(tmp_path.glob("killed3*.tmp"))
     assert verify_corpus(tmp_path / "killed3").id == expected
 
 
