@@ -6,6 +6,7 @@ which one of them is missing.
 
 import logging
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class Naming:
     r"""Regular expression that is searched in each name. Example:
     '(?P<lang>en|fr)/(?P<key>.+)_(?P<sentence>\d+)\.flac'.
     The group `key` is the key of the document; the groups `lang` and `sentence` are optional.
+    Backslashes in names count as slashes.
     With the group `sentence`, each file is one sentence.
     The sentences of a document are sorted by their numbers, which start at 0 or 1.
     Without a pattern, each file is a document and its name, without the ending, is the key."""
@@ -67,7 +69,7 @@ class Naming:
     def pattern(self) -> re.Pattern[str] | None:
         """The compiled key pattern."""
         try:
-            return re.compile(self.key_pattern) if self.key_pattern else None
+            return re.compile(normal_key(self.key_pattern)) if self.key_pattern else None
         except re.error as error:
             raise ValueError(f"--key-pattern {self.key_pattern!r}: {error}") from error
 
@@ -84,6 +86,7 @@ class Naming:
     def parse(self, name: str, key: str, language: str = "") -> Name:
         """Parse a name. Groups of the pattern replace `key` and `language`, the file's own."""
         found = {"key": key, "lang": language or self.lang}
+        name = normal_key(_with_slashes(name))
         if self.pattern:
             match = self.pattern.search(name)
             if match is None:
@@ -98,12 +101,26 @@ class Naming:
         if not found["lang"]:
             raise ValueError("no language; give --lang or a group `lang` in --key-pattern")
         language = check_language(found["lang"])
-        return Name(found["key"], language, None if sentence is None else int(sentence))
+        number = None if sentence is None else int(sentence)
+        return Name(normal_key(found["key"]), language, number)
 
 
 def stem(name: str) -> str:
     """Return a file name without folder and ending: the key when there is no pattern."""
-    return PurePosixPath(name).stem
+    return PurePosixPath(_with_slashes(name)).stem
+
+
+def normal_key(key: str) -> str:
+    """Return a key in Unicode's normal form NFC, in which keys are compared.
+
+    File names from macOS have an accent as a character of its own, those from Linux seldom do.
+    """
+    return unicodedata.normalize("NFC", key)
+
+
+def _with_slashes(name: str) -> str:
+    """Return a path of Windows with the separators of all other names."""
+    return name.replace("\\", "/")
 
 
 def check_language(language: str) -> str:

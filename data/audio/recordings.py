@@ -20,7 +20,7 @@ from typing import Any
 
 from tresse.data.audio.sources import File, Span, time_spans
 from tresse.data.lines import check_fields, check_files, decode_json, read_records
-from tresse.data.naming import check_language
+from tresse.data.naming import check_language, normal_key
 
 REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences")
 
@@ -84,7 +84,7 @@ def _add(
 ) -> None:
     _check_fields(record)
     source = File(str(folder / record["path"]))
-    identity = (check_language(record["lang"]), record["key"])
+    identity = (check_language(record["lang"]), normal_key(record["key"]))
     number = record.get("sentence")
     former = pieces.get(identity)
     if number is None:

@@ -22,7 +22,7 @@ from tresse.data.evaluation.listing import (
 from tresse.data.evaluation.pairs import read_pairs, read_storycloze
 from tresse.data.evaluation.triples import read_triples
 from tresse.data.evaluation.zerospeech import read_gold
-from tresse.data.naming import check_language
+from tresse.data.naming import check_language, normal_key
 from tresse.data.store.cloze import ITEMS, Item, write_items
 from tresse.data.store.corpus import Corpus
 
@@ -138,13 +138,13 @@ def _sets(kind: Kind, folders: Sequence[str]) -> list[EvaluationSet]:
     sets: dict[str, EvaluationSet] = {}
     for argument in folders:
         name = TASK.match(argument)
-        task = name[1] if name else ""
         folder = Path(argument[name.end() if name else 0 :]).resolve()
+        task = normal_key(name[1]) if name else ""  # keys begin with it
         if kind == "zerospeech":
             gold = read_gold(folder)
             one = EvaluationSet(task or gold.task, folder, gold.read)
         else:
-            one = EvaluationSet(task or folder.name, folder, READERS[kind])
+            one = EvaluationSet(task or normal_key(folder.name), folder, READERS[kind])
         if one.task in sets:
             raise ValueError(
                 f"{folder} and {sets[one.task].folder} are both called {one.task}; give one a "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.sources import File, Span
-from tresse.data.naming import check_language
+from tresse.data.naming import check_language, normal_key
 from tresse.data.store.cloze import Item
 from tresse.data.store.corpus import Corpus
 
@@ -39,7 +39,7 @@ def list_folder(folder: Path) -> dict[str, str]:
         )
     names: dict[str, str] = {}
     for path in files or deeper:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = normal_key(path.relative_to(folder).with_suffix("").as_posix())
         if name in names:
             raise ValueError(f"{path}: {names[name]} has the same name")
         names[name] = str(path)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tresse.data.evaluation.listing import Names, pair_item
+from tresse.data.naming import normal_key
 from tresse.data.store.cloze import Item
 
 GOLD = "gold.csv"
@@ -34,7 +35,7 @@ class Line(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the recording."""
-        return self.cells["filename"]
+        return normal_key(self.cells["filename"])
 
     def key(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the cells that its partner must have too."""

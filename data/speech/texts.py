@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tresse.data.lines import check_files, read_records
-from tresse.data.naming import check_language
+from tresse.data.naming import check_language, normal_key
 from tresse.data.store.translations import check_translations
 
 FIELDS = ("key", "lang", "sentences")
@@ -66,4 +66,4 @@ def _parse(record: dict[str, Any], where: str) -> Text:
             raise ValueError(f"sentence {number} is {sentence!r}, expected words")
         if not sentence.isprintable():  # a zero byte crashes Pico
             raise ValueError(f"sentence {number} is {sentence!r}: it has a control character")
-    return Text(key, check_language(record["lang"]), tuple(sentences), where)
+    return Text(normal_key(key), check_language(record["lang"]), tuple(sentences), where)

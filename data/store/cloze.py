@@ -17,6 +17,7 @@ from typing import Any
 
 from tresse.data.durable import replaced_file
 from tresse.data.lines import check_fields, parse_records
+from tresse.data.naming import normal_key
 
 ITEMS = "items.jsonl"
 """Name of the items file of a corpus."""
@@ -45,7 +46,8 @@ class Item:
     """Properties by which accuracies are also listed, such as a voice, a type or a frequency."""
 
 
-REQUIRED = ("task", "id", "prompt", "correct", "incorrect")
+KEYS = ("prompt", "correct", "incorrect")
+REQUIRED = ("task", "id", *KEYS)
 OPTIONAL = ("languages", "group", "labels")
 
 
@@ -99,6 +101,7 @@ def _parse(record: dict[str, Any]) -> Item:
         value = record[name]
         if not (isinstance(value, str) and value) and not (name == "prompt" and value is None):
             raise ValueError(f"{name} is {value!r}, expected a string that is not empty")
+    record |= {name: normal_key(record[name]) for name in KEYS if record[name] is not None}
     if record["correct"] == record["incorrect"]:
         raise ValueError(f"correct and incorrect are both {record['correct']!r}")
     _check_optional(record)

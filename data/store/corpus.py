@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tresse.data.naming import normal_key
 from tresse.data.store.documents import key_hash
 from tresse.data.store.index import FILE, CorpusIndex, read_index
 from tresse.data.store.shard_checks import verify_keys, verify_tokens
@@ -126,6 +127,7 @@ class Corpus:
             order = np.argsort(hashes, kind="stable")
             self._orders[language] = (hashes[order], order)
         hashes, order = self._orders[language]
+        key = normal_key(key)
         place = int(np.searchsorted(hashes, np.uint64(key_hash(key))))
         if place < order.size and self.key(language, int(order[place])) == key:
             return int(order[place])

@@ -6,6 +6,7 @@ A corpus is built in a folder `{out}.{random}.tmp`, which is renamed to `out` wh
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from tresse.data.durable import link_or_copy, staged_folder
@@ -13,6 +14,7 @@ from tresse.data.store.cloze import merge_items
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.documents import Document, key_hash
 from tresse.data.store.index import FILE, AlignmentEntry, CorpusIndex, write_index
+from tresse.data.store.shard_checks import check_normal_keys
 from tresse.data.store.shards import Shard, ShardEntry, ShardWriter
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.translations import (
@@ -101,6 +103,8 @@ def _write_shards(folder: Path, documents: Iterable[Document], tokenizer: Tokeni
 def _link_shards(folder: Path, corpora: Sequence[Corpus]) -> Entries:
     linked: dict[str, list[ShardEntry]] = {}
     for corpus in corpora:
+        for shard in chain.from_iterable(corpus.shards.values()):
+            check_normal_keys(shard.file)
         for language, entries in corpus.index.languages.items():
             for entry in entries:
                 if (folder / entry.file).exists():

@@ -16,12 +16,18 @@ def export_slamkit(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> 
     """Write SlamKit's tokens.jsonl, with a line for each document, named LANGUAGE/KEY.
 
     SlamKit ignores the field `sentence_lengths`; `prepare slamkit` finds the sentences by it.
+    ValueError for a key with a backslash, which would come back as a slash.
     """
 
     def record(language: str, document: int) -> dict[str, Any]:
-        sentences = corpus.document(language, document)
+        key, sentences = corpus.key(language, document), corpus.document(language, document)
+        if "\\" in key:
+            raise ValueError(
+                f"{corpus.path}: key {key!r} ({language}) has a backslash, which stands for a "
+                "slash in names of files; use --format jsonl"
+            )
         return {
-            "file_name": f"{language}/{corpus.key(language, document)}",
+            "file_name": f"{language}/{key}",
             "audio_repr": "".join(f"<Un{unit}>" for s in sentences for unit in s.tolist()),
             "sentence_lengths": [sentence.size for sentence in sentences],
         }

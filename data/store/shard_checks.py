@@ -1,9 +1,12 @@
 """Checks of a shard: its index, whenever it is opened; its tokens and keys, when it is verified."""
 
+from itertools import pairwise
+
 import numpy as np
 import xxhash
 from tqdm import tqdm
 
+from tresse.data.naming import normal_key
 from tresse.data.store.documents import key_hash
 from tresse.data.store.tensor_file import TensorFile
 
@@ -40,7 +43,7 @@ def verify_tokens(file: TensorFile, vocab_size: int, expected: str, bar: tqdm) -
 
 
 def verify_keys(file: TensorFile) -> None:
-    """Check that every key is UTF-8 and has the stored hash."""
+    """Check that every key is UTF-8 in the form NFC, and has the stored hash."""
     keys, ends = file.tensors["keys"].tobytes(), file.tensors["key_offsets"].tolist()
     for i, expected in enumerate(file.tensors["key_hash"].tolist()):
         try:
@@ -49,6 +52,21 @@ def verify_keys(file: TensorFile) -> None:
             found = None
         if found != expected:
             raise ValueError(f"{file.path}: document {i}: key_hash is not the hash of its key")
+    check_normal_keys(file)
+
+
+def check_normal_keys(file: TensorFile) -> None:
+    """Raise ValueError for a key that is not in the form NFC, so that no translation finds it."""
+    keys = file.tensors["keys"].tobytes()
+    if keys.isascii():
+        return
+    for i, (start, end) in enumerate(pairwise(file.tensors["key_offsets"].tolist())):
+        key = keys[start:end].decode(errors="replace")
+        if key != normal_key(key):
+            raise ValueError(
+                f"{file.path}: document {i}: the key {key!r} is not in Unicode's normal form NFC; "
+                "write the corpus anew (tresse export-units, tresse prepare)"
+            )
 
 
 def _describe(file: TensorFile, place: int) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tresse.data.naming import check_language
+from tresse.data.naming import check_language, normal_key
 from tresse.data.store.documents import key_hash, pack
 from tresse.data.store.shard_checks import check_index
 from tresse.data.store.tensor_file import TensorFile, open_tensors, take_tensors, write_tensors
@@ -125,13 +125,14 @@ class ShardWriter:
         sentences: Sequence[Sequence[int] | np.ndarray],
         words: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Append a document; ValueError names key, language, sentence and position."""
+        """Append a document, its key in NFC; ValueError names key, language, sentence, position."""
+        key = normal_key(key)
         try:
             name, hash_ = key.encode(), key_hash(key)
             if hash_ in self._hashes:
                 raise ValueError(
                     "this key is taken in this language (or, very rarely, another key with the "
-                    "same 64-bit hash); keys must be unique"
+                    "same 64-bit hash); keys must be unique in Unicode's normal form NFC"
                 )
             packed = pack(sentences, words, self.tokenizer)
             if self._has_words not in (None, words is not None):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.foreign.units import NUMBERED
 from tests.support.tiny_corpora import contents
 from tresse.data.formats.utterances import Utterance, read_documents
-from tresse.data.naming import Naming
+from tresse.data.naming import Naming, stem
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -41,6 +41,16 @@ def test_a_file_is_a_document_called_by_its_stem(tmp_path):
     found = gather(tmp_path, ("/a/b/x.y.flac", [1, 2]), ("/a/z", [3]), lang="fr")
     assert found == [("x.y", "fr", [[1, 2]]), ("z", "fr", [[3]])]
     assert not (tmp_path / "spool").exists()
+
+
+def test_backslashes_separate_like_slashes(tmp_path):
+    named = [(rf"C:\audio\en\a_{i}.flac", [i]) for i in range(2)]
+    mixed = [(rf"C:\audio/fr\a_{i}.flac", [i]) for i in range(2)]
+    assert gather(tmp_path, *named, *mixed, key_pattern=NUMBERED) == [
+        ("a", "en", [[0], [1]]),
+        ("a", "fr", [[0], [1]]),
+    ]
+    assert [stem(name) for name in (r"C:\a\x.y.flac", r"a/b\x.flac", "a/b/x")] == ["x.y", "x", "x"]
 
 
 def test_sentences_are_gathered_wherever_they_stand_and_documents_keep_their_order(tmp_path):

@@ -14,6 +14,7 @@ from tests.support.foreign.units import units_of
 from tests.support.processes import run
 from tests.support.tiny_corpora import UNITS, contents, small
 from tresse.data.formats.commands import Output
+from tresse.data.naming import normal_key
 from tresse.data.prepare import main, prepare_manifest
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -31,10 +32,14 @@ def import_slamkit(path: Path, out: Path) -> Corpus:
     return Corpus.open(out)
 
 
-def any_corpora() -> st.SearchStrategy[dict]:
-    """Draw language -> key -> lengths of the words of each sentence."""
+def any_corpora(exclude: str = "") -> st.SearchStrategy[dict]:
+    """Draw language -> key -> lengths of the words of each sentence.
+
+    exclude: characters that keys do not have.
+    """
     words = st.lists(st.integers(1, 4), min_size=1, max_size=3)
-    keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+    characters = st.characters(exclude_categories=["Cs"], exclude_characters=exclude)
+    keys = st.text(characters, max_size=6).map(normal_key)
     documents = st.dictionaries(keys, st.lists(words, min_size=2, max_size=2), min_size=1)
     return st.dictionaries(st.sampled_from(["de", "en", "fr"]), documents, min_size=1)
 
@@ -64,7 +69,7 @@ def test_our_manifest_gives_the_same_corpus_back(tmp_path_factory):
 
 def test_slamkits_tokens_give_the_same_corpus_back(tmp_path_factory):
     @settings(max_examples=25, deadline=None)
-    @given(any_corpora())
+    @given(any_corpora(exclude="\\"))
     def check(content: dict) -> None:
         folder = tmp_path_factory.mktemp("e")
         corpus = write_corpus(folder / "a", build(content, False), UNITS)
@@ -72,6 +77,13 @@ def test_slamkits_tokens_give_the_same_corpus_back(tmp_path_factory):
         assert import_slamkit(folder / "t.jsonl", folder / "b").id == corpus.id
 
     check()
+
+
+def test_a_key_that_slamkits_names_cannot_hold_is_refused(tmp_path):
+    corpus = write_corpus(tmp_path / "a", build({"en": {"a\\b": [[2]]}}, False), UNITS)
+    with pytest.raises(ValueError, match=r"key 'a\\\\b' \(en\) has a backslash.*--format jsonl"):
+        export_slamkit(corpus, tmp_path / "t.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_slamkit_finds_its_own_fields_and_its_own_spelling(tmp_path):
