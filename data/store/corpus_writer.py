@@ -25,6 +25,7 @@ from tresse.data.store.translations import (
     find_misaligned,
     write_translations,
 )
+from tresse.data.store.unshared_keys import warn_of_unshared_keys
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def write_corpus(
     with staged_folder(out) as folder:
         entries = _write_shards(folder, documents, tokenizer)
         _commit(folder, entries, tokenizer, skip_misaligned)
-    return Corpus.open(out)
+    return _open(out)
 
 
 def merge_corpora(
@@ -77,7 +78,14 @@ def merge_corpora(
     with staged_folder(out) as folder:
         _commit(folder, _link_shards(folder, corpora), tokenizer, skip_misaligned)
         merge_items({corpus.path: corpus.languages for corpus in corpora}, folder)
-    return Corpus.open(out)
+    return _open(out)
+
+
+def _open(out: str | Path) -> Corpus:
+    """Open the corpus that was just written, with a warning if its languages share no keys."""
+    corpus = Corpus.open(out)
+    warn_of_unshared_keys(corpus)
+    return corpus
 
 
 def _check_free(out: str | Path) -> None:
