@@ -32,7 +32,7 @@ from tresse.data.processes import rank
 
 logger = logging.getLogger(__name__)
 
-FILE, SKIPPED, PREPARED = "job.json", "skipped.jsonl", "prepared.json"
+FILE, PREPARED = "job.json", "prepared.json"
 HASH_END = len('["0123456789abcdef", ')
 
 Result = dict[str, Any]
@@ -107,11 +107,9 @@ def find_output(out: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
 def write_report(
     folder: Path,
     job: Mapping[str, Any],
-    skipped: Iterable[Mapping[str, str]],
     counts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the list of what was left out, then the report that `find_output` reads."""
-    write_text(folder / SKIPPED, "".join(f"{json.dumps(each)}\n" for each in skipped))
+    """Write the report that `find_output` reads."""
     write_text(folder / PREPARED, json.dumps({"job": job, **(counts or {})}, indent=1) + "\n")
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+BOM = b"\xef\xbb\xbf"
+"""Mark at the start of files of UTF-8 that some editors write."""
+
 
 def check_files(paths: Sequence[str | Path], what: str) -> list[Path]:
     """Return the paths of existing files; ValueError names the first that does not exist."""
@@ -22,26 +25,21 @@ def check_files(paths: Sequence[str | Path], what: str) -> list[Path]:
     return files
 
 
-def read_lines(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def read_lines(files: Sequence[Path], *, shows: bool = True) -> Iterator[tuple[str, bytes]]:
     """Yield the place of every line, "fr.jsonl:12", and the line without its end.
 
-    Shows a progress bar. Files `*.gz` are unpacked. ValueError names a file that cannot be read.
+    shows: show a progress bar. Files `*.gz` are unpacked. ValueError names a file that cannot be
+    read.
     """
     total = sum(path.stat().st_size for path in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc="prepare", disable=None if shows else True
+    ) as bar:
         for path in files:
             try:
                 yield from _read_file(path, bar)
             except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
-
-
-def read_records(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place of every JSON object of files, one per line, and the object.
-
-    Errors are those of `parse_records` and `read_lines`.
-    """
-    return parse_records(read_lines(files))
 
 
 def parse_records(lines: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -53,12 +51,17 @@ def parse_records(lines: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dic
         if not line.strip():
             continue
         try:
-            record = decode_json(line)
+            yield where, parse_record(line)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{where}: not a JSON object")
-        yield where, record
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Parse a line as a JSON object; ValueError for anything else."""
+    record = decode_json(line)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
 
 
 def decode_json(text: bytes) -> Any:
@@ -88,6 +91,8 @@ def _read_file(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
         lines = stack.enter_context(gzip.open(file)) if path.suffix == ".gz" else file
         for number, line in enumerate(lines, 1):
             bar.update(before + file.tell() - bar.n)
+            if number == 1:
+                line = line.removeprefix(BOM)
             yield f"{path}:{number}", line.rstrip(b"\r\n")
 
 

@@ -1,10 +1,8 @@
 """Names of recordings, mostly paths: the key, the language and the sentence number in them.
 
-Sentences of one document may be files of their own, in any order. `LeftOut` handles documents in
-which one of them is missing.
+Sentences of one document may be files of their own, in any order.
 """
 
-import logging
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -13,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tresse.data.left_out import TWICE
+
 LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 GROUPS = ("key", "lang", "sentence")
-NUM_LISTED = 10
-TWICE = "is there twice"
-logger = logging.getLogger(__name__)
 
 
 class Name(NamedTuple):
@@ -47,9 +44,6 @@ class Naming:
     split_long: bool = False
     """Cut files of more than 65,535 units, the limit of a sentence, into several sentences.
     Use it for a single language only. Without it such a file is an error."""
-    skip_incomplete: bool = False
-    """Leave out documents with an empty or missing sentence, and list them.
-    Without it such a document is an error."""
 
     def __post_init__(self) -> None:
         groups = set(self.pattern.groupindex) if self.pattern else set()
@@ -146,40 +140,3 @@ def find_fault(numbers: np.ndarray, lengths: np.ndarray, first: int) -> str:
     if not lengths.all():
         return f"sentence {numbers[np.argmin(lengths)]} is empty"
     return ""
-
-
-class LeftOut:
-    """Incomplete documents: the first is an error, or all are left out and listed."""
-
-    def __init__(self, naming: Naming) -> None:
-        self.skip_incomplete = naming.skip_incomplete
-        self.count = 0
-        self.lines: list[str] = []
-
-    def keeps(self, where: str, key: str, language: str, fault: str) -> bool:
-        """Return True for a document without fault, False for one that is left out.
-
-        ValueError for any other, and always when a sentence occurs twice: either of the two may be
-        the wrong one.
-        """
-        if fault and (not self.skip_incomplete or fault.endswith(TWICE)):
-            raise ValueError(
-                f"{where}: document {key!r} ({language}): {fault}; correct the files or "
-                "--key-pattern, or leave incomplete documents out (--skip-incomplete)"
-            )
-        if fault:
-            self.add(key, language, fault)
-        return not fault
-
-    def add(self, key: str, language: str, fault: str) -> None:
-        """Note a document that is left out."""
-        self.count += 1
-        if self.count <= NUM_LISTED:
-            self.lines.append(f"  {key!r} ({language}): {fault}")
-
-    def report(self) -> None:
-        """Warn of the documents that were left out, the first by name."""
-        if self.count > NUM_LISTED:
-            self.lines.append(f"  ... and {self.count - NUM_LISTED} more")
-        if self.count:
-            logger.warning("left out %d documents:\n%s", self.count, "\n".join(self.lines))

@@ -15,6 +15,7 @@ from tresse.data.evaluation.commands import COMMANDS as EVALUATION
 from tresse.data.formats.commands import ANY, Files, Units, Written
 from tresse.data.formats.commands import COMMANDS as FORMATS
 from tresse.data.interrupt import INTERRUPTED
+from tresse.data.left_out import LeftOut
 from tresse.data.pipe import end_of_pipe
 from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus
@@ -31,7 +32,8 @@ def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY
         tokenizer: Tokenizer.
     """
     identity = tokenizer.tokenizer()
-    return output.write(read_manifest(files), identity)
+    left_out = LeftOut(output.on_fault)
+    return output.write(read_manifest(files, left_out), identity, left_out)
 
 
 def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> int:

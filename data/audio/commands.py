@@ -11,7 +11,9 @@ from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.readers.any_format import AudioFormat, read_audio
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import TokenizerSettings, load_tokenizer
+from tresse.data.left_out import LeftOut
 from tresse.data.naming import Naming
+from tresse.data.processes import rank
 from tresse.data.store.corpus import Corpus
 
 PACKAGES = ("soundfile", "soxr", "kaldi_native_fbank", "sklearn")
@@ -49,8 +51,11 @@ def prepare_audio(
     check_packages()
     from tresse.data.audio.tokenise import tokenise
 
-    recordings = _read(manifests, format, naming, root)
-    prepared = tokenise(recordings, load_tokenizer(tokenizer), out, job, tokenizer.variant)
+    left_out = LeftOut(job.on_fault, shows=rank() == 0)
+    recordings = _read(manifests, format, naming, root, left_out)
+    prepared = tokenise(
+        recordings, load_tokenizer(tokenizer), out, job, tokenizer.variant, left_out.faults
+    )
     print(prepared.report)
     return None if prepared.found else prepared.corpus
 
@@ -83,14 +88,19 @@ def fit_kmeans(
     check_packages()
     from tresse.data.audio.kmeans import fit
 
-    fitted = fit(_read(manifests, format, naming, root), units, out, hours=hours, seed=seed)
+    recordings = _read(manifests, format, naming, root, LeftOut("skip"))
+    fitted = fit(recordings, units, out, hours=hours, seed=seed)
     print(f"wrote {out}: {units} units, {fitted.identity.hash}")
 
 
 def _read(
-    manifests: Sequence[Path], format: AudioFormat, naming: Naming, root: Path | None
+    manifests: Sequence[Path],
+    format: AudioFormat,
+    naming: Naming,
+    root: Path | None,
+    left_out: LeftOut,
 ) -> list[Recording]:
-    recordings = read_audio(manifests, format, naming, root)
+    recordings = read_audio(manifests, format, naming, root, left_out)
     if not recordings:
         raise ValueError(f"no recordings in {', '.join(map(str, manifests))}")
     return recordings

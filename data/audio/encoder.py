@@ -201,8 +201,8 @@ class Encoder:
         result.units.setdefault(i, []).extend(sentences)
 
     def _skip(self, i: int, reason: str, result: _Result) -> None:
-        if self.settings.strict:
-            raise ValueError(f"{self.recordings[i]}: {reason} (--strict)")
+        if self.settings.on_fault == "stop":
+            raise ValueError(f"{self.recordings[i]}: {reason} (--on-fault stop)")
         result.skipped[i] = reason
         self._num_shown += 1
         if self._num_shown <= NUM_SHOWN:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from tresse.data.left_out import OnFault
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
@@ -24,8 +26,9 @@ class JobSettings:
     """Seconds of audio that are encoded at once, padding included. Less takes less memory."""
     workers: int = 4
     """Number of threads that decode audio files."""
-    strict: bool = False
-    """Stop at the first recording that would be left out."""
+    on_fault: OnFault = "skip"
+    """What to do at a recording that cannot be used: `stop`, or `skip` it.
+    OUT/skipped.jsonl lists those that are left out. A key that is there twice always stops."""
     skip_misaligned: bool = False
     """Leave out keys whose documents differ in their number of sentences.
     By default such a key is an error."""

@@ -16,12 +16,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tresse.data.audio.sources import File, Span, time_spans
-from tresse.data.lines import check_fields, check_files, decode_json, read_records
+from tresse.data.left_out import ContradictionError, LeftOut
+from tresse.data.lines import check_fields, check_files, decode_json
 from tresse.data.naming import check_language, normal_key
 
+MAX_CELL = 1 << 30
+"""Characters of a cell of CSV; the csv module's own limit is 2**17, some 8,000 sentences."""
 REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences")
 
 
@@ -40,23 +43,38 @@ class Recording:
         return f"{self.language}/{self.key}"
 
 
-def read_recordings(paths: Sequence[str | Path]) -> list[Recording]:
+def read_recordings(
+    paths: Sequence[str | Path], left_out: LeftOut | None = None
+) -> list[Recording]:
     """Read one or more manifests; returns their recordings in the order of the first lines.
 
-    ValueError names file and line: not JSON or CSV, fields missing, unknown or of another type,
-    times that do not increase, sentences that are not 0 .. n-1. Files that are missing or too short
-    are found only when they are read.
+    ValueError names file and line, or `left_out` gets it: not JSON or CSV, fields missing, unknown
+    or of another type, times that do not increase, sentences that are not 0 .. n-1. A document or a
+    sentence that is there twice is always an error. Audio files that are missing or too short are
+    found only when they are read.
     """
+    left_out = left_out or LeftOut()
     pieces: dict[tuple[str, str], _Pieces] = {}
     for path in check_files(paths, "manifest"):
-        folder = path.resolve().parent
-        records = _read_csv(path) if path.suffix.lower() == ".csv" else read_records([path])
-        for where, record in records:
+        folder = path.absolute().parent  # of a link, not of what it leads to
+        if path.suffix.lower() == ".csv":
+            lines = left_out.parsed(_read_csv(path), _checked_cells)
+        else:
+            lines = left_out.parsed_lines([path], _checked)
+        for where, line in lines:
             try:
-                _add(pieces, record, folder, where)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-    return [own.recording(*identity) for identity, own in pieces.items()]
+                _add(pieces, line, folder, where)
+            except ContradictionError as error:
+                raise ContradictionError(f"{where}: {error}") from None
+    broken = {(fault.lang, normal_key(fault.key)): fault.where for fault in left_out.faults}
+    recordings = []
+    for (language, key), own in pieces.items():
+        fault = own.fault()
+        if own.whole is None and (language, key) in broken:
+            fault = f"its line {broken[language, key]} cannot be used"
+        if left_out.keeps(own.where, key, language, fault):
+            recordings.append(Recording(key, language, own.spans(), own.where))
+    return recordings
 
 
 @dataclass(slots=True)
@@ -64,44 +82,62 @@ class _Pieces:
     """The lines of one document so far."""
 
     where: str
-    spans: tuple[Span, ...] | None
+    whole: tuple[Span, ...] | None
     numbered: dict[int, tuple[Span, str]]
+    """Span and place of each sentence that has a file of its own."""
 
-    def recording(self, language: str, key: str) -> Recording:
-        if self.spans is None:
-            for number, (found, (_, where)) in enumerate(sorted(self.numbered.items())):
-                if found != number:
-                    raise ValueError(
-                        f"{where}: key {key!r} ({language}) has sentence {found} but no sentence "
-                        f"{number}; expected 0 to {len(self.numbered) - 1}, each once"
-                    )
-            self.spans = tuple(span for _, (span, _) in sorted(self.numbered.items()))
-        return Recording(key, language, self.spans, self.where)
+    def spans(self) -> tuple[Span, ...]:
+        return self.whole or tuple(span for _, (span, _) in sorted(self.numbered.items()))
+
+    def fault(self) -> str:
+        """Return the first fault of the numbered sentences; "" for none."""
+        for number, (found, (_, where)) in enumerate(sorted(self.numbered.items())):
+            if found != number:
+                return (
+                    f"{where} has sentence {found} but no sentence {number}; expected 0 to "
+                    f"{len(self.numbered) - 1}, each once"
+                )
+        return ""
 
 
-def _add(
-    pieces: dict[tuple[str, str], _Pieces], record: dict[str, Any], folder: Path, where: str
-) -> None:
+class _Line(NamedTuple):
+    """A line of a manifest, checked."""
+
+    path: str
+    key: str
+    language: str
+    sentence: int | None
+    times: Any
+
+
+def _checked(record: dict[str, Any]) -> _Line:
     _check_fields(record)
-    source = File(str(folder / record["path"]))
-    identity = (check_language(record["lang"]), normal_key(record["key"]))
-    number = record.get("sentence")
+    language, key = check_language(record["lang"]), normal_key(record["key"])
+    times = record.get("sentences")
+    if times is not None:
+        time_spans(File(""), times)
+    return _Line(record["path"], key, language, record.get("sentence"), times)
+
+
+def _add(pieces: dict[tuple[str, str], _Pieces], line: _Line, folder: Path, where: str) -> None:
+    source = File(str(folder / line.path))
+    identity = (line.language, line.key)
+    number = line.sentence
     former = pieces.get(identity)
     if number is None:
         if former is not None:
-            raise ValueError(
+            raise ContradictionError(
                 f"key {identity[1]!r} is in {identity[0]} already ({former.where}); files of one "
                 "document need numbers, the field 'sentence'"
             )
-        times = record.get("sentences")
-        spans = (Span(source),) if times is None else time_spans(source, times)
+        spans = (Span(source),) if line.times is None else time_spans(source, line.times)
         pieces[identity] = _Pieces(where, spans, {})
         return
     if former is None:
         former = pieces[identity] = _Pieces(where, None, {})
-    if former.spans is not None or number in former.numbered:
-        other = former.where if former.spans is not None else former.numbered[number][1]
-        raise ValueError(
+    if former.whole is not None or number in former.numbered:
+        other = former.where if former.whole is not None else former.numbered[number][1]
+        raise ContradictionError(
             f"sentence {number} of key {identity[1]!r} ({identity[0]}) is listed already ({other})"
         )
     former.numbered[number] = (Span(source), where)
@@ -133,25 +169,28 @@ def _can_be_path(text: str) -> bool:
         return False
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the lines as JSON lines would have them; an empty cell is an absent field."""
+def _checked_cells(cells: dict[Any, Any]) -> _Line:
+    """Check the cells of a line of CSV; an empty one is an absent field."""
+    if None in cells or None in cells.values():
+        raise ValueError("the number of cells differs from the header's")
+    record: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
+    for name in set(OPTIONAL) & set(record):
+        try:
+            record[name] = decode_json(record[name].encode())
+        except ValueError:
+            raise ValueError(f"{name} is {record[name]!r}, expected JSON") from None
+    return _checked(record)
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Yield the place and the cells of each line."""
+    csv.field_size_limit(MAX_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             _check_columns(path, reader.fieldnames)
             for cells in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in cells or None in cells.values():
-                    raise ValueError(f"{where}: the number of cells differs from the header's")
-                record: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
-                for name in set(OPTIONAL) & set(record):
-                    try:
-                        record[name] = decode_json(record[name].encode())
-                    except ValueError:
-                        raise ValueError(
-                            f"{where}: {name} is {record[name]!r}, expected JSON"
-                        ) from None
-                yield where, record
+                yield f"{path}:{reader.line_num}", cells
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}") from None
 

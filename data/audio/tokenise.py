@@ -21,13 +21,13 @@ from tresse.data.audio.tokenizers import AudioTokenizer
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import (
     PREPARED,
-    SKIPPED,
     Results,
     find_output,
     read_own,
     run_job,
     write_report,
 )
+from tresse.data.left_out import FILE, Fault, write_faults
 from tresse.data.processes import rank, world_size
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -58,13 +58,15 @@ def tokenise(
     out: Path,
     settings: JobSettings,
     variant: str = "",
+    faults: Sequence[Fault] = (),
 ) -> Prepared:
     """Encode this rank's groups of the recordings; the last rank to finish writes the corpus.
 
+    faults: what was left out of the manifest; it is listed with what this job leaves out.
     variant: how the tokenizer runs, `TokenizerSettings.variant`; the same for all of a corpus.
     KeyboardInterrupt after a signal, when the current batch is done. ValueError for recordings that
-    `check_translations` refuses, for a folder with something else in it, and with `strict` for the
-    first recording that would be left out.
+    `check_translations` refuses, for a folder with something else in it, and with `on_fault` "stop"
+    for the first recording that would be left out.
     """
     if not recordings:
         raise ValueError("no recordings")
@@ -85,7 +87,8 @@ def tokenise(
         assembly = _Assembly(recordings, results)
         documents, identity = assembly.documents(), tokenizer.identity
         write_corpus(folder, documents, identity, skip_misaligned=settings.skip_misaligned)
-        write_report(folder, job, assembly.skipped, assembly.counts())
+        write_faults(folder, [*faults, *assembly.skipped])
+        write_report(folder, job, assembly.counts() | {"unread": len(faults)})
 
     own = groups_of_rank(groups, rank(), world_size())
     if reason := run_job(out, job, len(groups), own, work, write):
@@ -110,7 +113,7 @@ class _Assembly:
 
     def __init__(self, recordings: Sequence[Recording], results: Iterator[dict[str, Any]]) -> None:
         self._recordings, self._results = recordings, results
-        self.skipped: list[dict[str, str]] = []
+        self.skipped: list[Fault] = []
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
 
@@ -147,12 +150,11 @@ class _Assembly:
         return {"languages": languages}
 
     def _note(self, recording: Recording, reason: str) -> None:
-        identity = {"key": recording.key, "lang": recording.language}
-        self.skipped.append({**identity, "where": recording.where, "reason": reason})
+        self.skipped.append(Fault(recording.key, recording.language, recording.where, reason))
 
 
-def _all_left_out(skipped: Sequence[dict[str, str]]) -> str:
-    lines = [f"{each['lang']}/{each['key']}: {each['reason']}" for each in skipped[:NUM_SHOWN]]
+def _all_left_out(skipped: Sequence[Fault]) -> str:
+    lines = [f"{each.lang}/{each.key}: {each.reason}" for each in skipped[:NUM_SHOWN]]
     shown = "" if len(lines) == len(skipped) else f"; the first {len(lines)}"
     return "\n  ".join([f"all {len(skipped)} recordings were left out{shown}:", *lines])
 
@@ -163,6 +165,8 @@ def _format(report: dict[str, Any], out: Path) -> str:
         numbers = f"{own['documents']:,}", f"{own['hours']:,.2f}", f"{own['tokens']:,}"
         lines.append((language, *numbers, f"{own['skipped']:,}"))
     table = format_table(lines)
-    if not any(own["skipped"] for own in report["languages"].values()):
+    if unread := report["unread"]:
+        table += f"\nleft out of the manifest, which is not among these numbers: {unread:,}"
+    if not unread and not any(own["skipped"] for own in report["languages"].values()):
         return table
-    return f"{table}\nwhy they were left out: {out / SKIPPED}"
+    return f"{table}\nwhy they were left out: {out / FILE}"

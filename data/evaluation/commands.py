@@ -59,7 +59,7 @@ def prepare_eval(
     """Turn the recordings of evaluation sets into a corpus with an items.jsonl for scoring.
 
     As with `audio`, the same command resumes stopped work, and torchrun shares it among GPUs.
-    A recording that cannot be used is always an error, as with --strict.
+    A recording that cannot be used always stops it.
 
     Args:
         kind: Layout of the sets (docs/format.md).
@@ -85,8 +85,8 @@ def prepare_eval(
         )
         items += each.read(each.task, listed)
         found += recordings(each.task, listed)
-    strict = replace(job, strict=True)
-    prepared = tokenise(found, load_tokenizer(tokenizer), out, strict, tokenizer.variant)
+    complete = replace(job, on_fault="stop")
+    prepared = tokenise(found, load_tokenizer(tokenizer), out, complete, tokenizer.variant)
     print(prepared.report)
     if prepared.corpus is not None:
         _write(prepared.corpus, items)

@@ -12,6 +12,7 @@ from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.formats.textless import read_textless
 from tresse.data.formats.utterances import Utterance, read_documents
+from tresse.data.left_out import LeftOut, OnFault
 from tresse.data.naming import Naming
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -31,10 +32,24 @@ class Output:
     skip_misaligned: bool = False
     """Leave out keys whose documents differ in their number of sentences.
     Without it such a key is an error."""
+    on_fault: OnFault = "stop"
+    """What to do at a record that cannot be used: `stop`, or `skip` it.
+    OUT/skipped.jsonl lists those that are left out. A key that is there twice always stops."""
 
-    def write(self, documents: Iterable[Document], tokenizer: Tokenizer) -> Corpus:
-        """Write the documents."""
-        return write_corpus(self.out, documents, tokenizer, skip_misaligned=self.skip_misaligned)
+    def write(
+        self, documents: Iterable[Document], tokenizer: Tokenizer, left_out: LeftOut
+    ) -> Corpus:
+        """Write the documents, and say how many were read and left out."""
+        corpus = write_corpus(
+            self.out,
+            documents,
+            tokenizer,
+            skip_misaligned=self.skip_misaligned,
+            left_out=left_out,
+        )
+        num_written = sum(corpus.num_documents(language) for language in corpus.languages)
+        print(left_out.describe(num_written, corpus.path))
+        return corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +109,9 @@ def prepare_slamkit(
         tokenizer: Tokenizer.
         expand: Undo the deduplication: repeat each unit for its duration. Needs features.jsonl.
     """
-    utterances = read_slamkit(files, expand_durations=expand)
-    return _write(utterances, naming, tokenizer.tokenizer(), output)
+    left_out = LeftOut(output.on_fault)
+    utterances = read_slamkit(files, left_out, expand_durations=expand)
+    return _write(utterances, naming, tokenizer.tokenizer(), output, left_out)
 
 
 def prepare_textless(
@@ -121,8 +137,9 @@ def prepare_textless(
         separator: Text between two units.
         expand: Undo the deduplication: repeat each unit as the `.durations` file beside it says.
     """
-    utterances = read_textless(files, separator=separator, expand_durations=expand)
-    return _write(utterances, naming, tokenizer.tokenizer(), output)
+    left_out = LeftOut(output.on_fault)
+    utterances = read_textless(files, left_out, separator=separator, expand_durations=expand)
+    return _write(utterances, naming, tokenizer.tokenizer(), output, left_out)
 
 
 def prepare_smoltolk(
@@ -149,8 +166,9 @@ def prepare_smoltolk(
     identity = Tokenizer(
         tokenizer.tokenizer_name, tokenizer.tokenizer_hash, meta.frame_rate, meta.num_units
     )
-    utterances = read_smoltolk(files, meta, expand_durations=expand)
-    return _write(utterances, naming, identity, output)
+    left_out = LeftOut(output.on_fault)
+    utterances = read_smoltolk(files, meta, left_out, expand_durations=expand)
+    return _write(utterances, naming, identity, output, left_out)
 
 
 def prepare_columns(
@@ -175,15 +193,21 @@ def prepare_columns(
     """
     if columns.lang and naming.has_languages:
         raise ValueError("--columns.lang is given, and --lang or a group `lang` too; give one")
+    left_out = LeftOut(output.on_fault)
     utterances = read_columns(files, columns, split)
-    return _write(utterances, naming, tokenizer.tokenizer(), output)
+    return _write(utterances, naming, tokenizer.tokenizer(), output, left_out)
 
 
 def _write(
-    utterances: Iterable[Utterance], naming: Naming, tokenizer: Tokenizer, output: Output
+    utterances: Iterable[Utterance],
+    naming: Naming,
+    tokenizer: Tokenizer,
+    output: Output,
+    left_out: LeftOut,
 ) -> Corpus:
     spool = output.out.absolute().parent
-    return output.write(read_documents(utterances, naming, tokenizer, spool), tokenizer)
+    documents = read_documents(utterances, naming, tokenizer, spool, left_out)
+    return output.write(documents, tokenizer, left_out)
 
 
 COMMANDS = {

@@ -16,29 +16,33 @@ import numpy as np
 
 from tresse.data.formats.durations import expand
 from tresse.data.formats.utterances import Utterance
-from tresse.data.lines import check_files, read_records
+from tresse.data.left_out import LeftOut
+from tresse.data.lines import check_files
 from tresse.data.naming import stem
 
 UNITS = re.compile(r"(?:<Un[0-9]{1,18}>)*")
 INTERLEAVED = re.compile(r"<(?:speech|text)>")
 
 
-def read_slamkit(paths: Sequence[str | Path], *, expand_durations: bool) -> Iterator[Utterance]:
+def read_slamkit(
+    paths: Sequence[str | Path], left_out: LeftOut | None = None, *, expand_durations: bool
+) -> Iterator[Utterance]:
     """Yield the utterances of features.jsonl and tokens.jsonl files.
 
     `expand_durations` repeats each unit for its duration, which tokens.jsonl does not hold.
-    ValueError names file and line.
+    ValueError names file and line, or `left_out` gets it.
     """
-    for where, record in read_records(check_files(paths, "SlamKit")):
-        try:
-            name = record.get("file_name")
-            if not isinstance(name, str) or not name:
-                raise ValueError(f"file_name is {name!r}, expected the name of a file")
-            units = _units(record, expand_durations)
-            lengths = _lengths(record, len(units))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        yield Utterance(name, stem(name), units, where, lengths)
+
+    def parse(record: dict[str, Any]) -> Utterance:
+        name = record.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"file_name is {name!r}, expected the name of a file")
+        units = _units(record, expand_durations)
+        return Utterance(name, stem(name), units, "", _lengths(record, len(units)))
+
+    files = check_files(paths, "SlamKit")
+    for where, utterance in (left_out or LeftOut()).parsed_lines(files, parse):
+        yield utterance._replace(where=where)
 
 
 def _units(record: dict[str, Any], expand_durations: bool) -> list[int] | np.ndarray:

@@ -10,7 +10,7 @@ Samples have no names; they are called DATASET/FEATURES/SPLIT/NUMBER. Only the f
 read: Mimi's semantic one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from tresse.data.formats.durations import expand
 from tresse.data.formats.plain_pickle import read_plain_pickle
 from tresse.data.formats.utterances import Utterance
+from tresse.data.left_out import ContradictionError, LeftOut
 from tresse.data.lines import check_files
 
 LENGTHS = ("<u8", "<u2")  # this order: small uint64 lengths have the same sum as uint16
@@ -81,7 +82,11 @@ def _read_meta(path: Path) -> Meta:
 
 
 def read_smoltolk(
-    paths: Sequence[str | Path], meta: Meta, *, expand_durations: bool
+    paths: Sequence[str | Path],
+    meta: Meta,
+    left_out: LeftOut | None = None,
+    *,
+    expand_durations: bool,
 ) -> Iterator[Utterance]:
     """Yield the samples of `*.bin` files, without EOS and padding.
 
@@ -92,10 +97,15 @@ def read_smoltolk(
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
         for path in files:
-            yield from _read_file(path, meta, expand_durations, bar)
+            samples = _read_file(path, meta, expand_durations, bar)
+            for _, utterance in (left_out or LeftOut()).parsed(samples, lambda parse: parse()):
+                yield utterance
 
 
-def _read_file(path: Path, meta: Meta, expand_durations: bool, bar: tqdm) -> Iterator[Utterance]:
+def _read_file(
+    path: Path, meta: Meta, expand_durations: bool, bar: tqdm
+) -> Iterator[tuple[str, Callable[[], Utterance]]]:
+    """Yield the place of each sample, and the function that parses it."""
     num_frames, rest = divmod(path.stat().st_size, meta.dtype.itemsize * meta.n_q)
     if rest or not num_frames:
         raise ValueError(
@@ -108,14 +118,16 @@ def _read_file(path: Path, meta: Meta, expand_durations: bool, bar: tqdm) -> Ite
     name, start = "/".join([*path.absolute().parts[-3:-1], path.stem]), 0
     for index, length in enumerate(lengths):
         end, where = start + int(length), f"{path}: sample {index}"
-        units = _strip(tokens[start:end, 0], meta, where)
-        if durations is not None:
-            try:
+
+        def parse(start: int = start, end: int = end, index: int = index) -> Utterance:
+            units = _strip(tokens[start:end, 0], meta)
+            if durations is not None:
                 units = expand(units, durations[start : start + len(units)])
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
+            own = f"{name}/{index}"
+            return Utterance(own, own, units, f"{path}: sample {index}")
+
+        yield where, parse
         bar.update((end - start) * meta.n_q * meta.dtype.itemsize)
-        yield Utterance(f"{name}/{index}", f"{name}/{index}", units, where)
         start = end
 
 
@@ -148,12 +160,12 @@ def _read_durations(path: Path, num_frames: int) -> np.ndarray:
     return np.memmap(beside, np.uint8, mode="r")
 
 
-def _strip(sample: np.ndarray, meta: Meta, where: str) -> np.ndarray:
+def _strip(sample: np.ndarray, meta: Meta) -> np.ndarray:
     """Return a sample without its EOS and the padding before and after it."""
     units = _without_end(sample, meta.pad)
     if not units.size or units[-1] != meta.eos:
-        raise ValueError(
-            f"{where} ends with {units[-1] if units.size else 'nothing'}, expected EOS "
+        raise ContradictionError(
+            f"ends with {units[-1] if units.size else 'nothing'}, expected EOS "
             f"{meta.eos}; the .len file or meta.pkl belongs to another file"
         )
     return np.array(_without_end(units[:-1], meta.pad))

@@ -15,7 +15,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tresse.data.naming import LeftOut, Name, Naming, find_fault
+from tresse.data.left_out import LeftOut
+from tresse.data.naming import Name, Naming, find_fault
 from tresse.data.store.documents import MAX_SENTENCE_TOKENS, Document, pack
 from tresse.data.store.tokenizer import Tokenizer
 
@@ -37,30 +38,40 @@ class Utterance(NamedTuple):
 
 
 def read_documents(
-    utterances: Iterable[Utterance], naming: Naming, tokenizer: Tokenizer, spool: Path
+    utterances: Iterable[Utterance],
+    naming: Naming,
+    tokenizer: Tokenizer,
+    spool: Path,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Document]:
     """Yield the documents; numbered sentences go through a temporary file in the folder `spool`.
 
-    ValueError names the place of a name without key or language, of a unit out of range, and of a
-    sentence that is empty, missing or too long, or that occurs twice.
+    ValueError names the place, or `left_out` gets it: of a name without key or language, of a unit
+    out of range, and of a sentence that is empty, missing or too long. A sentence that occurs twice
+    is always an error.
     """
+    left_out = left_out or LeftOut()
     if naming.has_sentences:
-        return _gather(utterances, naming, tokenizer, spool)
-    return _one_by_one(utterances, naming)
+        return _gather(utterances, naming, tokenizer, spool, left_out)
+    return _one_by_one(utterances, naming, left_out)
 
 
-def _one_by_one(utterances: Iterable[Utterance], naming: Naming) -> Iterator[Document]:
+def _one_by_one(
+    utterances: Iterable[Utterance], naming: Naming, left_out: LeftOut
+) -> Iterator[Document]:
     """Yield a document for every utterance."""
-    left_out = LeftOut(naming)
     for utterance in utterances:
-        name = _parse(naming, utterance)
-        where = f"{utterance.where} ({utterance.name})"
-        lengths = utterance.lengths or [len(utterance.units)]
-        if naming.skip_incomplete and not all(lengths):
-            left_out.add(name.key, name.language, f"sentence {lengths.index(0)} is empty")
-            continue
-        yield Document(name.key, name.language, _cut(utterance, naming), None, where)
-    left_out.report()
+        try:
+            name = naming.parse(utterance.name, utterance.key, utterance.language)
+            sentences = _cut(utterance, naming)
+        except ValueError as error:
+            left_out.add(_where(utterance), str(error))
+        else:
+            yield Document(name.key, name.language, sentences, None, _where(utterance))
+
+
+def _where(utterance: Utterance) -> str:
+    return f"{utterance.where} ({utterance.name})"
 
 
 def _cut(utterance: Utterance, naming: Naming) -> list[list[int] | np.ndarray]:
@@ -73,19 +84,11 @@ def _cut(utterance: Utterance, naming: Naming) -> list[list[int] | np.ndarray]:
         return [units]
     if not naming.split_long:
         raise ValueError(
-            f"{utterance.where} ({utterance.name}): {len(units)} units, a sentence has at most "
-            f"{MAX_SENTENCE_TOKENS}; cut the audio at sentences, or use --split-long if the corpus "
-            "is for one language only"
+            f"{len(units)} units, a sentence has at most {MAX_SENTENCE_TOKENS}; cut the audio at "
+            "sentences, or use --split-long if the corpus is for one language only"
         )
     starts = range(0, len(units), MAX_SENTENCE_TOKENS)
     return [units[start : start + MAX_SENTENCE_TOKENS] for start in starts]
-
-
-def _parse(naming: Naming, utterance: Utterance) -> Name:
-    try:
-        return naming.parse(utterance.name, utterance.key, utterance.language)
-    except ValueError as error:
-        raise ValueError(f"{utterance.where}: {error}") from error
 
 
 @dataclass
@@ -101,6 +104,13 @@ class _Sentences:
     wheres: list[str] = field(default_factory=list)
     """File and place of each document's first sentence, for messages."""
 
+    faults: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Why a sentence of a document cannot be used."""
+
+    def spoil(self, name: Name, reason: str) -> None:
+        """Note that a sentence of a document cannot be used."""
+        self.faults.setdefault((name.key, name.language), reason)
+
     def add(self, name: Name, tokens: np.ndarray, where: str) -> None:
         """Append a sentence to the file and to the index."""
         index = self.documents.setdefault((name.key, name.language), len(self.documents))
@@ -114,30 +124,37 @@ class _Sentences:
 
 
 def _gather(
-    utterances: Iterable[Utterance], naming: Naming, tokenizer: Tokenizer, folder: Path
+    utterances: Iterable[Utterance],
+    naming: Naming,
+    tokenizer: Tokenizer,
+    folder: Path,
+    left_out: LeftOut,
 ) -> Iterator[Document]:
     """Yield the documents in the order of their first sentences."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as spool:
         sentences = _Sentences(spool)
         for utterance in utterances:
-            name = _parse(naming, utterance)
-            tokens = _pack(utterance, tokenizer, naming.skip_incomplete)
-            sentences.add(name, tokens, f"{utterance.where} ({utterance.name})")
+            try:
+                name = naming.parse(utterance.name, utterance.key, utterance.language)
+            except ValueError as error:
+                left_out.add(_where(utterance), str(error))
+                continue
+            try:
+                sentences.add(name, _pack(utterance, tokenizer), _where(utterance))
+            except ValueError as error:
+                if left_out.on_fault == "stop":
+                    left_out.add(_where(utterance), str(error))
+                sentences.spoil(name, f"{_where(utterance)}: {error}")
         spool.flush()
-        if sentences.documents:
-            yield from _in_order(sentences, tokenizer, LeftOut(naming))
+        if sentences.documents or sentences.faults:
+            yield from _in_order(sentences, tokenizer, left_out)
 
 
-def _pack(utterance: Utterance, tokenizer: Tokenizer, skip_empty: bool) -> np.ndarray:
+def _pack(utterance: Utterance, tokenizer: Tokenizer) -> np.ndarray:
     if utterance.lengths is not None:
-        raise ValueError(f"{utterance.where}: has sentences; --key-pattern must not number them")
-    if skip_empty and not len(utterance.units):
-        return np.empty(0, tokenizer.dtype)
-    try:
-        return pack([utterance.units], None, tokenizer).tokens
-    except ValueError as error:
-        raise ValueError(f"{utterance.where} ({utterance.name}): {error}") from None
+        raise ValueError("has sentences; --key-pattern must not number them")
+    return pack([utterance.units], None, tokenizer).tokens
 
 
 def _in_order(sentences: _Sentences, tokenizer: Tokenizer, left_out: LeftOut) -> Iterator[Document]:
@@ -149,11 +166,13 @@ def _in_order(sentences: _Sentences, tokenizer: Tokenizer, left_out: LeftOut) ->
     ends = np.cumsum(np.bincount(document))
     empty = length.sum() == 0
     tokens = np.empty(0) if empty else np.memmap(sentences.spool, tokenizer.dtype, mode="r")
-    first = min(int(number.min()), 1)  # all documents count from 0, or all from 1
+    first = min(int(number.min(initial=1)), 1)  # all documents count from 0, or all from 1
     for index, (key, language) in enumerate(tqdm(sentences.documents, "gather", disable=None)):
         own = order[ends[index - 1] if index else 0 : ends[index]]
-        fault = find_fault(number[own], length[own], first)
+        fault = sentences.faults.pop((key, language), "")
+        fault = fault or find_fault(number[own], length[own], first)
         if left_out.keeps(sentences.wheres[index], key, language, fault):
             pieces = [np.array(tokens[starts[i] : starts[i] + length[i]]) for i in own]
             yield Document(key, language, pieces, None, sentences.wheres[index])
-    left_out.report()
+    for (key, language), fault in sentences.faults.items():  # of documents without another sentence
+        left_out.add(fault.partition(": ")[0], fault, key, language)

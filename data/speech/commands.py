@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from tresse.data.left_out import LeftOut
+from tresse.data.processes import device, rank
 from tresse.data.speech.pico import PicoSettings, speak_all
 from tresse.data.speech.speak_settings import DsmSettings, SpeakSettings
 from tresse.data.speech.texts import read_texts
@@ -47,8 +49,9 @@ def speak_by_pico(
     """
     if missing := [name for name in ("soundfile", "ttspico") if find_spec(name) is None]:
         raise ValueError(f"pico needs {', '.join(missing)}: pip install 'tresse[audio,pico]'")
-    number = speak_all(read_texts(texts), out, settings)
-    print(f"wrote {out}: {number} recordings")
+    left_out = LeftOut(settings.on_fault)
+    number = speak_all(read_texts(texts, left_out), out, settings, left_out)
+    print(f"wrote {out}: {number} recordings\n{left_out.describe(number, out)}")
 
 
 def speak_units(
@@ -76,13 +79,13 @@ def speak_units(
         model: The TTS model and its sampling.
         settings: Rules and speed of the work.
     """
-    read, found = read_texts(texts), list_voices(voices, chosen)
-    from tresse.data.processes import device
+    left_out = LeftOut(settings.on_fault, shows=rank() == 0)
+    read, found = read_texts(texts, left_out), list_voices(voices, chosen)
     from tresse.data.speech.dsm import load_speaker
     from tresse.data.speech.speak import speak
 
     speaker = load_speaker(model, device(), keep_audio=settings.keep_audio)
-    return speak(read, speaker, found, out, settings, model.variant)
+    return speak(read, speaker, found, out, settings, model.variant, left_out.faults)
 
 
 def choose_voices(
@@ -105,7 +108,6 @@ def choose_voices(
     """
     if missing := [name for name in ("soundfile", "soxr") if find_spec(name) is None]:
         raise ValueError(f"choose-voices needs {', '.join(missing)}: pip install 'tresse[audio]'")
-    from tresse.data.processes import device
     from tresse.data.speech.choose_voices import choose_voices, format_scores
     from tresse.data.speech.embedders import load_embedder
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from tresse.data.durable import check_vacant
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Result, Results, parts_of, run_job
+from tresse.data.left_out import LeftOut, OnFault
 from tresse.data.speech.spoken_files import flac_name, write_flac, write_recordings
 from tresse.data.speech.texts import Text
 
@@ -32,6 +33,9 @@ VOLUME = 50  # percent; at 100 Pico clips
 SILENCE = 200  # of 32768
 MARGIN = SAMPLE_RATE // 25  # samples kept before and after what is louder
 TEXTS_PER_GROUP = 16
+
+
+SILENT = "Pico gives no sound"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,9 @@ class PicoSettings:
     """Seed of the draw of pitch and rate for each document."""
     workers: int = 2
     """Number of processes that speak."""
+    on_fault: OnFault = "skip"
+    """What to do at a text that cannot be read or spoken: `stop`, or `skip` it.
+    OUT/skipped.jsonl lists those that are left out. A key that is there twice always stops."""
 
     def __post_init__(self) -> None:
         for name, least, most in (("pitch", 50, 200), ("rate", 20, 500)):
@@ -59,13 +66,16 @@ class PicoSettings:
             raise ValueError(f"--workers is {self.workers}, expected at least 1")
 
 
-def speak_all(texts: Sequence[Text], out: Path, settings: PicoSettings) -> int:
+def speak_all(
+    texts: Sequence[Text], out: Path, settings: PicoSettings, left_out: LeftOut | None = None
+) -> int:
     """Write a FLAC file per text and recordings.jsonl as the folder `out`; returns their number.
 
     {out}.parts keeps the finished work; after a stop or a kill the same call resumes it.
-    KeyboardInterrupt after a signal. ValueError for a language without a voice, a text that Pico
-    does not speak, or when something else was begun there.
+    KeyboardInterrupt after a signal. ValueError for a language without a voice, or when something
+    else was begun there; for a text that Pico does not speak, unless `left_out` gets it.
     """
+    left_out = left_out or LeftOut()
     for text in texts:
         if text.language not in VOICES:
             raise ValueError(
@@ -81,12 +91,22 @@ def speak_all(texts: Sequence[Text], out: Path, settings: PicoSettings) -> int:
 
     def write(folder: Path, results: Iterator[Result]) -> None:
         records = (record for result in results for record in result["recordings"])
-        write_recordings(kept, folder, records, ascii_only=False)
+        write_recordings(kept, folder, _spoken(records, left_out), ascii_only=False)
+        left_out.write(folder)
 
     job, own = _describe_job(texts, settings), range(len(groups))
     if reason := run_job(out, job, len(groups), own, work, write):
         raise ValueError(f"{out}: not written by this process: {reason}")
-    return len(texts)
+    return len(texts) - sum(1 for fault in left_out.faults if fault.reason.startswith(SILENT))
+
+
+def _spoken(records: Iterator[Result], left_out: LeftOut) -> Iterator[Result]:
+    """Yield the records of texts that were spoken, and leave out the others."""
+    for record in records:
+        if "silent" in record:
+            left_out.add(record["where"], record["silent"], record["key"], record["lang"])
+        else:
+            yield record
 
 
 def _speak_groups(
@@ -157,7 +177,7 @@ def find_sound(sound: np.ndarray) -> tuple[int, int]:
     """Return where the sound of int16 [samples] starts and ends, with a margin of silence."""
     loud = np.flatnonzero(np.abs(sound.astype(np.int32)) > SILENCE)
     if not loud.size:
-        raise ValueError("Pico gives no sound")
+        raise ValueError(SILENT)
     return max(0, int(loud[0]) - MARGIN), min(sound.size, int(loud[-1]) + 1 + MARGIN)
 
 
@@ -170,13 +190,16 @@ def _record_group(
 def _record(text: Text, folder: Path, settings: PicoSettings) -> dict[str, Any]:
     """Write the file of a text and return its record of the manifest."""
     sounds, times, before = speak(text, settings), [], 0
+    identity = {"key": text.key, "lang": text.language}
     for sentence, sound in zip(text.sentences, sounds, strict=True):
         try:
             start, end = find_sound(sound)
         except ValueError as error:
-            raise ValueError(f"{text.where}: {error} for {sentence!r}") from None
+            if settings.on_fault == "stop":
+                raise ValueError(f"{text.where}: {error} for {sentence!r}") from None
+            return identity | {"where": text.where, "silent": f"{error} for {sentence!r}"}
         times.append([(before + start) / SAMPLE_RATE, (before + end) / SAMPLE_RATE])
         before += sound.size
     name = flac_name(text)
     write_flac(folder / name, np.concatenate(sounds), SAMPLE_RATE)
-    return {"path": name, "key": text.key, "lang": text.language, "sentences": times}
+    return {"path": name, **identity, "sentences": times}

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Result, Results, find_output, parts_of, run_job, write_report
+from tresse.data.left_out import Fault, write_faults
 from tresse.data.processes import rank, world_size
 from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak_settings import SpeakSettings
@@ -72,12 +73,13 @@ def speak(
     out: Path,
     settings: SpeakSettings,
     variant: str = "",
+    faults: Sequence[Fault] = (),
 ) -> Corpus | None:
     """Speak this rank's batches; the last rank to finish writes the corpus, others return None.
 
-    variant: everything else that units depend on. KeyboardInterrupt after a signal, when the
-    current batch is done. ValueError for a folder with something else in it, and with `strict` for
-    the first text that would be left out.
+    variant: everything else that units depend on. faults: what was left out of the lists of texts.
+    KeyboardInterrupt after a signal, when the current batch is done. ValueError for a folder with
+    something else in it, and with `on_fault` "stop" for the first text that would be left out.
     """
     batches = make_batches(texts, settings.batch)
     job = _describe_job(texts, speaker, voices, settings, variant)
@@ -91,14 +93,15 @@ def speak(
             yield {"texts": _speak_batch(number, batch, speaker, voices, settings, parts_of(out))}
 
     def write(folder: Path, results: Iterator[Result]) -> None:
-        skipped: list[dict[str, str]] = []
+        skipped: list[Fault] = []
         documents = _documents(texts, batches, results, skipped)
         corpus = write_corpus(folder, documents, speaker.identity)
         if settings.keep_audio:
-            silent = {(each["key"], each["lang"]) for each in skipped}
+            silent = {(each.key, each.lang) for each in skipped}
             heard = [text for text in texts if (text.key, text.language) not in silent]
             write_recordings(parts_of(out), folder, _list_audio(heard, corpus), ascii_only=True)
-        write_report(folder, job, skipped)
+        write_faults(folder, [*faults, *skipped])
+        write_report(folder, job)
 
     own = range(len(batches))[rank() :: world_size()]
     if reason := run_job(out, job, len(batches), own, work, write):
@@ -119,7 +122,7 @@ def _speak_batch(
     drawn = [draw_voice(text.key, voices, settings.seed) for text in texts]
     seed = xxhash.xxh3_64_intdigest(f"{settings.seed}/{number}".encode()) >> 1
     spoken = speaker.speak(texts, drawn, seed)
-    if settings.strict:
+    if settings.on_fault == "stop":
         _check_all(texts, spoken)
     return [_record(*each, folder) for each in zip(texts, spoken, strict=True)]
 
@@ -151,7 +154,7 @@ def _list_audio(texts: Sequence[Text], corpus: Corpus) -> Iterator[dict[str, Any
 def _check_all(texts: Sequence[Text], spoken: Sequence[Spoken | str]) -> None:
     for text, each in zip(texts, spoken, strict=True):
         if isinstance(each, str):
-            raise ValueError(f"{text.where}: {text}: {each} (--strict)")
+            raise ValueError(f"{text.where}: {text}: {each} (--on-fault stop)")
 
 
 def _describe_job(
@@ -186,7 +189,7 @@ def _documents(
     texts: Sequence[Text],
     batches: Sequence[Sequence[int]],
     results: Iterator[Result],
-    skipped: list[dict[str, str]],
+    skipped: list[Fault],
 ) -> Iterator[Document]:
     """Yield documents in the order of the texts, a window of batches at a time; fill `skipped`."""
     for start in range(0, len(batches), BATCHES_PER_WINDOW):
@@ -199,9 +202,8 @@ def _documents(
         for i, each in sorted(spoken.items()):
             text = texts[i]
             if "skipped" in each:
-                identity = {"key": text.key, "lang": text.language, "where": text.where}
-                skipped.append(identity | {"reason": each["skipped"]})
+                skipped.append(Fault(text.key, text.language, text.where, each["skipped"]))
             else:
                 yield Document(text.key, text.language, each["units"], each["words"], text.where)
     if len(skipped) == len(texts):
-        raise ValueError(f"no text was spoken to its end, the first: {skipped[0]['reason']}")
+        raise ValueError(f"no text was spoken to its end, the first: {skipped[0].reason}")

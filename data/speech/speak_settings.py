@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tresse.data.left_out import OnFault
+
 
 @dataclass(frozen=True, kw_only=True)
 class DsmSettings:
@@ -45,8 +47,9 @@ class SpeakSettings:
     keep_audio: bool = False
     """Write the audio too, to listen to or for choose-voices.
     These are FLAC files, listed in CORPUS/recordings.jsonl."""
-    strict: bool = False
-    """Stop at the first text that would be left out, because it was not spoken to its end."""
+    on_fault: OnFault = "skip"
+    """What to do at a text that cannot be read, or is not spoken to its end: `stop`, or `skip` it.
+    OUT/skipped.jsonl lists those that are left out. A key that is there twice always stops."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:

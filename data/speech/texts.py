@@ -8,11 +8,12 @@ Texts of different languages with the same key are translations of each other, s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tresse.data.lines import check_files, read_records
+from tresse.data.left_out import LeftOut
+from tresse.data.lines import check_files
 from tresse.data.naming import check_language, normal_key
 from tresse.data.store.translations import check_translations
 
@@ -34,26 +35,22 @@ class Text:
         return f"{self.language}/{self.key}"
 
 
-def read_texts(paths: Sequence[str | Path]) -> list[Text]:
+def read_texts(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> list[Text]:
     """Return the texts of one or more manifests, in order.
 
-    ValueError names file and line: not JSON, fields missing, unknown or of another type, a sentence
-    that cannot be spoken, a key that occurs twice in a language, translations with different
-    numbers of sentences.
+    ValueError names file and line, or `left_out` gets it: not JSON, fields missing, unknown or of
+    another type, a sentence that cannot be spoken. ValueError for a key that occurs twice in a
+    language, and for translations with different numbers of sentences.
     """
-    texts: list[Text] = []
-    for where, record in read_records(check_files(paths, "text")):
-        try:
-            texts.append(_parse(record, where))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+    lines = (left_out or LeftOut()).parsed_lines(check_files(paths, "text"), _parse)
+    texts = [replace(text, where=where) for where, text in lines]
     if not texts:
         raise ValueError("no texts")
     check_translations(texts)
     return texts
 
 
-def _parse(record: dict[str, Any], where: str) -> Text:
+def _parse(record: dict[str, Any]) -> Text:
     if set(record) != set(FIELDS):
         raise ValueError(f"found the fields {sorted(record)}, expected {sorted(FIELDS)}")
     key, sentences = record["key"], record["sentences"]
@@ -66,4 +63,4 @@ def _parse(record: dict[str, Any], where: str) -> Text:
             raise ValueError(f"sentence {number} is {sentence!r}, expected words")
         if not sentence.isprintable():  # a zero byte crashes Pico
             raise ValueError(f"sentence {number} is {sentence!r}: it has a control character")
-    return Text(normal_key(key), check_language(record["lang"]), tuple(sentences), where)
+    return Text(normal_key(key), check_language(record["lang"]), tuple(sentences))

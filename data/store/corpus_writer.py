@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from tresse.data.durable import link_or_copy, staged_folder
+from tresse.data.left_out import ContradictionError, LeftOut
 from tresse.data.store.cloze import merge_items
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.documents import Document, key_hash
@@ -39,17 +40,20 @@ def write_corpus(
     tokenizer: Tokenizer,
     *,
     skip_misaligned: bool = False,
+    left_out: LeftOut | None = None,
 ) -> Corpus:
     """Write documents of any languages, in any order, as a corpus; they are not held in memory.
 
     Documents that share a key need equally many sentences: else ValueError lists such keys, or with
     `skip_misaligned` they are left out in every language, with a warning. ValueError also for a bad
-    document, with its place, and for a key that occurs twice in a language. On an error nothing is
-    left at `out`.
+    document, with its place, unless `left_out` gets it, and for a key that occurs twice in a
+    language. On an error nothing is left at `out`.
     """
     _check_free(out)
+    left_out = left_out or LeftOut()
     with staged_folder(out) as folder:
-        entries = _write_shards(folder, documents, tokenizer)
+        entries = _write_shards(folder, documents, tokenizer, left_out)
+        left_out.write(folder)
         _commit(folder, entries, tokenizer, skip_misaligned)
     return _open(out)
 
@@ -93,7 +97,9 @@ def _check_free(out: str | Path) -> None:
         raise ValueError(f"{out} already holds a corpus; remove it or choose another folder")
 
 
-def _write_shards(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer) -> Entries:
+def _write_shards(
+    folder: Path, documents: Iterable[Document], tokenizer: Tokenizer, left_out: LeftOut
+) -> Entries:
     writers: dict[str, ShardWriter] = {}
     with ExitStack() as stack:
         for document in documents:
@@ -102,10 +108,14 @@ def _write_shards(folder: Path, documents: Iterable[Document], tokenizer: Tokeni
                     writer = ShardWriter(folder, document.language, tokenizer)
                     writers[document.language] = stack.enter_context(writer)
                 writers[document.language].add(document.key, document.sentences, document.words)
-            except ValueError as error:
+            except ContradictionError as error:
                 where = f"{document.where}: " if document.where else ""
-                raise ValueError(f"{where}{error}") from None
-        return {language: writer.close() for language, writer in sorted(writers.items())}
+                raise ContradictionError(f"{where}{error}") from None
+            except ValueError as error:
+                where = document.where or f"document {document.key!r}"
+                left_out.add(where, str(error), document.key, document.language)
+        written = {language: writer.close() for language, writer in sorted(writers.items())}
+        return {language: entries for language, entries in written.items() if entries}
 
 
 def _link_shards(folder: Path, corpora: Sequence[Corpus]) -> Entries:
@@ -173,7 +183,7 @@ def _leave_out(
                 kept.setdefault(language, []).append(entry)
                 continue
             shard.path.unlink()  # stays mapped while we read it
-            written = _write_shards(folder, _documents(shard, dropped), tokenizer)
+            written = _write_shards(folder, _documents(shard, dropped), tokenizer, LeftOut())
             if language in written:
                 kept.setdefault(language, []).extend(written[language])
     return kept

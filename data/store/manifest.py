@@ -8,31 +8,32 @@ checks units and offsets later; its messages name the line by `Document.where`.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tresse.data.lines import check_fields, check_files, read_records
+from tresse.data.left_out import LeftOut
+from tresse.data.lines import check_fields, check_files
 from tresse.data.naming import check_language
 from tresse.data.store.documents import Document
 
 REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
 
 
-def read_manifest(paths: Sequence[str | Path]) -> Iterator[Document]:
+def read_manifest(
+    paths: Sequence[str | Path], left_out: LeftOut | None = None
+) -> Iterator[Document]:
     """Yield the documents of one or more files, a line at a time; empty lines are skipped.
 
-    ValueError names file and line: not UTF-8, not JSON, or a field is missing, unknown or of the
-    wrong type.
+    ValueError names file and line, or `left_out` gets it: not UTF-8, not JSON, or a field is
+    missing, unknown or of the wrong type.
     """
-    for where, record in read_records(check_files(paths, "manifest")):
-        try:
-            document = _document(record, where)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        yield document
+    files = check_files(paths, "manifest")
+    for where, document in (left_out or LeftOut()).parsed_lines(files, _document):
+        yield replace(document, where=where)
 
 
-def _document(record: dict[str, Any], where: str) -> Document:
+def _document(record: dict[str, Any]) -> Document:
     check_fields(record, REQUIRED, OPTIONAL)
     for name in ("key", "lang"):
         if not isinstance(record[name], str):
@@ -41,7 +42,7 @@ def _document(record: dict[str, Any], where: str) -> Document:
         if name in record and not _is_lists(record[name]):
             raise ValueError(f"{name} is not a list of lists")
     language = check_language(record["lang"])
-    return Document(record["key"], language, record["sentences"], record.get("words"), where)
+    return Document(record["key"], language, record["sentences"], record.get("words"))
 
 
 def _is_lists(value: Any) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tresse.data.left_out import ContradictionError
 from tresse.data.naming import check_language, normal_key
 from tresse.data.store.documents import key_hash, pack
 from tresse.data.store.shard_checks import check_index
@@ -130,17 +131,18 @@ class ShardWriter:
         try:
             name, hash_ = key.encode(), key_hash(key)
             if hash_ in self._hashes:
-                raise ValueError(
+                raise ContradictionError(
                     "this key is taken in this language (or, very rarely, another key with the "
                     "same 64-bit hash); keys must be unique in Unicode's normal form NFC"
                 )
             packed = pack(sentences, words, self.tokenizer)
             if self._has_words not in (None, words is not None):
-                raise ValueError(
+                raise ContradictionError(
                     "some documents have words, some do not; prepare them apart and merge"
                 )
         except ValueError as error:
-            raise ValueError(f"document {key!r} ({self.language}): {error}") from error
+            kind = ContradictionError if isinstance(error, ContradictionError) else ValueError
+            raise kind(f"document {key!r} ({self.language}): {error}") from error
         self._has_words = words is not None
         self._hashes.add(hash_)
         growth = sum(values.nbytes for values in packed) + len(name) + BYTES_PER_DOCUMENT

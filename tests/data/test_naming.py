@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.foreign.units import NUMBERED
 from tests.support.tiny_corpora import contents
 from tresse.data.formats.utterances import Utterance, read_documents
+from tresse.data.left_out import ContradictionError, LeftOut
 from tresse.data.naming import Naming, stem
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
@@ -28,9 +29,12 @@ def utterances(*named: tuple[str, list[int]]) -> list[Utterance]:
     ]
 
 
-def gather(tmp_path: Path, *named: tuple[str, list[int]], **flags) -> list[tuple]:
+def gather(
+    tmp_path: Path, *named: tuple[str, list[int]], left_out: LeftOut | None = None, **flags
+) -> list[tuple]:
     """Return key, language and sentences of the documents."""
-    documents = read_documents(utterances(*named), Naming(**flags), UNITS, tmp_path / "spool")
+    spool = tmp_path / "spool"
+    documents = read_documents(utterances(*named), Naming(**flags), UNITS, spool, left_out)
     return [
         (d.key, d.language, [np.array(sentence).tolist() for sentence in d.sentences])
         for d in documents
@@ -124,30 +128,38 @@ def test_incomplete_documents_are_left_out_on_demand_and_listed(tmp_path, caplog
         ("en/c_1.flac", [3]),
         ("fr/c_0.flac", [4]),
     ]
-    found = gather(tmp_path, *named, key_pattern=NUMBERED, skip_incomplete=True)
+    left_out = LeftOut("skip")
+    found = gather(tmp_path, *named, key_pattern=NUMBERED, left_out=left_out)
     assert found == [("a", "en", [[1]]), ("c", "fr", [[4]])]
-    assert "left out 2 documents" in caplog.text
-    assert "'b' (en): sentence 0 is empty" in caplog.text
-    assert "'c' (en): sentence 0 is missing" in caplog.text
+    assert [(fault.key, fault.lang) for fault in left_out.faults] == [("b", "en"), ("c", "en")]
+    assert "f:1 (en/b_0.flac): sentence 0 has 0 tokens" in left_out.faults[0].reason
+    assert "sentence 0 is missing" in left_out.faults[1].reason
+    assert left_out.faults[1].reason in caplog.text
     repeated = [*named, ("fr/c_0.flac", [4])]
-    with pytest.raises(ValueError, match="sentence 0 is there twice"):
-        gather(tmp_path, *repeated, key_pattern=NUMBERED, skip_incomplete=True)
-    assert gather(tmp_path, ("a", []), ("b", [1]), lang="en", skip_incomplete=True) == [
-        ("b", "en", [[1]])
-    ]
+    with pytest.raises(ContradictionError, match="sentence 0 is there twice"):
+        gather(tmp_path, *repeated, key_pattern=NUMBERED, left_out=left_out)
+
+
+def test_a_document_that_loses_its_last_sentence_is_left_out_whole(tmp_path):
+    left_out = LeftOut("skip")
+    named = [("en/a_0.flac", [1]), ("en/a_1.flac", [500]), ("en/b_0.flac", [2])]
+    assert gather(tmp_path, *named, key_pattern=NUMBERED, left_out=left_out) == [("b", "en", [[2]])]
+    (fault,) = left_out.faults
+    assert fault.key == "a"
+    assert "token 0 is 500, outside the vocabulary" in fault.reason
 
 
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("a.flac", {}, "f:0: no language; give --lang"),
+        ("a.flac", {}, "no language; give --lang"),
         ("a.flac", {"lang": "../fr"}, r"language '\.\./fr'"),
-        ("a.flac", {"lang": "fr", "key_pattern": "b(?P<key>.)"}, "f:0: name 'a.flac' does not"),
+        ("a.flac", {"lang": "fr", "key_pattern": "b(?P<key>.)"}, "f:0 .*: name 'a.flac' does not"),
         ("a_x.", {"lang": "fr", "key_pattern": "(?P<key>.)_(?P<sentence>.)"}, "sentence is 'x'"),
         ("ab", {"lang": "fr", "key_pattern": "(?P<key>.)(?P<sentence>\\d)?"}, "finds no sentence"),
         ("a/b", {"key_pattern": "(?P<lang>.*)/(?P<key>.)", "lang": "fr"}, "give one of them"),
-        ("/b", {"key_pattern": "(?P<lang>.*)/(?P<key>.)"}, "f:0: no language"),
-        ("../b", {"key_pattern": "(?P<lang>.*)/(?P<key>.)"}, r"f:0: language '\.\.'"),
+        ("/b", {"key_pattern": "(?P<lang>.*)/(?P<key>.)"}, "f:0 .*: no language"),
+        ("../b", {"key_pattern": "(?P<lang>.*)/(?P<key>.)"}, r"f:0 .*: language '\.\.'"),
         ("a", {"lang": "fr", "key_pattern": "("}, "--key-pattern '\\('"),
         ("a", {"lang": "fr", "key_pattern": "(.)"}, r"groups \[\]; expected \(\?P<key>"),
         ("a", {"lang": "fr", "key_pattern": "(?P<key>.)(?P<x>)"}, "has the groups"),

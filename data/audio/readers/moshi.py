@@ -10,12 +10,14 @@ or exclamation mark.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tresse.data.audio.readers.pieces import Piece
 from tresse.data.audio.sources import Channel, File, Span, is_time, time_spans
-from tresse.data.lines import check_files, decode_json, read_records
+from tresse.data.left_out import LeftOut
+from tresse.data.lines import check_files, decode_json
 from tresse.data.naming import stem
 
 SPEAKER = "SPEAKER_MAIN"
@@ -23,26 +25,31 @@ LEFT = 0
 ENDS_SENTENCE = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*\s*$")
 
 
-def read_moshi(paths: Sequence[str | Path], root: Path | None) -> Iterator[Piece]:
-    """Yield a piece, a document, for each line; ValueError names the line or the `.json`.
+def read_moshi(
+    paths: Sequence[str | Path], root: Path | None, left_out: LeftOut
+) -> Iterator[Piece]:
+    """Yield a piece, a document, for each line; ValueError or `left_out` names the line.
 
     root: folder in which paths start; the folder of the list when None.
     """
     for path in check_files(paths, "moshi-finetune"):
-        for where, record in read_records([path]):
-            name, duration = record.get("path"), record.get("duration")
-            if not isinstance(name, str) or not name or not is_time(duration):
-                raise ValueError(
-                    f"{where}: path is {name!r}, duration {duration!r}; expected the name of a "
-                    "file and seconds"
-                )
-            audio = (root or path.parent) / name
-            words = _read_words(audio.with_suffix(".json"))
-            try:
-                spans = _sentences(audio, words, float(duration))  # type: ignore[arg-type]
-            except ValueError as error:
-                raise ValueError(f"{audio.with_suffix('.json')}: {error}") from error
-            yield Piece(name, stem(name), spans, where)
+        for where, piece in left_out.parsed_lines([path], partial(_piece, root or path.parent)):
+            yield piece._replace(where=where)
+
+
+def _piece(root: Path, record: dict[str, Any]) -> Piece:
+    name, duration = record.get("path"), record.get("duration")
+    if not isinstance(name, str) or not name or not is_time(duration):
+        raise ValueError(
+            f"path is {name!r}, duration {duration!r}; expected the name of a file and seconds"
+        )
+    audio = root / name
+    words = _read_words(audio.with_suffix(".json"))
+    try:
+        spans = _sentences(audio, words, float(duration))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{audio.with_suffix('.json')}: {error}") from error
+    return Piece(name, stem(name), spans, "")
 
 
 def _read_words(path: Path) -> list[tuple[str, float, float]]:

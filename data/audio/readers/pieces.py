@@ -8,7 +8,8 @@ import numpy as np
 
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.sources import Span
-from tresse.data.naming import LeftOut, Naming, find_fault
+from tresse.data.left_out import ContradictionError, LeftOut
+from tresse.data.naming import Naming, find_fault
 
 
 class Piece(NamedTuple):
@@ -37,29 +38,31 @@ class _Document:
     is_numbered: bool = False
 
 
-def gather_recordings(pieces: Iterable[Piece], naming: Naming) -> list[Recording]:
+def gather_recordings(
+    pieces: Iterable[Piece], naming: Naming, left_out: LeftOut
+) -> list[Recording]:
     """Return recordings in the order of their first pieces, with sentences in order of number.
 
-    ValueError names the place: a name without a key or language, a key that occurs twice, a
-    sentence that is missing or occurs twice. With `naming.skip_incomplete` documents with missing
-    sentences are left out instead.
+    ValueError names the place, or `left_out` gets it: a name without a key or language, a sentence
+    that is missing. A key or a sentence that occurs twice is always an error.
     """
     documents: dict[tuple[str, str], _Document] = {}
     for piece in pieces:
         try:
             _add(documents, piece, naming)
+        except ContradictionError as error:
+            raise ContradictionError(f"{piece.where}: {error}") from None
         except ValueError as error:
-            raise ValueError(f"{piece.where}: {error}") from None
+            left_out.add(piece.where, str(error))
     numbers = [n for own in documents.values() if own.is_numbered for n in own.pieces]
     first = min(*numbers, 1) if numbers else 0
-    recordings, left_out = [], LeftOut(naming)
+    recordings = []
     for (language, key), own in documents.items():
         found = np.array(sorted(own.pieces))
         fault = find_fault(found, np.ones_like(found), first) if own.is_numbered else ""
         if left_out.keeps(own.where, key, language, fault):
             spans = (span for number in found.tolist() for span in own.pieces[number])
             recordings.append(Recording(key, language, tuple(spans), own.where))
-    left_out.report()
     return recordings
 
 
@@ -68,16 +71,18 @@ def _add(documents: dict[tuple[str, str], _Document], piece: Piece, naming: Nami
     number = piece.sentence if name.sentence is None else name.sentence
     own = documents.setdefault((name.language, name.key), _Document(piece.where))
     if own.pieces and (number is None or not own.is_numbered):
-        raise ValueError(
+        raise ContradictionError(
             f"key {name.key!r} is in {name.language} already ({own.where}); give files different "
             "names, or number the sentences of a document by --key-pattern"
         )
     own.is_numbered = number is not None
     if own.is_numbered and len(piece.spans) > 1:
-        raise ValueError(
+        raise ContradictionError(
             f"sentence {number} of {name.key!r} has times for {len(piece.spans)} sentences; give "
             "either numbers or times of sentences"
         )
     if (number or 0) in own.pieces:
-        raise ValueError(f"sentence {number} of {name.key!r} ({name.language}) occurs twice")
+        raise ContradictionError(
+            f"sentence {number} of {name.key!r} ({name.language}) occurs twice"
+        )
     own.pieces[number or 0] = piece.spans

@@ -1,6 +1,7 @@
 """Audio of other tools, written as they write it, becomes recordings with the right stretches."""
 
 import gzip
+import json
 import sys
 import tarfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from tests.support.foreign.audio import audio_bytes, cut, write_cuts, write_moshi, write_tar
 from tests.support.processes import ROOT, run
@@ -19,12 +21,16 @@ from tresse.data.audio.recordings import Recording
 from tresse.data.audio.sources import Channel, File, Span, TarMember
 from tresse.data.audio.tokenise import tokenise
 from tresse.data.audio.waveforms import read_spans
+from tresse.data.left_out import LeftOut
 from tresse.data.naming import Naming
 from tresse.data.store.corpus import Corpus
 
 
-def read(path: Path, format: AudioFormat, root: Path | None = None, **flags) -> list[Recording]:
-    return read_audio([path], format, Naming(**flags), root)
+def read(
+    path: Path, format: AudioFormat, root: Path | None = None, *, skip: bool = False, **flags
+) -> list[Recording]:
+    left_out = LeftOut("skip" if skip else "stop")
+    return read_audio([path], format, Naming(**flags), root, left_out)
 
 
 def times(recording: Recording) -> list[tuple[float, float | None]]:
@@ -72,7 +78,7 @@ def test_moshis_paths_are_beside_the_list_or_in_a_folder_that_is_named(tmp_path)
 def test_alignments_without_sentences_are_refused(words, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         read(write_moshi(tmp_path / "d", words), "moshi", lang="en")
-    assert str(caught.value).startswith(f"{tmp_path / 'd' / 'data_stereo' / 'a.json'}: ")
+    assert f"sonl:1: {tmp_path / 'd' / 'data_stereo' / 'a.json'}: " in str(caught.value)
 
 
 def test_a_channel_that_is_not_there_is_named(tmp_path):
@@ -138,16 +144,16 @@ WAV = b"RIFF"
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("../a.wav", WAV)], r"member '\.\./a\.wav' leaves the folder"),
+        ([("../a.wav", WAV)], r"member '\.\./a\.wav': it leaves the folder"),
         ([("x/../../a.wav", WAV)], "leaves the folder"),
-        ([("/etc/a.wav", WAV)], "member '/etc/a.wav' leaves the folder"),
-        ([("", link(tarfile.SYMTYPE, "/etc/passwd"))], "member 'a.wav' is a link"),
-        ([("", link(tarfile.LNKTYPE, "b.wav"))], "member 'a.wav' is a link"),
-        ([("", link(tarfile.GNUTYPE_SPARSE, ""))], "member 'a.wav' is a link, a device or sparse"),
-        ([("", link(tarfile.FIFOTYPE, ""))], "member 'a.wav' is a link, a device"),
+        ([("/etc/a.wav", WAV)], "member '/etc/a.wav': it leaves the folder"),
+        ([("", link(tarfile.SYMTYPE, "/etc/passwd"))], "member 'a.wav': it is a link"),
+        ([("", link(tarfile.LNKTYPE, "b.wav"))], "member 'a.wav': it is a link"),
+        ([("", link(tarfile.GNUTYPE_SPARSE, ""))], "member 'a.wav': it is a link, a device"),
+        ([("", link(tarfile.FIFOTYPE, ""))], "member 'a.wav': it is a link, a device"),
         ([("a.json", {})], "a: expected one audio file .*found none"),
         ([("a.wav", WAV), ("a.flac", WAV)], "a: expected one audio file .*found a.wav, a.flac"),
-        ([("a.wav", WAV), ("a.json", b"[]")], "member 'a.json' is not a JSON object"),
+        ([("a.wav", WAV), ("a.json", b"[]")], "member 'a.json': not a JSON object"),
         ([("a.wav", WAV), ("a.json", b"{")], "member 'a.json': Expecting"),
         ([("a.wav", WAV), ("a.json", {"key": 3})], "a: key is 3, expected text"),
         ([("a.wav", WAV), ("a.json", {"sentence": "0"})], "a: sentence is '0'"),
@@ -169,10 +175,64 @@ def test_members_that_are_no_samples_are_refused_by_name(members, message, tmp_p
 
 def test_a_compressed_or_cut_tar_is_refused(tmp_path):
     good = write_tar(tmp_path / "t.tar", [("a.wav", audio_bytes("wav", 1))]).read_bytes()
-    for content in (gzip.compress(good), good[:700], b"x" * 2000):
+    for content in (gzip.compress(good), b"x" * 2000, b""):
         (tmp_path / "t.tar").write_bytes(content)
         with pytest.raises(ValueError, match=r"t\.tar: cannot be read as an uncompressed tar"):
-            read(tmp_path / "t.tar", "webdataset", lang="en")
+            read(tmp_path / "t.tar", "webdataset", lang="en", skip=True)
+    (tmp_path / "t.tar").write_bytes(good[:700])
+    with pytest.raises(ValueError, match=r"t\.tar: byte 700: the tar is cut; its end mark"):
+        read(tmp_path / "t.tar", "webdataset", lang="en")
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> list[bytes]:
+    """Two tars of two files each."""
+    return [
+        write_tar(
+            tmp_path / "t.tar", [(f"{name}.wav", audio_bytes("wav", 1)) for name in names]
+        ).read_bytes()
+        for names in ("ab", "cd")
+    ]
+
+
+def test_joined_tars_are_read_to_the_end(tars, tmp_path):
+    (tmp_path / "t.tar").write_bytes(tars[0] + tars[1])
+    found = read(tmp_path / "t.tar", "webdataset", lang="en")
+    assert [recording.key for recording in found] == ["a", "b", "c", "d"]
+    first, last = (next(read_spans(found[i].sentences, 24_000, 9)) for i in (0, 3))
+    assert np.array_equal(first, last)
+
+
+def test_a_tar_that_is_cut_between_two_members_is_not_whole(tars, tmp_path, caplog):
+    start = tars[0].index(b"b.wav")
+    (tmp_path / "t.tar").write_bytes(tars[0][:start])
+    with pytest.raises(ValueError, match=rf"byte {start}: the tar is cut; its end mark is missing"):
+        read(tmp_path / "t.tar", "webdataset", lang="en")
+    found = read(tmp_path / "t.tar", "webdataset", lang="en", skip=True)
+    assert [recording.key for recording in found] == ["a"]
+    assert f"byte {start}: the tar is cut" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "kept"), [("a", ["b", "c", "d"]), ("d", ["a", "b", "c"])])
+def test_a_damaged_header_is_no_end_and_no_padding(tars, tmp_path, name, kept):
+    content = bytearray(tars[0] + tars[1])
+    start = content.index(f"{name}.wav".encode())
+    content[start + 148] ^= 1  # in the checksum of the header
+    (tmp_path / "t.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"byte \d+: damaged up to the "):
+        read(tmp_path / "t.tar", "webdataset", lang="en")
+    found = read(tmp_path / "t.tar", "webdataset", lang="en", skip=True)
+    assert [recording.key for recording in found] == kept
+
+
+def test_hidden_members_and_members_without_audio_do_not_stop_a_job(tmp_path, caplog):
+    members = [("._a.wav", b"\0\5\x16\7"), ("a.wav", audio_bytes("wav", 1)), (".DS_Store", b"x")]
+    members += [("index.json", b'{"files": 1}'), ("b.json", b"{"), ("b.wav", audio_bytes("wav", 2))]
+    path = write_tar(tmp_path / "t.tar", members)
+    found = read(path, "webdataset", lang="en", skip=True)
+    assert [recording.key for recording in found] == ["a"]
+    assert "index: expected one audio file" in caplog.text
+    assert "b: member 'b.json': Expecting property name" in caplog.text
 
 
 def test_incomplete_documents_are_left_out_on_demand(tmp_path, caplog):
@@ -181,11 +241,52 @@ def test_incomplete_documents_are_left_out_on_demand(tmp_path, caplog):
     flags: dict[str, Any] = {"lang": "en", "key_pattern": r"(?P<key>.)_(?P<sentence>\d)"}
     with pytest.raises(ValueError, match=r"document 'b' \(en\): sentence 0 is missing"):
         read(path, "webdataset", **flags)
-    assert [r.key for r in read(path, "webdataset", skip_incomplete=True, **flags)] == ["a"]
-    assert "left out 1 documents" in caplog.text
+    assert [r.key for r in read(path, "webdataset", skip=True, **flags)] == ["a"]
+    assert "document 'b' (en): sentence 0 is missing" in caplog.text
 
 
 # --- Lhotse
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.json.gz", "c.yaml", "c.yaml.gz", "c.jsonl"])
+def test_cuts_come_as_lines_as_an_array_or_as_yaml(name, tmp_path):
+    cuts = [cut("a/0", 0.25, 1.5), cut("a/1", 2.0, 1.75)]
+    if "yaml" in name:
+        content = yaml.safe_dump(cuts)
+    elif "jsonl" in name:
+        content = "".join(json.dumps(each) + "\n" for each in cuts)
+    else:
+        content = json.dumps(cuts, indent=2)
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    found = read(tmp_path / name, "lhotse")
+    assert [recording.key for recording in found] == ["a/0", "a/1"]
+    assert [times(recording) for recording in found] == [[(0.25, 1.75)], [(2.0, 3.75)]]
+
+
+def test_the_older_type_and_a_multi_cut_of_one_channel_are_cuts(tmp_path):
+    kinds: list[dict[str, Any]] = [{"type": "Cut"}, {"type": "MultiCut", "channel": [0]}]
+    cuts = [cut(f"a/{i}", 0.25, 1.5, **changes) for i, changes in enumerate(kinds)]
+    assert len(read(write_cuts(tmp_path / "c.jsonl.gz", *cuts), "lhotse")) == 2
+    two = cut("a/2", 0.25, 1.5, type="MultiCut", channel=[0, 1])
+    with pytest.raises(ValueError, match=r"'MultiCut' of the channels \[0, 1\], expected a cut of"):
+        read(write_cuts(tmp_path / "c.jsonl.gz", two), "lhotse")
+
+
+def test_a_cut_with_bad_supervisions_is_left_out_with_the_reason(tmp_path, caplog):
+    overlapping = [{"start": 0, "duration": 1.0}, {"start": 0.5, "duration": 1.0}]
+    empty = [{"start": 0.5, "duration": 0}]
+    cuts = [
+        cut("a/0", 0.25, 1.5, supervisions=overlapping),
+        cut("a/1", 0.25, 1.5, supervisions=empty),
+        cut("a/2", 0.25, 1.5),
+    ]
+    path = write_cuts(tmp_path / "c.jsonl.gz", *cuts)
+    with pytest.raises(ValueError, match=r"c\.jsonl\.gz:1: sentence 1 is from 0\.5"):
+        read(path, "lhotse", lang="en")
+    found = read(path, "lhotse", lang="en", skip=True)
+    assert [recording.key for recording in found] == ["a/2"]
+    assert "gz:2: sentence 0 is from 0.5 to 0.5" in caplog.text
 
 
 def test_cuts_are_stretches_of_a_recording(tmp_path):
@@ -238,7 +339,7 @@ def source(**changes: object) -> dict:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "MixedCut"}, "type is 'MixedCut', expected MonoCut"),
+        ({"type": "MixedCut"}, "type is 'MixedCut', expected a cut of one channel"),
         ({"recording": None}, "has no recording"),
         ({"id": 3}, "id 3, start 0"),
         ({"start": -1}, "start -1"),

@@ -99,7 +99,7 @@ def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
         ),
         (
             [record(sentence=0), record(sentence=2)],
-            "m.jsonl:2: .*sentence 2 but no sentence 1; .*0 to 1",
+            "m.jsonl:2 has sentence 2 but no sentence 1; .*0 to 1",
         ),
     ],
 )

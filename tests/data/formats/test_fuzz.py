@@ -33,6 +33,7 @@ from tresse.data.formats.parquet import read_columns
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.formats.textless import read_textless
+from tresse.data.left_out import LeftOut
 from tresse.data.naming import Naming
 
 NUM_MUTATIONS = int(os.environ.get("TRESSE_FUZZ", "1500")) // 10
@@ -88,7 +89,7 @@ def splits(folder: Path) -> Case:
 
 
 def audio(path: Path, format: AudioFormat) -> Case:
-    return path, lambda path: read_audio([path], format, Naming(lang="en"), None)
+    return path, lambda path: read_audio([path], format, Naming(lang="en"), None, LeftOut())
 
 
 def moshi(folder: Path) -> Case:

@@ -151,7 +151,7 @@ def test_a_line_that_cannot_be_packed_is_named(tmp_path, capsys):
             ["--columns.lang", "lang", "--lang", "fr"],
             "--columns.lang is given, and --lang",
         ),
-        (["--columns.sentences", "sentences"], "line 0: no language; give --lang"),
+        (["--columns.sentences", "sentences"], "line 0 (a): no language; give --lang"),
         (
             [
                 "--columns.sentences",
@@ -161,7 +161,7 @@ def test_a_line_that_cannot_be_packed_is_named(tmp_path, capsys):
                 "--key-pattern",
                 "(?P<key>)(?P<sentence>)",
             ],
-            "line 0: name 'a': sentence is ''",
+            "line 0 (a): name 'a': sentence is ''",
         ),
         (
             [
@@ -174,7 +174,7 @@ def test_a_line_that_cannot_be_packed_is_named(tmp_path, capsys):
                 "--key-pattern",
                 "(?P<key>)(?P<sentence>.)",
             ],
-            "line 0: has sentences; --key-pattern must not number them",
+            "line 0 (0): has sentences; --key-pattern must not number them",
         ),
     ],
 )

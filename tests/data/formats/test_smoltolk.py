@@ -105,7 +105,7 @@ def test_a_token_file_is_not_held_in_memory(tmp_path):
         (lambda p: p.unlink(), r"train\.bin: no such file"),
         (
             lambda p: swap_lengths(p),
-            "sample 0 ends with 2047, expected EOS 2048; the .len file or",
+            "sample 0: ends with 2047, expected EOS 2048; the .len file or",
         ),
         (lambda p: (p.parent / "meta.pkl").unlink(), r"meta\.pkl: cannot be read \(No such"),
         (lambda p: change_meta(p, n_q=4), "add up to 1010 as uint64, .* has 2020 frames"),

@@ -197,8 +197,8 @@ def test_what_would_give_other_units_is_refused_where_a_run_was_begun(
 
 
 def test_strict_stops_at_a_text_that_was_not_spoken(voices: list[Path], tmp_path: Path) -> None:
-    settings = SpeakSettings(batch=3, strict=True)
-    with pytest.raises(ValueError, match=r"t:4: fr/4: 0 of 1 words were spoken \(--strict\)"):
+    settings = SpeakSettings(batch=3, on_fault="stop")
+    with pytest.raises(ValueError, match=r"t:4: fr/4: 0 of 1 words .* \(--on-fault stop\)"):
         speak(TEXTS, Letters(), voices, tmp_path / "corpus", settings)
 
 
