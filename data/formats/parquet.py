@@ -1,18 +1,19 @@
 """Units in columns of Parquet files, Arrow files and Hugging Face datasets (`save_to_disk`).
 
-A line holds either the units of an utterance, a list, or its sentences, a list of lists. Files are
-read batch by batch with pyarrow. Messages count lines from 0, as pyarrow does.
+A line holds the units of an utterance, a list, or a list of lists: its sentences or codebooks.
+Files are read batch by batch with pyarrow. Messages count lines from 0, as pyarrow does.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from tresse.data.formats.arrow_values import read_lists, read_texts
+from tresse.data.formats.codebooks import Lines, choose_codebook, refuse_codebooks
 from tresse.data.formats.utterances import Utterance
 from tresse.data.lines import decode_json
 
@@ -33,11 +34,34 @@ class Columns:
     sentences: str = ""
     """Column of the sentences, a list of lists of integers in each line.
     Empty if there are units."""
+    codebook: int | None = None
+    """Number of the codebook to read, from 0, if the column of the units has a list per codebook in
+    each line."""
+    equal_sentences: bool = False
+    """Allow lists of sentences that are equally long in every line, like a matrix of codebooks.
+    Without it such a column is an error."""
 
     @property
     def names(self) -> list[str]:
         """Names of the columns that are given."""
         return [name for name in (self.key, self.lang, self.units, self.sentences) if name]
+
+    def depth(self, name: str) -> int:
+        """Return 1 for a column of lists of units, 2 for lists of lists, 0 for texts."""
+        if name == self.units:
+            return 1 if self.codebook is None else 2
+        return 2 if name == self.sentences else 0
+
+    def check(self) -> None:
+        """Raise ValueError for flags that contradict each other."""
+        if bool(self.units) == bool(self.sentences):
+            raise ValueError("give one of --columns.units and --columns.sentences")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"the columns {', '.join(self.names)} are not all different")
+        if self.codebook is not None and (self.codebook < 0 or not self.units):
+            raise ValueError("--columns.codebook counts from 0, in the column of --columns.units")
+        if self.equal_sentences and not self.sentences:
+            raise ValueError("--columns.equal-sentences is for the column of --columns.sentences")
 
 
 def read_columns(paths: Sequence[str | Path], columns: Columns, split: str) -> Iterator[Utterance]:
@@ -45,11 +69,13 @@ def read_columns(paths: Sequence[str | Path], columns: Columns, split: str) -> I
 
     `split` names the split to read of a folder that has several.
     """
-    if bool(columns.units) == bool(columns.sentences):
-        raise ValueError("give one of --columns.units and --columns.sentences")
-    if len(set(columns.names)) < len(columns.names):
-        raise ValueError(f"the columns {', '.join(columns.names)} are not all different")
-    for where, cells in _read_lines(_find_files(paths, split), columns):
+    columns.check()
+    lines = _read_lines(_find_files(paths, split), columns)
+    if columns.codebook is not None:
+        lines = choose_codebook(lines, columns.units, columns.codebook)
+    elif columns.sentences and not columns.equal_sentences:
+        lines = refuse_codebooks(lines, columns.sentences)
+    for where, cells in lines:
         name, language = cells[columns.key], cells[columns.lang] if columns.lang else ""
         if columns.units:
             yield Utterance(name, name, cells[columns.units], where, None, language)
@@ -111,7 +137,7 @@ def _plain(name: str, folder: Path) -> str:
     return name
 
 
-def _read_lines(files: list[Path], columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_lines(files: list[Path], columns: Columns) -> Lines:
     """Yield the place of each line and its cells by column."""
     try:
         import pyarrow as pa
@@ -168,55 +194,21 @@ def _check_columns(path: Path, found: list[str], names: list[str]) -> None:
             )
 
 
-def _batch_lines(
-    batch: Any, columns: Columns, path: Path, first: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _batch_lines(batch: Any, columns: Columns, path: Path, first: int) -> Lines:
     """Yield the lines of a batch: texts as str, lists of units as views."""
+    import pyarrow as pa
+
     cells = {}
     for name in columns.names:
-        column, depth = batch.column(name), {columns.units: 1, columns.sentences: 2}.get(name, 0)
+        column, depth = batch.column(name), columns.depth(name)
         try:
-            cells[name] = _lists(column, depth) if depth else _texts(column)
+            cells[name] = read_lists(column, depth) if depth else read_texts(column)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{path}: batch at line {first}, column {name!r} of type {column.type} cannot be "
+                f"read: {error}"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: batch at line {first}, column {name!r}: {error}") from error
     for line in range(batch.num_rows):
         yield f"{path}: line {first + line}", {name: values[line] for name, values in cells.items()}
-
-
-def _texts(column: Any) -> list[str]:
-    """Return a column of texts, categories of texts or integers as texts."""
-    import pyarrow as pa
-    from pyarrow import types
-
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind)):
-        raise ValueError(f"is {column.type}, expected text or integers")
-    _refuse_nulls(column)
-    return column.cast(pa.large_string()).to_pylist()
-
-
-def _lists(column: Any, depth: int) -> list[Any]:
-    """Return the nested lists of a list array: views of its values, no Python object per unit."""
-    import pyarrow as pa
-    from pyarrow import types
-
-    kind = column.type
-    if depth == 0:
-        if not types.is_integer(kind):
-            raise ValueError(f"units are {kind}, expected integers")
-        _refuse_nulls(column)
-        return column.to_numpy(zero_copy_only=False)
-    if types.is_fixed_size_list(kind):
-        column = column.cast(pa.list_(kind.value_type))
-    elif not (types.is_list(kind) or types.is_large_list(kind)):
-        raise ValueError(f"is {kind}, expected a list" + (" of lists" if depth == 2 else ""))
-    _refuse_nulls(column)
-    offsets = column.offsets.to_numpy()
-    inner = _lists(column.values[offsets[0] : offsets[-1]], depth - 1)
-    cuts = (offsets - offsets[0]).tolist()
-    return [inner[begin:end] for begin, end in pairwise(cuts)]
-
-
-def _refuse_nulls(column: Any) -> None:
-    if column.null_count:
-        raise ValueError(f"value {column.is_null().to_pylist().index(True)} is null")

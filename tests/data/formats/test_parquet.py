@@ -20,7 +20,7 @@ from tests.support.foreign.units import (
     write_parquet,
 )
 from tests.support.tiny_corpora import contents
-from tresse.data.formats.parquet import Columns, _lists, read_columns
+from tresse.data.formats.parquet import Columns, read_columns
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
 
@@ -63,13 +63,6 @@ def test_units_are_named_and_gathered_like_those_of_other_tools(write, tmp_path)
     assert contents(Corpus.open(tmp_path / "c")) == SENTENCES
 
 
-def test_lists_of_a_fixed_size_are_lists(tmp_path):
-    kind = pa.list_(pa.int32(), 2)
-    content = pa.table({"key": ["a", "b"], "units": pa.array([[1, 2], [3, 4]], kind)})
-    path = write_arrow_file(tmp_path / "t", content)
-    assert read(path, Columns(units="units")) == [("a", "", [1, 2], None), ("b", "", [3, 4], None)]
-
-
 def test_keys_may_be_integers_and_categories(tmp_path):
     units = pa.array([[1], [2]])
     langs = pa.array(["en", "fr"]).dictionary_encode()
@@ -98,12 +91,6 @@ def test_lines_are_read_in_order_across_batches_and_files(tmp_path):
         found = read(write(tmp_path / write.__name__, table(lines)))
         assert [line[0] for line in found] == [str(i) for i in range(5000)]
         assert all(line[2] == list(chain(*lines[i]["sentences"])) for i, line in enumerate(found))
-
-
-def test_a_slice_of_a_column_is_read_from_where_it_starts():
-    column = pa.array([[[1, 2], [3]], [[4]], [[5], [6, 7]]])
-    found = [[list(map(int, s)) for s in line] for line in _lists(column.slice(1), 2)]
-    assert found == [[[4]], [[5], [6, 7]]]
 
 
 def with_null(column: str, value: object) -> pa.Table:
