@@ -156,7 +156,7 @@ def export_units(
 
     opened = Corpus.open(corpus)
     EXPORTS[format](opened, out, lang)
-    print(f"wrote {out}; to read it back:\n{read_back(opened, out, format)}")
+    print(f"wrote {out}; {read_back(opened, out, format, lang)}")
 
 
 @app.command

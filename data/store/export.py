@@ -53,8 +53,28 @@ def export_manifest(corpus: Corpus, out: Path, languages: Sequence[str] = ()) ->
 EXPORTS = {"jsonl": export_manifest, "slamkit": export_slamkit}
 
 
-def read_back(corpus: Corpus, out: Path, format: str) -> str:
-    """Return the command that turns an exported file back into the same corpus."""
+def read_back(corpus: Corpus, out: Path, format: str, languages: Sequence[str] = ()) -> str:
+    """Return what reading an exported file back gives, and below it the command that does so."""
+    change = _find_change(corpus, format, languages)
+    outcome = (
+        f"; their corpus may have another id: {change}" if change else " to the same corpus id"
+    )
+    return f"to read its documents back{outcome}:\n{_command(corpus, out, format)}"
+
+
+def _find_change(corpus: Corpus, format: str, languages: Sequence[str]) -> str:
+    """Describe the first reason for another id; an empty text means that the id stays."""
+    if left_out := [name for name in corpus.languages if languages and name not in languages]:
+        return f"{', '.join(left_out)} is left out"
+    shards = [shard for own in corpus.shards.values() for shard in own]
+    if format == "slamkit" and any(shard.word_lengths is not None for shard in shards):
+        return "SlamKit's file does not hold its words"
+    if len(shards) > len(corpus.languages):
+        return "it has several shards of a language, as after a merge"
+    return ""
+
+
+def _command(corpus: Corpus, out: Path, format: str) -> str:
     words = ["tresse", "prepare", "manifest" if format == "jsonl" else format, str(out)]
     if format == "slamkit":
         words += ["--key-pattern", "(?s)(?P<lang>[^/]+)/(?P<key>.*)"]

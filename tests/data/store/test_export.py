@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tests.support.foreign.units import units_of
 from tests.support.processes import run
-from tests.support.tiny_corpora import UNITS, contents, small
+from tests.support.tiny_corpora import UNITS, contents, small, stories
 from tresse.data.formats.commands import Output
 from tresse.data.naming import normal_key
 from tresse.data.prepare import main, prepare_manifest
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.corpus_writer import write_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
-from tresse.data.store.export import export_manifest, export_slamkit
+from tresse.data.store.export import export_manifest, export_slamkit, read_back
 from tresse.data.store.tokenizer import Tokenizer
 
 READ_BACK = r"(?s)(?P<lang>[^/]+)/(?P<key>.*)"
@@ -124,8 +124,51 @@ def test_the_command_that_is_printed_reads_the_file_back(tmp_path, capsys, forma
     tokenizer = Tokenizer("own", "00ff", "50", 3000)
     corpus = write_corpus(tmp_path / "c", build({"en": {"a b": [[2], [3]]}}, False), tokenizer)
     command = ["export-units", str(corpus.path), "--out", str(tmp_path / "u"), "--format", format]
-    printed = run(sys.executable, "-m", "tresse.engine.commands", *command).stdout.splitlines()[-1]
+    said, printed = run(
+        sys.executable, "-m", "tresse.engine.commands", *command
+    ).stdout.splitlines()
+    assert said == f"wrote {tmp_path / 'u'}; to read its documents back to the same corpus id:"
     words = shlex.split(printed.replace("CORPUS", str(tmp_path / "d")))
     assert words[:2] == ["tresse", "prepare"]
     assert main(words[2:]) == 0, capsys.readouterr().err
     assert Corpus.open(tmp_path / "d").id == corpus.id
+
+
+def words_of(printed: str, out: Path) -> list[str]:
+    """The arguments of the command in the last line, which writes to `out`."""
+    return shlex.split(printed.splitlines()[-1].replace("CORPUS", str(out)))[2:]
+
+
+def test_a_merged_corpus_is_read_back_to_the_same_documents_under_another_id(tmp_path):
+    parts = [write_corpus(tmp_path / k, stories("en", k) + stories("fr", k), UNITS) for k in "ab"]
+    merged = merge_corpora([part.path for part in parts], tmp_path / "m")
+    export_manifest(merged, tmp_path / "m.jsonl")
+    said = read_back(merged, tmp_path / "m.jsonl", "jsonl")
+    assert said.startswith("to read its documents back; their corpus may have another id: it has")
+    assert main(words_of(said, tmp_path / "c")) == 0
+    again = Corpus.open(tmp_path / "c")
+    assert contents(again) == contents(merged)
+    assert again.id != merged.id
+
+
+def test_a_merge_of_languages_keeps_the_id(tmp_path):
+    parts = [write_corpus(tmp_path / k, stories(k, "ab"), UNITS).path for k in ("en", "fr")]
+    merged = merge_corpora(parts, tmp_path / "m")
+    export_manifest(merged, tmp_path / "m.jsonl")
+    said = read_back(merged, tmp_path / "m.jsonl", "jsonl")
+    assert "to the same corpus id" in said
+    assert main(words_of(said, tmp_path / "c")) == 0
+    assert Corpus.open(tmp_path / "c").id == merged.id
+
+
+def test_what_an_export_leaves_out_is_said(tmp_path):
+    corpus = write_corpus(
+        tmp_path / "c", build({"en": {"a": [[2]]}, "fr": {"a": [[1]]}}, True), UNITS
+    )
+    for format, languages, reason in [
+        ("jsonl", ["en"], "another id: fr is left out:"),
+        ("slamkit", [], "another id: SlamKit's file does not hold its words:"),
+        ("jsonl", ["fr", "en"], "to the same corpus id:"),
+    ]:
+        said = read_back(corpus, tmp_path / "u", format, languages)
+        assert said.splitlines()[0].endswith(reason)
