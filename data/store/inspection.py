@@ -20,7 +20,10 @@ NUM_BINS = 60
 
 
 def describe(corpus: Corpus) -> str:
-    """Return tables of the documents, tokens and lengths per language, and shared keys per pair."""
+    """Return tables of the documents, tokens and lengths per language, and of shared keys.
+
+    Keys are counted that all languages share, and that each pair shares.
+    """
     lines = [
         f"corpus     {corpus.path}",
         f"id         {corpus.id}",
@@ -187,8 +190,9 @@ def _all_lengths(corpus: Corpus, language: str, name: str) -> np.ndarray:
 
 def _shared_keys(corpus: Corpus) -> list[list[str]]:
     lines = [["languages", "shared keys", "left out of each"]]
-    for pair in combinations(corpus.languages, 2):
-        shared = corpus.aligned_columns(pair)[0].size
-        left = (f"{name} {corpus.num_documents(name) - shared:,}" for name in pair)
-        lines.append([" + ".join(pair), f"{shared:,}", ", ".join(left)])
+    pairs = list(combinations(corpus.languages, 2))
+    for languages in pairs if len(pairs) == 1 else [corpus.languages, *pairs]:
+        shared = corpus.aligned_columns(languages)[0].size
+        left = (f"{name} {corpus.num_documents(name) - shared:,}" for name in languages)
+        lines.append([" + ".join(languages), f"{shared:,}", ", ".join(left)])
     return lines

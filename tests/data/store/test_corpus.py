@@ -244,6 +244,19 @@ def test_describe_counts_the_documents_and_tokens(tmp_path):
     assert "shared" not in describe(write_corpus(tmp_path / "d", stories("en", "a"), UNITS))
 
 
+def test_describe_counts_the_keys_that_all_languages_share(tmp_path):
+    documents = [*stories("de", "abc"), *stories("en", "abcd"), *stories("fr", "bcde")]
+    text = describe(write_corpus(tmp_path / "c", documents, UNITS))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[lines.index("languages shared keys left out of each") :] == [
+        "languages shared keys left out of each",
+        "de + en + fr 2 de 1, en 2, fr 2",
+        "de + en 3 de 0, en 1",
+        "de + fr 2 de 1, fr 2",
+        "en + fr 3 en 1, fr 1",
+    ]
+
+
 def test_documents_module_hash_is_what_shards_use(tmp_path):
     corpus = small(tmp_path / "c")
     expected = [documents_module.key_hash(key) for key in "abcd"]
