@@ -5,12 +5,15 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cerrno>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "mapped_file.hpp"
 #include "packer.hpp"
 
 namespace nb = nanobind;
@@ -75,6 +78,21 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
   auto* owned = new std::vector<T>(std::move(values));
   nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
   return {owned->data(), {owned->size()}, owner};
+}
+
+// Views the content of a file, which stays mapped while the array lives; OSError names the file.
+nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>> map_file(const nb::bytes& path) {
+  try {
+    auto file = std::make_unique<tresse::MappedFile>(path.c_str());
+    nb::capsule owner(file.get(),
+                      [](void* p) noexcept { delete static_cast<tresse::MappedFile*>(p); });
+    const auto& mapped = *file.release();
+    return {mapped.data(), {mapped.size()}, owner};
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path.ptr());
+    throw nb::python_error();
+  }
 }
 
 template <class T>
@@ -186,7 +204,7 @@ void bind_fill(Class& packer) {
 }  // namespace
 
 NB_MODULE(_packer, m) {
-  m.doc() = "The interleaving packer; see tresse.data.packing.packer.";
+  m.doc() = "The interleaving packer (tresse.data.packing.packer), and files mapped for it.";
 
   nb::class_<Corpus> corpus(m, "Corpus");
   corpus.def(nb::init<int, std::size_t>(), "token_bytes"_a, "num_languages"_a);
@@ -207,6 +225,8 @@ NB_MODULE(_packer, m) {
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);
   packer.def("copies", &Packer::copies, "first_row"_a, "num_valid"_a.noconvert(), "threads"_a);
+
+  m.def("map_file", &map_file, "path"_a);
 
   // For tests, which compare them with reference.py.
   m.def("hash_words", [](const std::vector<std::uint64_t>& words) {

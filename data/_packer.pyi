@@ -1,4 +1,7 @@
-"""The C++ packer (`csrc/bindings.cpp`). Arrays must be C-contiguous and of exactly these dtypes."""
+"""The C++ packer (`csrc/bindings.cpp`), and files mapped for it.
+
+Arrays must be C-contiguous and of exactly these dtypes.
+"""
 
 from collections.abc import Sequence
 
@@ -56,6 +59,12 @@ class Packer:
     def copies(
         self, first_row: int, num_valid: np.ndarray, threads: int
     ) -> tuple[np.ndarray, np.ndarray]: ...
+
+def map_file(path: bytes) -> np.ndarray:
+    """Map a file for reading, as uint8 [bytes], without a descriptor that stays open.
+
+    OSError when it cannot be read.
+    """
 
 def hash_words(words: Sequence[int]) -> int: ...
 def permute(n: int, key: int) -> np.ndarray: ...

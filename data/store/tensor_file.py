@@ -7,6 +7,7 @@ header to a multiple of 64 bytes, and the file is named by the hash of its bytes
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from tresse.data._packer import map_file
 from tresse.data.durable import commit, synced_file
 from tresse.data.lines import decode_json
 
@@ -117,23 +119,20 @@ def write_tensors(
 def open_tensors(path: Path) -> TensorFile:
     """Check the header of a file against its size and map it; ValueError names file and fault."""
     try:
-        num_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if num_bytes < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, num_bytes - 8):
-                raise ValueError(
-                    f"{path}: {num_bytes} bytes with a header of {length}; "
-                    "cut short, or not a safetensors file"
-                )
-            text = file.read(length)
+        content = map_file(os.fsencode(path))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
-    header = _decode_header(path, text)
+    num_bytes, length = content.size, int.from_bytes(content[:8].tobytes(), "little")
+    if num_bytes < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, num_bytes - 8):
+        raise ValueError(
+            f"{path}: {num_bytes} bytes with a header of {length}; "
+            "cut short, or not a safetensors file"
+        )
+    header = _decode_header(path, content[8 : 8 + length].tobytes())
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError(f"{path}: __metadata__ is not a map of strings to strings")
     layout = _check_layout(path, header, start=8 + length, num_bytes=num_bytes)
-    content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     tensors = {name: content[begin:end].view(dtype) for name, (dtype, begin, end) in layout.items()}
     return TensorFile(path, num_bytes, metadata, tensors)
 

@@ -1,5 +1,6 @@
 """The tables, the plot and the documents of `tresse inspect`; merging with `--skip-misaligned`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -159,6 +160,17 @@ def test_a_merge_of_what_matches_is_the_same_with_and_without_skipping(tmp_path)
     parts = [write_corpus(tmp_path / k, stories("en", k), UNITS).path for k in "ab"]
     plain = merge_corpora(parts, tmp_path / "c")
     assert merge_corpora(parts, tmp_path / "d", skip_misaligned=True).id == plain.id
+
+
+def test_more_shards_are_merged_than_a_process_may_have_open_files(tmp_path):
+    parts = [
+        str(write_corpus(tmp_path / f"{i}", [story(f"{i}", "en"), story(f"{i}", "fr")], UNITS).path)
+        for i in range(60)
+    ]
+    few = ["bash", "-c", 'ulimit -n 48; exec "$@"', "bash", *CLI]
+    done = run(*few, "merge", *parts, "--out", str(tmp_path / "c"))
+    assert re.search(r"^en \+ fr +60 ", done.stdout, re.MULTILINE)
+    assert "undamaged" in run(*few, "verify", str(tmp_path / "c")).stdout
 
 
 def test_the_verb_merges_with_the_flag(tmp_path):

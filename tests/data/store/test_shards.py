@@ -1,6 +1,7 @@
 """Shards: they read back as written, equal content gives equal bytes, each fault has a message."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tests.support.sparse_corpus import poke, write_sparse_corpus
+from tresse.data._packer import map_file
+from tresse.data.naming import normal_key
 from tresse.data.store.documents import key_hash, pack
 from tresse.data.store.shards import Shard, ShardWriter
 from tresse.data.store.tensor_file import open_tensors
@@ -43,7 +46,7 @@ def read(paths: list[Path]) -> list[tuple]:
 @st.composite
 def documents(draw, vocab_size: int):
     sentence = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=6)
-    keys = draw(st.lists(st.text(max_size=5), min_size=1, unique=True))
+    keys = draw(st.lists(st.text(max_size=5).map(normal_key), min_size=1, unique=True))
     with_words = draw(st.booleans())
     result = []
     for key in keys:
@@ -131,6 +134,33 @@ def test_arrays_are_views_of_the_file_that_cannot_be_written(tmp_path):
     shard = Shard.open(write(tmp_path, [("a", STORY, None)])[0])
     with pytest.raises(ValueError, match="read-only"):
         shard.document(0)[0][0] = 1
+
+
+def test_a_shard_keeps_its_map_as_long_as_its_arrays_and_no_descriptor(tmp_path):
+    path = write(tmp_path, [("a", STORY, None)])[0]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    shard = Shard.open(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    path.unlink()
+    tokens = shard.tokens
+    del shard
+    assert tokens.tolist() == [1, 2, 3, 2047, 0, 0]
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del tokens
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def test_any_file_is_mapped_or_refused_by_name(tmp_path):
+    path = tmp_path / "\udcff"  # a name that is not UTF-8
+    path.write_bytes(b"ab")
+    assert map_file(os.fsencode(path)).tolist() == [97, 98]
+    path.write_bytes(b"")
+    assert map_file(os.fsencode(path)).shape == (0,)
+    with pytest.raises(FileNotFoundError) as caught:
+        map_file(b"/none")
+    assert caught.value.filename == b"/none"
+    with pytest.raises(OSError, match="No such device"):
+        map_file(os.fsencode(tmp_path))
 
 
 @pytest.mark.parametrize(
