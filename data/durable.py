@@ -98,12 +98,21 @@ def check_vacant(out: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system does not allow a link."""
+    """Give a file a second name, or copy it where the file system does not allow a link.
+
+    ValueError names the file that could be neither linked nor copied.
+    """
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
-        sync_path(target)
+        try:
+            shutil.copyfile(source, target)
+            sync_path(target)
+        except OSError as error:
+            raise ValueError(
+                f"{source}: cannot be copied to {target} ({error.strerror or error}); make "
+                "room there, or choose another folder"
+            ) from error
 
 
 def give_default_permissions(path: Path) -> None:

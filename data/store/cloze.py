@@ -10,7 +10,7 @@ its documents, so that each pair of prompt language and ending language can be s
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,25 @@ def merge_items(corpora: Mapping[Path, Sequence[str]], out: Path) -> None:
     ]
     if items:
         write_items(out / ITEMS, items)
+
+
+def verify_items(path: Path, languages: Sequence[str], find: Callable[[str, str], int]) -> None:
+    """Check an items file, and that every language of an item has all its documents.
+
+    languages: those of the corpus. find: returns the document of a language and key, and raises
+    ValueError when there is none. ValueError names the file and the item.
+    """
+    for item in read_items(path):
+        where = f"{path}: item {item.id!r} of {item.task}"
+        for language in item.languages or languages:
+            if language not in languages:
+                raise ValueError(f"{where}: language {language!r}, expected {', '.join(languages)}")
+            for key in (item.prompt, item.correct, item.incorrect):
+                try:
+                    if key is not None:
+                        find(language, key)
+                except ValueError:
+                    raise ValueError(f"{where}: {language} has no document {key!r}") from None
 
 
 def _parse(record: dict[str, Any]) -> Item:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tresse.data.naming import normal_key
+from tresse.data.store.cloze import ITEMS, verify_items
 from tresse.data.store.documents import key_hash
 from tresse.data.store.index import FILE, CorpusIndex, read_index
 from tresse.data.store.shard_checks import verify_keys, verify_tokens
@@ -154,7 +155,7 @@ class Corpus:
 def verify_corpus(path: str | Path) -> Corpus:
     """Open a corpus and check the rest: every token's range and hash, every key, all translations.
 
-    ValueError names the file and the fault.
+    The cloze items are checked too, if it has any. ValueError names the file and the fault.
     """
     corpus = Corpus.open(path)
     vocab_size = corpus.tokenizer.vocab_size
@@ -175,6 +176,8 @@ def verify_corpus(path: str | Path) -> Corpus:
             raise ValueError(
                 f"{corpus.path}: the alignment of {language} does not follow from the keys"
             )
+    if (corpus.path / ITEMS).exists():
+        verify_items(corpus.path / ITEMS, corpus.languages, corpus.find)
     return corpus
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import stat
 from pathlib import Path
 
@@ -106,3 +107,16 @@ def test_a_full_disk_is_named_with_the_file(tmp_path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_can_be_neither_linked_nor_copied_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a").write_bytes(b"four")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    message = rf"{tmp_path}/a: cannot be copied to {tmp_path}/b \(No space left on device\)"
+    with pytest.raises(ValueError, match=message):
+        link_or_copy(tmp_path / "a", tmp_path / "b")

@@ -1,7 +1,9 @@
 """Corpora: reading, translations and merging; documents that cannot become a corpus."""
 
+import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -203,6 +205,25 @@ def test_merging_copies_where_links_fail(tmp_path, monkeypatch):
     shard = merged.shards["en"][0].path
     assert shard.stat().st_nlink == 1
     verify_corpus(merged.path)
+
+
+def test_a_merge_that_fails_midway_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
+    parts = [write_corpus(tmp_path / k, stories("en", k), UNITS) for k in "abc"]
+    before = set(tmp_path.rglob("*"))
+    link, bad = os.link, parts[1].shards["en"][0].path
+
+    def fail(source, target, **options):
+        if source == bad:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(ValueError, match=rf"^{bad}: cannot be copied to .*quota exceeded"):
+        merge_corpora([part.path for part in parts], tmp_path / "m")
+    assert set(tmp_path.rglob("*")) == before
+    for part in parts:
+        verify_corpus(part.path)
 
 
 def test_a_document_is_found_after_several_shards(tmp_path):

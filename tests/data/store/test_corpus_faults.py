@@ -58,6 +58,33 @@ def test_every_flipped_bit_is_found_by_open_or_by_verify(tmp_path):
             path.write_bytes(good)
 
 
+ITEM = {"task": "sSC", "id": "1", "prompt": "b", "correct": "d", "incorrect": "a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "item '1' of sSC: fr has no document 'a'"),  # by default it is asked in all languages
+        ({"languages": ["en", "de"]}, "item '1' of sSC: language 'de', expected en, fr"),
+        ({"languages": ["en"], "prompt": "z"}, "item '1' of sSC: en has no document 'z'"),
+        ({"languages": ["en"], "correct": "z"}, "en has no document 'z'"),
+        ({"languages": ["en"], "extra": 1}, "unknown field 'extra'"),
+        ({"languages": ["en"], "id": "0"}, "item '0' of sSC is there already"),
+    ],
+)
+def test_verify_reads_the_items_and_looks_for_their_documents(changes, message, tmp_path):
+    corpus = small(tmp_path / "c")
+    good = ITEM | {"id": "0", "languages": ["en"]}
+    text = "".join(json.dumps(item) + "\n" for item in (good, ITEM | changes))
+    (corpus.path / "items.jsonl").write_text(text)
+    Corpus.open(corpus.path)
+    with pytest.raises(ValueError, match=rf"{corpus.path}/items\.jsonl.*: {message}"):
+        verify_corpus(corpus.path)
+    both = ITEM | {"prompt": None, "incorrect": "b", "id": "2"}
+    (corpus.path / "items.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(both))
+    verify_corpus(corpus.path)
+
+
 def test_a_missing_or_exchanged_file_is_named(tmp_path):
     corpus = small(tmp_path / "c")
     en, fr = (corpus.shards[name][0].path for name in ("en", "fr"))
