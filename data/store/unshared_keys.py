@@ -10,7 +10,7 @@ import numpy as np
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.translations import MISSING
 
-FEWEST_SHARED = 0.01  # of the keys of the smaller language
+MIN_PERCENT = 1  # of the keys of the smaller language
 NUM_KEYS, NUM_OTHERS = 8, 32  # compared: each of the former with each of the latter
 NUM_MISSES, NUM_PAIRS = 2, 3  # shown
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def _unshared(corpus: Corpus) -> Iterator[tuple[str, str, int]]:
     for pair in combinations(corpus.languages, 2):
         smaller, larger = sorted(pair, key=corpus.num_documents)
         num_shared = int(_is_shared(corpus, smaller, larger).sum())
-        if num_shared < FEWEST_SHARED * corpus.num_documents(smaller):
+        if 100 * num_shared < MIN_PERCENT * corpus.num_documents(smaller):
             yield smaller, larger, num_shared
 
 
