@@ -24,8 +24,8 @@ from tresse.bench.records import quantiles, write_records
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.engine.metrics import read_metrics
 from tresse.engine.run.config import RunConfig
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.run.run_folder import write_config
 from tresse.engine.run.typed_json import Record

@@ -24,11 +24,11 @@ from torch import Tensor
 from tresse.data.durable import commit, sync_path
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
-from tresse.engine.hugging_face import export, join_parameter, save_tensors, to_hf
+from tresse.engine.hugging_face import WEIGHTS, export, join_parameter, save_tensors, to_hf
 from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding import MOMENTS, Engine, full_state
-from tresse.engine.state import State, TensorFile, folder_name, read_state, write_state
+from tresse.engine.state import FILE, State, TensorFile, folder_name, read_state, write_state
 from tresse.kernels.attention import Attend, attention
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,17 @@ class Checkpoint:
         return {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
 
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Return a verified checkpoint: RUN/STAGE at its end, RUN/STAGE/step-N, or an exported folder.
+
+    ValueError if there is none.
+    """
+    if (folder / FILE).exists():
+        verify(folder)
+        return Checkpoint(folder)
+    return open_finished(folder)
+
+
 def open_finished(folder: Path) -> Checkpoint:
     """Return the checkpoint at the end of the stage in a folder; ValueError if there is none."""
     path = newest(folder)
@@ -189,12 +200,21 @@ def load_model(
 
 
 def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> None:
-    """Write the final weights of RUN/STAGE as a folder that transformers loads."""
-    checkpoint = open_finished(folder)
+    """Write the weights of `open_checkpoint` as a folder that transformers loads.
+
+    Its state.json says what they were trained on, so that it can be scored as well.
+    """
+    checkpoint = open_checkpoint(folder)
     model = load_model(checkpoint, torch.float32, torch.device("cpu"))
     config, vocabulary = checkpoint.state.config, checkpoint.state.vocabulary
     packing = config.data.packing
     specials = vocabulary.specials(packing)
+
+    def write_own(folder: Path) -> None:
+        path = folder / WEIGHTS
+        file = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
+        write_state(folder, replace(checkpoint.state, files={path.name: file}))
+
     export(
         dict(model.named_parameters()),
         config.model,
@@ -204,6 +224,7 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
         max_positions=packing.row_length,
         eos=specials.eos,
         bos=specials.bos,
+        write_more=write_own,
     )
 
 

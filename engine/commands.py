@@ -160,18 +160,27 @@ def export_units(
 
 
 @app.command
-def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> None:
-    """Score the final weights of a stage on a cloze corpus; use torchrun for several GPUs.
+def score(
+    stage: Annotated[Path, Argument],
+    /,
+    *,
+    cloze: Path,
+    out: Path,
+    truncate_prompt: Literal["", "left"] = "",
+) -> None:
+    """Score weights on a cloze corpus; use torchrun for several GPUs.
 
     Args:
-        stage: Folder RUN/STAGE of a finished stage.
+        stage: Folder RUN/STAGE of a finished stage, RUN/STAGE/step-N, or an exported folder.
         cloze: Folder of the corpus, with its items.jsonl.
         out: Folder for scores.json and answers.jsonl; it must not exist, or be empty.
+        truncate_prompt: What to do at a prompt that is longer than a row of the training.
+            It is an error, or `left` cuts off its start.
     """
     from tresse.data.durable import check_vacant
     from tresse.data.store.corpus import Corpus
     from tresse.engine.attention import choose_attention
-    from tresse.engine.checkpoint import open_finished
+    from tresse.engine.checkpoint import open_checkpoint
     from tresse.engine.run.config import KernelsConfig
     from tresse.engine.run.ranks import join, leave
     from tresse.engine.scoring.questions import read_questions
@@ -179,10 +188,10 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
     from tresse.engine.scoring.score import score as score_checkpoint
 
     check_vacant(out)
-    ranks, checkpoint, corpus = join(), open_finished(stage), Corpus.open(cloze)
+    ranks, checkpoint, corpus = join(), open_checkpoint(stage), Corpus.open(cloze)
     checkpoint.check_tokenizer(corpus)
     config, vocabulary = checkpoint.state.config, checkpoint.state.vocabulary
-    questions = read_questions(corpus, config.data.packing, vocabulary)
+    questions = read_questions(corpus, config.data.packing, vocabulary, truncate_prompt)
     attend = choose_attention(replace(config, kernels=KernelsConfig()), ranks)
     score_checkpoint(checkpoint, questions, None, out, ranks, attend)
     if ranks.is_first:
@@ -197,17 +206,17 @@ def score(stage: Annotated[Path, Argument], /, *, cloze: Path, out: Path) -> Non
 def export(
     stage: Annotated[Path, Argument], /, *, out: Path, dtype: Literal["bf16", "fp32"] = "bf16"
 ) -> None:
-    """Write the final weights of a stage as a folder that transformers loads.
+    """Write weights as a folder that transformers loads.
 
     Args:
-        stage: Folder RUN/STAGE of a finished stage.
+        stage: Folder RUN/STAGE of a finished stage, or RUN/STAGE/step-N.
         out: Folder to write; it must not exist, or be empty.
         dtype: Precision of the weights in the file.
     """
     from tresse.engine.checkpoint import export_stage
 
     export_stage(stage, out, dtype)
-    print(f"wrote {out}: model.safetensors, config.json")
+    print(f"wrote {out}: model.safetensors, config.json, state.json")
 
 
 if __name__ == "__main__":

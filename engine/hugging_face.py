@@ -104,11 +104,13 @@ def export(
     max_positions: int,
     eos: int | None = None,
     bos: int | None = None,
+    write_more: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Write a folder that transformers' AutoModelForCausalLM.from_pretrained loads.
 
     tensors: our parameters by name; dtype: of the tensors in the file; max_positions: longest row
-    in training. The folder appears when it is complete. Raises ValueError if it is not empty.
+    in training; write_more: writes other files into it. The folder appears when it is complete.
+    Raises ValueError if it is not empty.
     """
     weights = {
         name: tensor.detach().to("cpu", dtype, copy=True).contiguous()
@@ -118,6 +120,7 @@ def export(
     with staged_folder(out) as folder:
         save_tensors(weights, folder / WEIGHTS)
         write_text(folder / CONFIG, json.dumps(description, indent=2) + "\n")
+        write_more(folder)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -1,26 +1,21 @@
-"""The numbers of a stage: measured per step, logged to files, shown as progress."""
+"""The numbers of a stage: measured per step, and shown as progress."""
 
-import json
 import math
 import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Self, TypeVar
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from tresse.data.durable import write_text
 from tresse.engine.flops import flops_per_token, peak_flops
-from tresse.engine.run.ranks import Ranks
 from tresse.engine.run.typed_json import Record
 from tresse.engine.stage import Stage
 from tresse.engine.step import StepResult
 
-LOG_FILE_INTERVAL_S = 10.0  # between two updates of a progress bar that goes to a file
+SECONDS_PER_LINE = 10.0
 
 T = TypeVar("T")
 
@@ -68,7 +63,10 @@ class Meter:
             "data_wait_s": self.wait_s,
             "memory_gib": peak_memory_bytes(self.stage.ranks.device) / 2**30,
         }
-        self.summary = f"loss {result.loss:.3f}, {tokens_per_s:,.0f} tokens/s"
+        self.summary = (
+            f"loss {result.loss:.3f}, norm {result.grad_norm:.2f}, lr {lr:.2e}, "
+            f"{tokens_per_s:,.0f} tokens/s"
+        )
         if self.peak_flops:
             record["mfu_causal"] = self.flops.causal * tokens_per_s / self.peak_flops
             record["mfu_full"] = self.flops.full * tokens_per_s / self.peak_flops
@@ -76,55 +74,45 @@ class Meter:
         return record
 
 
-class Logbook:
-    """metrics.jsonl and TensorBoard events of one stage, written by the first rank.
+class Progress:
+    """The progress of a stage on the first rank: a bar on a terminal, else lines of text."""
 
-    Opening it drops the records after `step`, as a resumed stage repeats those steps.
-    """
-
-    def __init__(self, folder: Path, stage: str, step: int, ranks: Ranks) -> None:
-        self.stage, self.enabled = stage, ranks.is_first
-        if self.enabled:
-            path = folder / "metrics.jsonl"
-            kept = [r for r in read_metrics(folder) if r["stage"] != stage or r["step"] <= step]
-            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-            self.file = path.open("a", encoding="utf-8")
-            self.events = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=step + 1)
+    def __init__(self, stage: Stage) -> None:
+        self._stage, self._first_step = stage, stage.step
+        self._start_s, self._shown_s = time.monotonic(), -math.inf
+        is_terminal = sys.stderr.isatty()
+        self._prints = stage.ranks.is_first and not is_terminal
+        self._bar = tqdm(
+            desc=stage.name,
+            total=stage.num_steps,
+            initial=stage.step,
+            unit="step",
+            disable=not stage.ranks.is_first or not is_terminal,
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            self.file.close()
-            self.events.close()
+        self._bar.close()
 
-    def write(self, step: int, record: Record) -> None:
-        """Log what was measured after a step; TensorBoard names nested numbers outer/inner."""
-        if self.enabled:
-            line = json.dumps({"stage": self.stage, "step": step} | record)
-            print(line, file=self.file, flush=True)
-            for name, value in _flat(record):
-                self.events.add_scalar(name, value, step)
+    def step(self, summary: str) -> None:
+        """Show that a step was taken; lines come every ten seconds, and at the first and last."""
+        self._bar.set_postfix_str(summary, refresh=False)
+        self._bar.update()
+        now_s, stage = time.monotonic(), self._stage
+        if self._prints and (stage.is_done or now_s - self._shown_s >= SECONDS_PER_LINE):
+            self._shown_s = now_s
+            per_step = (now_s - self._start_s) / (stage.step - self._first_step)
+            left = tqdm.format_interval((stage.num_steps - stage.step) * per_step)
+            place = f"stage {stage.name}, step {stage.step:,} of {stage.num_steps:,}"
+            self.say(f"{place}: {summary}, {left} left")
 
-
-def read_metrics(folder: Path) -> list[Record]:
-    """Return the records of metrics.jsonl, without a last line that a crash cut short."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def progress_bar(stage: Stage) -> tqdm:
-    """Return a bar over the steps of a stage, shown by the first rank."""
-    return tqdm(
-        desc=stage.name,
-        total=stage.num_steps,
-        initial=stage.step,
-        unit="step",
-        mininterval=0.5 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S,
-        disable=not stage.ranks.is_first,
-    )
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._stage.ranks.is_first:
+            tqdm.write(line)
+            sys.stdout.flush()
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -141,11 +129,3 @@ def _finite(value: float) -> float | None:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _flat(record: Record, prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}/")
-        elif value is not None:
-            yield prefix + name, value

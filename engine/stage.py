@@ -153,7 +153,8 @@ def plan_stages(config: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, 
         plans[stage.name] = plan
         if ranks.is_first:
             num_steps = count_steps(plan.num_rows, config.rows_per_step)
-            print(f"{stage.name}: {num_steps:,} steps of {config.rows_per_step} rows")
+            steps = "1 step" if num_steps == 1 else f"{num_steps:,} steps"
+            print(f"stage {stage.name}: {steps} of {config.rows_per_step} rows")
             print(plan.summary())
     return plans
 
@@ -213,7 +214,7 @@ def build_stage(
         return {"weight": source.weight(name, model) if source else new[name]}
 
     if own and ranks.is_first:
-        print(f"{stage.name}: resuming from {own.path}")
+        print(f"stage {stage.name}: resuming from {own.path}")
     engine = _build_engine(model, config, ranks)
     step, num_updates = (own.state.step, own.state.num_updates) if own else (0, 0)
     set_full_state(engine, read, num_updates)

@@ -69,7 +69,7 @@ def read_state(folder: Path) -> State:
     """Read the state.json of a checkpoint.
 
     ValueError says what is wrong with it: another format, a changed value, a wrong field, a step
-    that is not that of the folder's name. OSError when it cannot be read.
+    that is not that of the folder's name, if that is step-N. OSError when it cannot be read.
     """
     values = read_sealed(folder / FILE)
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
@@ -80,7 +80,7 @@ def read_state(folder: Path) -> State:
         state = from_json(State, values.get("state"))
     except ValueError as error:
         raise ValueError(f"{FILE}: {error}") from None
-    if folder.name != folder_name(state.step):
+    if folder.name.startswith("step-") and folder.name != folder_name(state.step):
         raise ValueError(f"{FILE} is of step {state.step}, expected the one of the folder's name")
     return state
 

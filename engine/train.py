@@ -27,10 +27,12 @@ from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
 from tresse.engine.checkpoint import Checkpoint
 from tresse.engine.heldout import heldout_losses, plan_heldout
-from tresse.engine.metrics import Logbook, Meter, progress_bar
+from tresse.engine.metrics import Meter, Progress
+from tresse.engine.run.banner import print_banner
 from tresse.engine.run.command_line import COMMAND, parse_config
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
+from tresse.engine.run.logbook import Logbook, curve_name
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.run_folder import (
     check_same_corpus,
@@ -149,12 +151,15 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     plans = plan_stages(config, corpora, ranks)
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
     heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
-    questions = corpora.cloze and read_questions(corpora.cloze, packing, vocabulary)
+    questions = corpora.cloze and read_questions(
+        corpora.cloze, packing, vocabulary, config.truncate_prompt
+    )
     pool = None
     if config.data.pack_on == "device":
         pool = upload_pool(corpora.train, ranks.device, show_progress=ranks.is_first)
     ranks.barrier()  # all ranks have read what the first one now writes
     if ranks.is_first:
+        print_banner(config, plans, ranks)
         write_changes(config, changes)
         write_config(config)
         write_corpora(config, corpora)
@@ -166,6 +171,8 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     for stage in job.config.stages:
         own = find_checkpoint(job.config, stage.name, ranks)
         is_finished = own is not None and own.state.finished
+        if own and is_finished and ranks.is_first:
+            print(f"stage {stage.name}: finished before, at step {own.state.step}")
         if not is_finished and not run_stage(job, stage, own, ranks, interrupt):
             return False
         if job.questions:
@@ -196,8 +203,16 @@ def run_stage(
 def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "stopped", "spike"]:
     """Take the steps that are left of a stage, up to a signal, or a spike that it rewinds at."""
     config, ranks, pool, watch = stage.config, stage.ranks, job.pool, stage.ranks.watch
-    loader, meter, bar = stage.loader(pool is not None), Meter(stage), progress_bar(stage)
-    with Logbook(Path(config.run_dir), stage.name, stage.step, ranks) as log, bar:
+    loader, meter, progress = stage.loader(pool is not None), Meter(stage), Progress(stage)
+    log = Logbook(
+        Path(config.run_dir),
+        stage.name,
+        stage.step,
+        ranks,
+        tokens=sum(stage.tokens.values()),
+        curve=curve_name(config.stages, stage.name),
+    )
+    with log, progress:
         for packed in meter.waited(loader):
             lr = learning_rate(stage.step, stage.num_steps, config.optim)
             masked = config.data.packing.mask_documents
@@ -216,13 +231,12 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "
                 losses = heldout_losses(stage.engine, job.heldout, config.micro_rows, ranks)
                 log.write(stage.step, {"heldout_loss": losses})
                 rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-                if ranks.is_first:
-                    bar.write(f"{stage.name} step {stage.step}: held-out loss {rounded}")
+                progress.say(f"stage {stage.name}, step {stage.step}: held-out loss: {rounded}")
             if result.stop or stage.is_due(config.checkpoint.every):
                 watch.enter("save", stage.place)
+                log.sync()
                 stage.save()
-            bar.set_postfix_str(meter.summary, refresh=False)
-            bar.update()
+            progress.step(meter.summary)
             watch.enter("rows", stage.place)
             if result.stop:
                 return "stopped"

@@ -290,6 +290,9 @@ class RunConfig:
     )
     """Log-likelihood that decides an item in the table, as the mean or the sum over tokens.
     `full`: of prompt and ending. `continuation`: of the ending alone."""
+    truncate_prompt: Literal["", "left"] = ""
+    """What to do at a prompt of the cloze set that is longer than a row.
+    The default is an error; `left` cuts off its start."""
     seed: int = 0
     """Seed of new weights, of the order of documents and of the draws of languages."""
     compile: bool = False

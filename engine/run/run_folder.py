@@ -38,6 +38,7 @@ EXECUTION = (
     "compile",
     "checkpoint.",
     "valid_every",
+    "truncate_prompt",
     "sharding.zero_stage",
     "sharding.offload_optimizer",
     "kernels.",

@@ -34,16 +34,17 @@ class PaddedBatch:
 
 
 def padded_batches(
-    sequences: Sequence[np.ndarray], batch_tokens: int, ranks: Ranks
+    sequences: Sequence[np.ndarray], batch_tokens: int, ranks: Ranks, what: str
 ) -> Iterator[PaddedBatch]:
     """Yield this rank's batches, one of every world_size; the same number on every rank.
 
-    batch_tokens: positions of a batch, padding included. ZeRO-3 gathers weights in every forward
-    pass, so all ranks must take the same number of passes.
+    batch_tokens: positions of a batch, padding included. what: name of the work, for the progress
+    bar. ZeRO-3 gathers weights in every forward pass, so all ranks must take the same number of
+    passes.
     """
     planned = plan_batches([len(sequence) for sequence in sequences], batch_tokens)
     rounds = range(0, len(planned), ranks.world_size)
-    for start in tqdm(rounds, desc="scoring", leave=False, disable=not ranks.is_first):
+    for start in tqdm(rounds, desc=what, leave=False, disable=None if ranks.is_first else True):
         ranks.watch.enter("scoring")
         own = start + ranks.rank
         width, indices = planned[own % len(planned)]

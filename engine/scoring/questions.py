@@ -8,6 +8,7 @@ full sequence or of the continuation (the ending). Without a prompt the continua
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import xxhash
@@ -63,6 +64,8 @@ class Questions:
     asked: list[tuple[Item, Pair]]
     sequences: list[TokenSequence]
     """The correct and the incorrect sequence of each question, in turn."""
+    num_truncated: int = 0
+    """Number of sequences whose prompt was too long and lost its start."""
 
     def digest(self) -> str:
         """Return a hash that is equal for equal questions, sequences and measures."""
@@ -73,7 +76,13 @@ class Questions:
         return state.hexdigest()
 
 
-def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Questions:
+Truncate = Literal["", "left"]
+"""What to do at a prompt that is too long: an error, or cut off its start."""
+
+
+def read_questions(
+    cloze: Corpus, packing: Packing, vocabulary: Vocabulary, truncate_prompt: Truncate = ""
+) -> Questions:
     """Ask the items of a cloze corpus in all pairs of its languages, packed as in training.
 
     A sequence begins with the token that precedes a document in training, if there is one.
@@ -90,6 +99,7 @@ def read_questions(cloze: Corpus, packing: Packing, vocabulary: Vocabulary) -> Q
         row_length=packing.row_length,
         prefix_token=specials.before_document,
         switch_token=specials.switch,
+        truncate_prompt=truncate_prompt,
     )
 
 
@@ -108,26 +118,35 @@ def ask(
     row_length: int,
     prefix_token: int | None = None,
     switch_token: int | None = None,
+    truncate_prompt: Truncate = "",
 ) -> Questions:
     """Ask every item in every pair of languages that it has.
 
     An item without a prompt is asked only in pairs of one language twice.
     row_length: longest input in tokens, as in training. prefix_token: token before each sequence
     (bos or eos), so that the first unit is scored; without it the first unit is only context.
-    switch_token: token between a prompt and an ending in different languages. ValueError lists
-    missing languages, missing documents, and sequences that are too long or empty.
+    switch_token: token between a prompt and an ending in different languages. truncate_prompt:
+    "left" cuts off the start of a prompt that is too long. ValueError lists missing languages,
+    missing documents, and sequences that are too long or empty.
     """
     items = list(items)
     _check_languages(corpus, items)
     questions = [(item, pair) for pair in pairs for item in items if _has(item, pair)]
     documents = _read_documents(corpus, questions)
-    sequences = [
+    whole = [
         _join(documents, item, key, pair, prefix_token, switch_token)
         for item, pair in questions
         for key in (item.correct, item.incorrect)
     ]
+    sequences = whole
+    if truncate_prompt == "left":
+        keep = 0 if prefix_token is None else 1
+        sequences = [_truncated(sequence, row_length, keep) for sequence in whole]
     _check_lengths(questions, sequences, row_length)
-    return Questions(questions, sequences)
+    num_truncated = sum(
+        len(a.tokens) > len(b.tokens) for a, b in zip(whole, sequences, strict=True)
+    )
+    return Questions(questions, sequences, num_truncated)
 
 
 def pair_name(pair: Pair) -> str:
@@ -193,23 +212,35 @@ def _join(
     return TokenSequence(np.concatenate([*parts, documents[pair[1], ending]]), num_prompt)
 
 
+def _truncated(sequence: TokenSequence, row_length: int, keep: int) -> TokenSequence:
+    """Return a sequence that fits, without the tokens after the first `keep` ones of its prompt."""
+    excess = min(len(sequence.tokens) - 1 - row_length, sequence.num_prompt - keep - 1)
+    if excess <= 0:
+        return sequence
+    tokens = np.concatenate([sequence.tokens[:keep], sequence.tokens[keep + excess :]])
+    return TokenSequence(tokens, sequence.num_prompt - excess)
+
+
 def _check_lengths(
     questions: list[tuple[Item, Pair]], sequences: list[TokenSequence], row_length: int
 ) -> None:
-    faults = []
+    faults, long = [], 0
     for index, sequence in enumerate(sequences):
         num_inputs, num_scored = len(sequence.tokens) - 1, sequence.num_scored[1]
         item, pair = questions[index // 2]
         name = f"{item.task} {item.id} {pair_name(pair)}, {('correct', 'incorrect')[index % 2]}"
         if num_inputs > row_length:
             faults.append(f"{name}: {num_inputs} tokens, the model takes at most {row_length}")
+            long += 1
         if num_scored < 1:
             faults.append(f"{name}: one token and nothing before it; score with a prefix token")
-    _raise_if_any(faults, "sequences cannot be scored")
+    hint = f"{long} are too long: --truncate-prompt left cuts off the start of their prompts"
+    _raise_if_any(faults, "sequences cannot be scored", hint if long else "")
 
 
-def _raise_if_any(faults: list[str], title: str) -> None:
+def _raise_if_any(faults: list[str], title: str, hint: str = "") -> None:
     if faults:
         shown = "".join(f"\n  {fault}" for fault in faults[:MAX_NAMED])
         rest = f"\n  and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
-        raise ValueError(f"{len(faults)} {title}:{shown}{rest}")
+        hint = f"\n{hint}" if hint else ""
+        raise ValueError(f"{len(faults)} {title}:{shown}{rest}{hint}")

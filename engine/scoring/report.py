@@ -32,7 +32,13 @@ def read_scores(setup: str, folder: Path, measure: str) -> Record:
     for cell in found["cloze"]:
         scores.setdefault(cell["task"], {})[cell["pair"]] = cell["accuracy"][measure]
         stderr.setdefault(cell["task"], {})[cell["pair"]] = cell["stderr"][measure]
-    return {"setup": setup, "tokens": found["tokens"], "scores": scores, "stderr": stderr}
+    return {
+        "setup": setup,
+        "tokens": found["tokens"],
+        "scores": scores,
+        "stderr": stderr,
+        "truncated": found["truncated"],
+    }
 
 
 def format_scores(lines: list[Record]) -> str:
@@ -47,7 +53,10 @@ def format_scores(lines: list[Record]) -> str:
             value, error = line["scores"][task][pair], line["stderr"][task][pair]
             cells.append(" ".join(filter(None, (f"{100 * value:.1f}", _format_error(error)))))
         table.append(cells)
-    return format_table(table, num_left=0)
+    text = format_table(table, num_left=0)
+    if truncated := max(line["truncated"] for line in lines):
+        text += f"\n{truncated} sequences lost the start of their prompts (--truncate-prompt left)"
+    return text
 
 
 def format_by_labels(folder: Path, measure: str) -> str:

@@ -75,6 +75,7 @@ def score(
         **_origin(checkpoint, questions, valid),
         ANSWERS: xxhash.xxh3_64_hexdigest(written.encode()),
         "tokens": checkpoint.state.tokens,
+        "truncated": questions.num_truncated,
         "cloze": [accuracy.to_json() for accuracy in accuracies(answers)],
         "alignment": {name: asdict(found) for name, found in similarities.items()},
     }
@@ -135,7 +136,7 @@ def _log_likelihoods(
     """Return the log-likelihood of each full sequence and of each continuation, (n, 2) fp64."""
     num_prompt = torch.tensor([s.num_prompt for s in sequences], device=ranks.device)
     sums = torch.zeros(len(sequences), 2, dtype=torch.float64, device=ranks.device)
-    for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks):
+    for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks, "answers"):
         labels = batch.tokens.masked_fill(~batch.inside(), IGNORE_INDEX)[:, 1:].contiguous()
         _, losses = model(batch.tokens[:, :-1].contiguous(), labels)
         losses = losses.double()

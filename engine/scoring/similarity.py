@@ -81,7 +81,7 @@ def _pooled_states(
     """Average each layer's states over a sentence's tokens, (n, num_layers + 1, D) fp32."""
     shape = (len(sentences), model.config.num_layers + 1, model.config.hidden_size)
     pooled = torch.zeros(shape, device=ranks.device)
-    for batch in padded_batches(sentences, batch_tokens, ranks):
+    for batch in padded_batches(sentences, batch_tokens, ranks, "similarities"):
         weights = batch.inside().float() / batch.lengths[:, None]
         states = model.hidden_states(batch.tokens)
         means = [torch.einsum("bt,btd->bd", weights, state.float()) for state in states]

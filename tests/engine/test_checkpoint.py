@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.support.processes import run
 from tests.support.small_run import TRAIN, arguments, step_records
 from tests.support.warm import torchrun
 from tresse.engine.checkpoint import export_stage, load_model, open_finished, save
-from tresse.engine.metrics import read_metrics
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.ranks import Ranks
 
+TRESSE = str(Path(sys.executable).with_name("tresse"))
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 pytestmark = pytest.mark.slow
@@ -97,6 +100,19 @@ def test_scores_are_made_again_for_another_cloze_set(
     assert scores.read_bytes() == (finished_run / "en" / "scores.json").read_bytes()
     torchrun(1, TRAIN, "--run-dir", str(run_dir), "--data.cloze", str(other))
     assert sum(cell["num_items"] for cell in json.loads(scores.read_text())["cloze"]) == 10 * 4
+
+
+def test_a_step_and_an_exported_folder_are_scored_like_the_stage(
+    world: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    stage = finished_run / "en"
+    (step,) = stage.glob("step-*8")
+    export_stage(step, tmp_path / "exported", "fp32")
+    expected = (stage / "answers.jsonl").read_text()
+    for number, folder in enumerate((step, tmp_path / "exported")):
+        out = tmp_path / str(number)
+        run(TRESSE, "score", str(folder), "--cloze", str(world / "cloze"), "--out", str(out))
+        assert (out / "answers.jsonl").read_text() == expected
 
 
 @pytest.mark.parametrize("name", ["scores.json", "answers.jsonl"])

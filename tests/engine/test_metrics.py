@@ -1,12 +1,15 @@
-"""The log of a stage survives a crash."""
+"""The log of a run survives a crash, a damaged disk, and TensorBoard."""
 
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tresse.engine.metrics import Logbook, read_metrics
+from tresse.engine.run.logbook import Logbook, curve_name, read_metrics
 from tresse.engine.run.ranks import Ranks
+from tresse.engine.run.recipes import demo
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -32,3 +35,56 @@ def test_another_rank_writes_nothing(tmp_path: Path) -> None:
     with Logbook(tmp_path, "en", 0, dataclasses.replace(ALONE, rank=1)) as log:
         log.write(1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_log_is_repaired_and_what_is_lost_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [f'{{"stage": "en", "step": {step}, "loss": 1.0}}\n'.encode() for step in range(1, 6)]
+    lines[1:4] = [b"\0" * 40 + b"\n", b'{"stage": "en", \xff}\n', b"\n"]
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: .*; a run that resumes repairs"):
+        read_metrics(tmp_path)
+    with Logbook(tmp_path, "en", 5, ALONE):
+        pass
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 5]
+    for number in (2, 3, 4):
+        assert f"{path}:{number}: " in caplog.text
+    assert f"{path}: 3 steps of en are not recorded, the first is 2" in caplog.text
+
+
+def test_a_number_that_json_does_not_have_is_refused(tmp_path: Path) -> None:
+    with (
+        Logbook(tmp_path, "en", 0, ALONE) as log,
+        pytest.raises(ValueError, match="not JSON compliant"),
+    ):
+        log.write(1, {"loss": float("nan")})
+
+
+def test_a_run_goes_on_without_tensorboard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tensorboard").write_text("no folder")
+    with Logbook(tmp_path, "en", 0, ALONE) as log:
+        log.write(1, {"loss": 1.0})
+        log.write(2, {"loss": 1.0})
+    assert len(read_metrics(tmp_path)) == 2
+    assert caplog.text.count("no more curves for TensorBoard") == 1
+
+
+def test_stages_are_one_curve_over_their_tokens(tmp_path: Path) -> None:
+    for stage, tokens in (("en", [10, 20]), ("fr", [30, 40])):
+        with Logbook(tmp_path, stage, 0, ALONE, tokens=tokens[0] - 10, curve="en+fr") as log:
+            for step, count in enumerate(tokens, 1):
+                log.write(step, {"loss": float(count), "tokens": {"en": count - 1, "fr": 1}})
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "en+fr"))
+    events.Reload()
+    points = [(point.step, point.value) for point in events.Scalars("loss/all")]
+    assert points == [(10, 10.0), (20, 20.0), (30, 30.0), (40, 40.0)]
+
+
+def test_a_stage_that_starts_elsewhere_has_a_curve_of_its_own() -> None:
+    stages = demo().stages
+    names = [curve_name(stages, stage.name) for stage in stages]
+    assert names == ["en+interleave+en-fr"] * 3 + ["baseline-en-fr"]

@@ -15,7 +15,7 @@ from tests.support.processes import ROOT, TIMEOUT_S, end, finish, start
 from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
 from tresse.engine.checkpoint import newest, verify
-from tresse.engine.metrics import read_metrics
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.state import read_state
 
 pytestmark = pytest.mark.slow

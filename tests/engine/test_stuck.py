@@ -16,7 +16,7 @@ import pytest
 from tests.support.processes import ROOT, end, finish, start
 from tests.support.small_run import KILLED, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.metrics import read_metrics
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.watch import Sign, describe
 
 TRESSE = str(Path(sys.executable).with_name("tresse"))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tresse.engine.metrics import read_metrics
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.typed_json import Record
 
 TRAIN = "engine/train.py"

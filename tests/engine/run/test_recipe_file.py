@@ -11,8 +11,8 @@ import pytest
 from tests.support.processes import ROOT, run
 from tests.support.small_run import TRAIN
 from tests.support.warm import torchrun
-from tresse.engine.metrics import read_metrics
 from tresse.engine.run.command_line import parse_config
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.run.run_folder import read_config, write_config
 from tresse.engine.run.typed_json import to_json

@@ -214,11 +214,26 @@ def test_sequences_that_are_too_long_or_have_nothing_to_score_are_listed(tmp_pat
     message = r"sSC 1 en->fr, incorrect: 5 tokens, the model takes at most 4"
     with pytest.raises(ValueError, match=message):
         score(Sum(), held, [ITEM], row_length=4)
+    with pytest.raises(ValueError, match=r"are too long: --truncate-prompt left cuts off"):
+        score(Sum(), held, [ITEM], row_length=4)
     assert score(Sum(), held, [ITEM], row_length=5)
     single = Item(task="t", id="2", prompt=None, correct="good", incorrect="bad")
     with pytest.raises(ValueError, match=r"t 2 en, incorrect: one token and nothing before it"):
         score(Sum(), held, [single], pairs=[("en", "en")])
     assert score(Sum(), held, [single], pairs=[("en", "en")], prefix_token=BOS)
+
+
+def test_a_prompt_that_is_too_long_loses_its_start_and_keeps_its_prefix(tmp_path: Path):
+    held = corpus(tmp_path / "c", SMALL)
+    ways = {"pairs": [("en", "en")], "prefix_token": BOS}
+    whole = ask(held, [ITEM], row_length=100, **ways)
+    short = ask(held, [ITEM], row_length=3, truncate_prompt="left", **ways)
+    assert short.num_truncated == sum(len(sequence.tokens) > 4 for sequence in whole.sequences) > 0
+    for before, after in zip(whole.sequences, short.sequences, strict=True):
+        assert len(after.tokens) == min(len(before.tokens), 4)
+        assert after.tokens[0] == BOS
+        assert after.tokens[1:].tolist() == before.tokens[len(before.tokens) - 3 :].tolist()
+        assert after.num_scored[1] == before.num_scored[1], "the ending is whole"
 
 
 def test_written_scores_are_json_lines_with_all_measures(tmp_path: Path):
@@ -242,9 +257,9 @@ def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 11])
 def test_ranks_share_all_batches_and_take_as_many_turns(world_size: int):
     sequences = [np.full(length, length) for length in range(1, 23)]
-    whole = list(padded_batches(sequences, 30, ALONE))
+    whole = list(padded_batches(sequences, 30, ALONE, "test"))
     shares = [
-        list(padded_batches(sequences, 30, Ranks(rank, world_size, torch.device("cpu"))))
+        list(padded_batches(sequences, 30, Ranks(rank, world_size, torch.device("cpu")), "test"))
         for rank in range(world_size)
     ]
     assert {len(share) for share in shares} == {-(-len(whole) // world_size)}
