@@ -138,7 +138,7 @@ def _sets(kind: Kind, folders: Sequence[str]) -> list[EvaluationSet]:
     sets: dict[str, EvaluationSet] = {}
     for argument in folders:
         name = TASK.match(argument)
-        folder = Path(argument[name.end() if name else 0 :]).resolve()
+        folder = Path(argument[name.end() if name else 0 :]).absolute()  # a link keeps its name
         task = normal_key(name[1]) if name else ""  # keys begin with it
         if kind == "zerospeech":
             gold = read_gold(folder)

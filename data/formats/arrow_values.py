@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 
 
+class NullError(ValueError):
+    """A value that is null: a fault of its line, not of the column."""
+
+
 def read_texts(column: Any) -> list[str]:
     """Return a column of texts, of bytes in UTF-8 or of integers as texts."""
     import pyarrow as pa
@@ -70,4 +74,4 @@ def _layout(column: Any, depth: int) -> tuple[Any, np.ndarray, np.ndarray]:
 
 def _refuse_nulls(column: Any) -> None:
     if column.null_count:
-        raise ValueError(f"value {column.is_null().to_pylist().index(True)} is null")
+        raise NullError(f"value {column.is_null().to_pylist().index(True)} is null")

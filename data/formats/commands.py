@@ -194,7 +194,7 @@ def prepare_columns(
     if columns.lang and naming.has_languages:
         raise ValueError("--columns.lang is given, and --lang or a group `lang` too; give one")
     left_out = LeftOut(output.on_fault)
-    utterances = read_columns(files, columns, split)
+    utterances = read_columns(files, columns, split, left_out)
     return _write(utterances, naming, tokenizer.tokenizer(), output, left_out)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tresse.data.formats.arrow_values import read_lists, read_texts
+from tresse.data.formats.arrow_values import NullError, read_lists, read_texts
 from tresse.data.formats.codebooks import Lines, choose_codebook, refuse_codebooks
 from tresse.data.formats.utterances import Utterance
+from tresse.data.left_out import LeftOut
 from tresse.data.lines import decode_json
 
 BATCH_LINES = 1024
@@ -64,18 +65,23 @@ class Columns:
             raise ValueError("--columns.equal-sentences is for the column of --columns.sentences")
 
 
-def read_columns(paths: Sequence[str | Path], columns: Columns, split: str) -> Iterator[Utterance]:
+def read_columns(
+    paths: Sequence[str | Path], columns: Columns, split: str, left_out: LeftOut | None = None
+) -> Iterator[Utterance]:
     """Yield an utterance for each line of the files and folders; ValueError names file and line.
 
-    `split` names the split to read of a folder that has several.
+    `split` names the split to read of a folder that has several. `left_out` gets a line with a
+    null.
     """
     columns.check()
-    lines = _read_lines(_find_files(paths, split), columns)
+    left_out = left_out or LeftOut()
+    lines = _read_lines(_find_files(paths, split), columns, left_out)
     if columns.codebook is not None:
         lines = choose_codebook(lines, columns.units, columns.codebook)
     elif columns.sentences and not columns.equal_sentences:
         lines = refuse_codebooks(lines, columns.sentences)
     for where, cells in lines:
+        left_out.num_read += 1
         name, language = cells[columns.key], cells[columns.lang] if columns.lang else ""
         if columns.units:
             yield Utterance(name, name, cells[columns.units], where, None, language)
@@ -137,7 +143,7 @@ def _plain(name: str, folder: Path) -> str:
     return name
 
 
-def _read_lines(files: list[Path], columns: Columns) -> Lines:
+def _read_lines(files: list[Path], columns: Columns, left_out: LeftOut) -> Lines:
     """Yield the place of each line and its cells by column."""
     try:
         import pyarrow as pa
@@ -151,7 +157,7 @@ def _read_lines(files: list[Path], columns: Columns) -> Lines:
             first, before = 0, bar.n
             try:
                 for batch, share in _read_batches(path, columns.names):
-                    yield from _batch_lines(batch, columns, path, first)
+                    yield from _good_lines(batch, columns, path, first, left_out)
                     first += batch.num_rows
                     bar.update(before + int(share * path.stat().st_size) - bar.n)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -194,6 +200,19 @@ def _check_columns(path: Path, found: list[str], names: list[str]) -> None:
             )
 
 
+def _good_lines(batch: Any, columns: Columns, path: Path, first: int, left_out: LeftOut) -> Lines:
+    """Yield the lines of a batch, line by line if one has a null and is left out."""
+    try:
+        yield from _batch_lines(batch, columns, path, first)
+    except NullError as error:
+        if left_out.on_fault == "stop" or batch.num_rows == 1:
+            left_out.num_read += 1
+            left_out.add(f"{path}: line {first}" if batch.num_rows == 1 else str(path), str(error))
+            return
+        for line in range(batch.num_rows):
+            yield from _good_lines(batch.slice(line, 1), columns, path, first + line, left_out)
+
+
 def _batch_lines(batch: Any, columns: Columns, path: Path, first: int) -> Lines:
     """Yield the lines of a batch: texts as str, lists of units as views."""
     import pyarrow as pa
@@ -209,6 +228,7 @@ def _batch_lines(batch: Any, columns: Columns, path: Path, first: int) -> Lines:
                 f"read: {error}"
             ) from error
         except ValueError as error:
-            raise ValueError(f"{path}: batch at line {first}, column {name!r}: {error}") from error
+            kind = NullError if isinstance(error, NullError) else ValueError
+            raise kind(f"{path}: batch at line {first}, column {name!r}: {error}") from error
     for line in range(batch.num_rows):
         yield f"{path}: line {first + line}", {name: values[line] for name, values in cells.items()}

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.foreign.units import (
@@ -21,6 +22,7 @@ from tests.support.foreign.units import (
 )
 from tests.support.tiny_corpora import contents
 from tresse.data.formats.parquet import Columns, read_columns
+from tresse.data.left_out import LeftOut
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus
 
@@ -95,6 +97,19 @@ def test_lines_are_read_in_order_across_batches_and_files(tmp_path):
 
 def with_null(column: str, value: object) -> pa.Table:
     return table([LINES[0], LINES[1] | {column: value}])
+
+
+def test_a_line_with_a_null_is_left_out_on_demand_and_the_others_read(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(with_null("key", None), path)
+    left_out = LeftOut("skip")
+    found = list(read_columns([path], COLUMNS, "", left_out))
+    (fault,) = left_out.faults
+    assert fault.where == f"{path}: line 1"
+    assert "column 'key': value 0 is null" in fault.reason
+    kept = [number for number in range(left_out.num_read) if number != 1]
+    assert [utterance.where for utterance in found] == [f"{path}: line {n}" for n in kept]
+    assert left_out.num_read == len(found) + 1
 
 
 @pytest.mark.parametrize(
