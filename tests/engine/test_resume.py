@@ -31,7 +31,7 @@ def final_state(run_dir: Path) -> dict[str, bytes]:
 
 # The function that dies, at which call, on which rank: a save is under way in all but the last.
 ACCIDENTS = {
-    "before the other rank's file is written": ("tresse.engine.checkpoint.save_file", 3, 1),
+    "before the other rank's file is written": ("tresse.engine.checkpoint.save_tensors", 3, 1),
     "between the files and state.json": ("tresse.engine.checkpoint.write_state", 2, 0),
     "between the rename and the pruning": ("tresse.engine.checkpoint._prune", 2, 0),
     "before an old checkpoint is removed": ("tresse.engine.checkpoint._remove", 1, 0),

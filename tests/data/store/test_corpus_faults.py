@@ -222,7 +222,7 @@ def test_a_writer_killed_at_any_step_leaves_nothing_at_the_final_name(verb, tmp_
     again = run_writer(1000, tmp_path / "killed3", *inputs)
     assert again.returncode == 0
     assert "was left over from a run that died; removed" in again.stderr
-    assert not list(tmp_path.glob("killed3*.tmp"))
+    assert not list(tmp_path.glob("killed3.*.tmp"))
     assert verify_corpus(tmp_path / "killed3").id == expected
 
 
