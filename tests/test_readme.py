@@ -131,7 +131,7 @@ def test_the_demo_prints_the_table_and_writes_it(tmp_path: Path) -> None:
     assert [line["setup"] for line in table] == ["en", "interleave", "en-fr", "baseline-en-fr"]
     assert sum(table[2]["tokens"].values()) == sum(table[3]["tokens"].values()) == 16_000
     for line in table:
-        assert set(line) == {"setup", "tokens", "scores", "stderr"}
+        assert set(line) == {"setup", "tokens", "scores", "stderr", "truncated"}
         assert set(line["scores"]) == {"sSC", "sTC"}
         for task in line["scores"].values():
             assert set(task) == {"en", "fr", "en->fr", "fr->en"}

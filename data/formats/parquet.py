@@ -205,9 +205,11 @@ def _good_lines(batch: Any, columns: Columns, path: Path, first: int, left_out: 
     try:
         yield from _batch_lines(batch, columns, path, first)
     except NullError as error:
-        if left_out.on_fault == "stop" or batch.num_rows == 1:
+        if left_out.on_fault == "stop":
+            raise
+        if batch.num_rows == 1:
             left_out.num_read += 1
-            left_out.add(f"{path}: line {first}" if batch.num_rows == 1 else str(path), str(error))
+            left_out.add(f"{path}: line {first}", str(error).partition(", ")[2])
             return
         for line in range(batch.num_rows):
             yield from _good_lines(batch.slice(line, 1), columns, path, first + line, left_out)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests.support.processes import run
 from tests.support.small_run import TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint import export_stage, load_model, open_finished, save
+from tresse.engine.checkpoint import export_stage, load_model, open_checkpoint, open_finished, save
 from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.ranks import Ranks
 
@@ -109,10 +109,10 @@ def test_a_step_and_an_exported_folder_are_scored_like_the_stage(
     (step,) = stage.glob("step-*8")
     export_stage(step, tmp_path / "exported", "fp32")
     expected = (stage / "answers.jsonl").read_text()
-    for number, folder in enumerate((step, tmp_path / "exported")):
-        out = tmp_path / str(number)
-        run(TRESSE, "score", str(folder), "--cloze", str(world / "cloze"), "--out", str(out))
-        assert (out / "answers.jsonl").read_text() == expected
+    assert open_checkpoint(step).path == step
+    flags = ["--cloze", str(world / "cloze"), "--out", str(tmp_path / "scores")]
+    run(TRESSE, "score", str(tmp_path / "exported"), *flags)
+    assert (tmp_path / "scores" / "answers.jsonl").read_text() == expected
 
 
 @pytest.mark.parametrize("name", ["scores.json", "answers.jsonl"])
