@@ -1,9 +1,7 @@
-"""Runs that cannot go on: a rank that stands still, a second Ctrl-C, a restart by torchrun."""
+"""Runs that cannot go on: a rank that stands still, a lost launcher, a full disk, a restart."""
 
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -66,20 +64,6 @@ def test_a_rank_that_stands_still_is_named_and_the_run_ends(world: Path, tmp_pat
     assert "The other 1 wait: stage en, step " in done.stderr
     assert done.stderr.count("error: ") == 1
     assert not stopped.is_running()
-
-
-@pytest.mark.slow
-def test_a_ctrl_c_that_arrives_twice_at_once_is_one(world: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    process = start(
-        sys.executable, TRAIN, *arguments(world, run_dir), "--stages.0.tokens", str(10**9)
-    )
-    wait_for(logged(run_dir, 2), process)
-    os.kill(process.pid, signal.SIGINT)
-    os.kill(process.pid, signal.SIGINT)  # so close, they are one
-    done = finish(process, DEADLINE_S)
-    assert done.returncode == 0
-    assert "Stopped and saved" in done.stdout
 
 
 @pytest.mark.slow
