@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Run all that needs a GPU: tests, a training run of two steps, kernels, throughput, and the packer
-# on this machine's processor. It takes less than ten minutes on an H200.
+# Run all that needs a GPU: the tests, which train by the real command; matrix products; a step and
+# what its time goes into; kernels; throughput; and the packer on this machine's processor. It takes
+# less than ten minutes on an H100.
 #
 #   bench/on_gpu.sh [FOLDER]                      FOLDER for logs and results; $OUT or on_gpu/
-#   PARTS="tests kernels" MINUTES=20 bench/on_gpu.sh
+#   PARTS="tests step" MINUTES=20 GPUS=4 RECIPES=1b-interleave bench/on_gpu.sh
 #
 # Each part has its share of the minutes and its log; a part that fails does not stop the next one.
 # The exit status is 1 if a part failed. The project must be installed for $PYTHON, with its extra
@@ -28,49 +29,42 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
-PARTS=${PARTS:-tests train kernels throughput packer}
+PARTS=${PARTS:-tests linear step kernels throughput packer}
 MINUTES=${MINUTES:-9.5}
 export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
-declare -A weight=([tests]=20 [train]=6 [kernels]=40 [throughput]=28 [packer]=6)
-declare -A shown=([tests]=25 [train]=5 [kernels]=110 [throughput]=60 [packer]=20) # last lines of a log
+declare -A weight=([tests]=20 [linear]=6 [step]=22 [kernels]=30 [throughput]=20 [packer]=4)
+declare -A shown=([tests]=40 [linear]=60 [step]=150 [kernels]=110 [throughput]=40 [packer]=20) # last lines of a log
+export RUN="-m torch.distributed.run --standalone --nproc-per-node ${GPUS:-1}"
 
-# Several processes, since most of the time goes into compiling kernels.
+# Several processes, since most of the time goes into imports and compiling kernels.
 tests() {
-    local status=0 pids=() pid
-    scratch=$(mktemp -d)
-    run_tests() { "$PYTHON" -m pytest -q -p no:cacheprovider --maxfail 20 "${@:2}" >"$scratch/$1" 2>&1; }
-    run_tests 1 tests/gpu/test_gpu_kernels.py -k bfloat16 & pids+=($!)
-    run_tests 2 tests/gpu/test_gpu_kernels.py -k float32 & pids+=($!)
-    run_tests 3 tests/gpu/test_gpu_kernels.py -k "not bfloat16 and not float32" & pids+=($!)
-    run_tests 4 tests/gpu/test_gpu_attention.py & pids+=($!)
-    run_tests 5 tests/gpu --ignore tests/gpu/test_gpu_kernels.py \
-        --ignore tests/gpu/test_gpu_attention.py & pids+=($!)
-    show() {
-        cat "$scratch"/? && grep -h "^FAILED\|^ERROR\| passed\| failed\| skipped in" "$scratch"/?
-        rm -r "$scratch"
-    }
-    trap show EXIT # also where the time is over
-    for pid in "${pids[@]}"; do wait "$pid" || status=1; done
-    return $status
+    "$PYTHON" -m pytest -q -n 12 -p no:cacheprovider --tb short --maxfail 20 tests/gpu
 }
-train() {
-    "$PYTHON" bench/throughput.py --recipes tiny --rows 4 --micro-rows 2 --steps 2 --warmup 1 \
-        --no-compile
+linear() {
+    "$PYTHON" bench/kernels/run.py --only linear --csv "$folder/linear.csv" --minutes "$1"
+}
+step() {
+    local status=0 recipe
+    for recipe in ${RECIPES:-1b-interleave 360m-interleave}; do
+        "$PYTHON" $RUN bench/step.py --recipes $recipe --profile --json "$folder/step-$recipe.json" \
+            ${STEP_FLAGS:-} || status=1
+    done
+    return $status
 }
 kernels() {
     "$PYTHON" bench/kernels/run.py --csv "$folder/kernels.csv" --minutes "$1"
 }
 throughput() {
-    "$PYTHON" bench/throughput.py --recipes 360m-interleave 1b-interleave --steps 12 --warmup 4 \
-        --json "$folder/throughput.json"
+    "$PYTHON" bench/throughput.py --recipes ${RECIPES:-1b-interleave 360m-interleave} \
+        --ranks ${GPUS:-1} --steps 12 --warmup 4 --json "$folder/throughput.json"
 }
 packer() {
     "$PYTHON" bench/packer.py --tokens 20000000 --passes 5 --batches 100 \
         --json "$folder/packer.json"
 }
-export -f tests train kernels throughput packer
+export -f tests linear step kernels throughput packer
 
 calculate() { "$PYTHON" -c "print($1)"; }
 

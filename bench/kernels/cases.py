@@ -20,6 +20,7 @@ from tresse.bench.kernels.layers import (
     rope_case,
     swiglu_linear_case,
 )
+from tresse.bench.kernels.linear import linear_case, projections
 from tresse.bench.kernels.loss import cross_entropy_case, linear_cross_entropy_case
 from tresse.bench.kernels.providers import Case
 
@@ -39,7 +40,17 @@ def by_vocabulary(make: Callable[[int, int, Shape, torch.device], Case]) -> Make
     ]
 
 
+def by_projection(device: torch.device) -> list[Callable[[], Case]]:
+    """A case of each matrix product of each model."""
+    return [
+        partial(linear_case, shape, name, device)
+        for shape in shapes(device)
+        for name in projections(shape)
+    ]
+
+
 KERNELS: dict[str, Maker] = {
+    "linear": by_projection,
     "attention": attention_cases,
     "linear_cross_entropy": by_vocabulary(linear_cross_entropy_case),
     "swiglu_linear": by_shape(swiglu_linear_case),
