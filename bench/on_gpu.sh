@@ -79,7 +79,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,temperature.gp
 failed=0 summary=""
 for part in $PARTS; do
     seconds=$(calculate "round($MINUTES * 60 * ${weight[$part]} / $sum)")
-    minutes=$(calculate "max(6, $seconds - 40) / 60") # the part ends by itself before it is killed
+    minutes=$(calculate "max(6, 0.8 * $seconds - 12) / 60") # the part ends before it is killed
     start=$SECONDS
     timeout --kill-after 10 "$seconds" bash -c "$part $minutes" >"$folder/$part.log" 2>&1
     status=$?

@@ -34,7 +34,8 @@ from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.sharding import parameter_groups, release, set_full_state, shard
+from tresse.engine.sharding.full_state import set_full_state
+from tresse.engine.sharding.shard import parameter_groups, release, shard
 from tresse.engine.step import train_step
 
 NUM_IDS, WIDTH = 2051, 2176  # of the paper's units with separators

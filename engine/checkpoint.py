@@ -27,7 +27,8 @@ from tresse.data.store.tensor_file import checksum_file
 from tresse.engine.hugging_face import WEIGHTS, export, join_parameter, save_tensors, to_hf
 from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.sharding import MOMENTS, Engine, full_state
+from tresse.engine.sharding.full_state import MOMENTS, full_state
+from tresse.engine.sharding.shard import Engine
 from tresse.engine.state import FILE, State, TensorFile, folder_name, read_state, write_state
 from tresse.kernels.attention import Attend, attention
 

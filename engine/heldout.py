@@ -7,7 +7,7 @@ from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import to_device
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.sharding import Engine
+from tresse.engine.sharding.shard import Engine
 from tresse.engine.step import count_targets, sum_by_language
 
 

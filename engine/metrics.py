@@ -21,12 +21,16 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Measures steps; a step lasts from the wait for its rows until its results are known."""
+    """Measures steps.
+
+    A step lasts from the results of the one before, or from what came in between, to its own.
+    """
 
     def __init__(self, stage: Stage) -> None:
         config, ranks = stage.config, stage.ranks
         self.stage = stage
         self.wait_s = 0.0
+        """Seconds of the last wait for rows."""
         self.summary = ""
         """The last step in a few words, for the progress bar."""
         self.start_s = 0.0
@@ -38,17 +42,23 @@ class Meter:
     def waited(self, loader: Iterable[T]) -> Iterator[T]:
         """Yield what the loader yields, and measure how long each step waits for it."""
         iterator = iter(loader)
+        self.restart()
         while True:
-            self.start_s = time.perf_counter()
+            asked_s = time.perf_counter()
             packed = next(iterator, None)
-            self.wait_s = time.perf_counter() - self.start_s
+            self.wait_s = time.perf_counter() - asked_s
             if packed is None:
                 return
             yield packed
 
-    def record(self, result: StepResult, lr: float) -> Record:
+    def restart(self) -> None:
+        """Begin the next step here: what came before is not part of it."""
+        self.start_s = time.perf_counter()
+
+    def record(self, result: StepResult, lr: float, wait_s: float) -> Record:
         """Return the numbers of the step that just ended, without MFU if no peak is known."""
         seconds = time.perf_counter() - self.start_s
+        self.restart()
         tokens_per_s = sum(result.targets) / seconds
         losses = zip(self.stage.plan.languages, result.losses, result.targets, strict=True)
         record: Record = {
@@ -60,7 +70,7 @@ class Meter:
             "tokens": dict(self.stage.tokens),
             "tokens_per_s": tokens_per_s,
             "step_s": seconds,
-            "data_wait_s": self.wait_s,
+            "data_wait_s": wait_s,
             "memory_gib": peak_memory_bytes(self.stage.ranks.device) / 2**30,
         }
         self.summary = (

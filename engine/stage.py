@@ -1,5 +1,6 @@
 """A stage of a run: its plan, its initial weights, its counters and its checkpoints."""
 
+import gc
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.run.run_folder import check_corpus_id, check_trained
-from tresse.engine.sharding import Engine, release, set_full_state, shard
+from tresse.engine.sharding.full_state import set_full_state
+from tresse.engine.sharding.shard import Engine, release, shard
 from tresse.engine.state import State
 from tresse.engine.step import NUM_NORMS, StepResult, high_norm
 from tresse.kernels.attention import Attend
@@ -48,7 +50,7 @@ class Stage:
     ranks: Ranks
     corpus: Corpus
     step: int
-    """Number of optimizer steps taken in this stage."""
+    """Number of optimizer steps taken in this stage, the one under way included."""
     num_updates: int
     """Number of these steps that changed the weights."""
     recent_norms: deque[float]
@@ -89,9 +91,8 @@ class Stage:
             allocate=pinned if self.ranks.device.type == "cuda" else np.empty,
         )
 
-    def advance(self, result: StepResult) -> None:
-        """Count a step, and its targets if it changed the weights."""
-        self.step += 1
+    def count(self, result: StepResult) -> None:
+        """Count the targets of a step, if it changed the weights, and keep its norm."""
         if math.isfinite(result.grad_norm):
             self.recent_norms.append(result.grad_norm)
         if result.updated:
@@ -106,13 +107,22 @@ class Stage:
         stops = spikes.policy == "stop"  # only at a norm that is not finite
         return math.inf if stops else high_norm(self.recent_norms, spikes.deviations)
 
-    def describe(self, result: StepResult) -> str:
-        """Return the place and the numbers of the step that comes next, and its rows."""
-        first = self.step * self.config.rows_per_step
+    @property
+    def steps_ahead(self) -> int:
+        """Number of steps that the device is given before the results of one are read.
+
+        A limit on the norm comes from the steps before, so there the host waits for each.
+        """
+        on_gpu = self.ranks.device.type == "cuda"
+        return int(on_gpu and self.config.spikes.policy == "stop")
+
+    def describe(self, step: int, result: StepResult, limit: float) -> str:
+        """Return the place and the numbers of a step, counted from 1, and its rows."""
+        first = (step - 1) * self.config.rows_per_step
         last = min(first + self.config.rows_per_step, self.plan.num_rows) - 1
         return (
-            f"{self.place}: loss {result.loss:.4g}, gradient norm "
-            f"{result.grad_norm:.4g}, expected at most {self.norm_limit:.4g}; rows {first:,} to "
+            f"stage {self.name}, step {step}: loss {result.loss:.4g}, gradient norm "
+            f"{result.grad_norm:.4g}, expected at most {limit:.4g}; rows {first:,} to "
             f"{last:,} of the stage"
         )
 
@@ -135,6 +145,7 @@ class Stage:
 
     def close(self) -> None:
         """Free the engine's memory; the stage takes no more steps."""
+        gc.unfreeze()
         release(self.engine)
 
 

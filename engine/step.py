@@ -15,7 +15,8 @@ from torch import Tensor
 from tresse.engine.batches import DeviceBatch
 from tresse.engine.run.config import OptimConfig
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.sharding import Engine, Update, apply_gradient
+from tresse.engine.sharding.shard import Engine
+from tresse.engine.sharding.update import apply_gradient, backward, forward, loss_factor
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 
 NUM_NORMS = 128
@@ -65,6 +66,34 @@ def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
     return optim.lr * (num_steps - step) / (num_steps - num_warmup)
 
 
+class RunningStep:
+    """A step that the device works on; its measurements arrive when it is done."""
+
+    def __init__(self, measured: Tensor, num_languages: int, *, updated: bool) -> None:
+        """Send for the measurements: losses, targets, stop and norm, (2 num_languages + 2,)."""
+        self._num_languages, self._updated = num_languages, updated
+        self._numbers = measured
+        self._arrival = None
+        if measured.is_cuda:
+            self._numbers = torch.empty_like(measured, device="cpu", pin_memory=True)
+            self._numbers.copy_(measured, non_blocking=True)
+            self._arrival = torch.cuda.Event()
+            self._arrival.record()
+
+    def result(self) -> StepResult:
+        """Wait for the device, and return the measurements."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        *sums, stop, norm = self._numbers.tolist()
+        return StepResult(
+            losses=sums[: self._num_languages],
+            targets=[int(count) for count in sums[self._num_languages :]],
+            grad_norm=norm,
+            updated=self._updated and math.isfinite(norm),
+            stop=stop > 0,
+        )
+
+
 def train_step(
     engine: Engine,
     micro_batches: Sequence[DeviceBatch],
@@ -74,33 +103,29 @@ def train_step(
     *,
     norm_limit: float = math.inf,
     stop: bool = False,
-) -> StepResult:
+) -> RunningStep:
     """Accumulate the gradient of this rank's micro-batches, reduce it, update the weights.
 
     norm_limit: largest gradient norm of an update; one that is not finite is never an update.
-    stop: True if this rank was asked to stop.
+    stop: True if this rank was asked to stop. With the lean step and without a limit the host only
+    queues the work: it never waits for the device.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     targets = ranks.all_reduce(
         torch.stack([count_targets(batch, num_languages) for batch in micro_batches]).sum(0)
     )
-    # DeepSpeed will divide the summed gradient by the number of ranks.
-    scale = ranks.world_size / targets.sum().clamp(min=1)
+    scale = loss_factor(engine, ranks.world_size) / targets.sum().clamp(min=1)
     losses = torch.zeros(num_languages, dtype=torch.float64, device=ranks.device)
-    update = Update(math.nan, False)
     for position, batch in enumerate(micro_batches):
-        loss, token_losses = engine(batch.tokens, batch.labels, batch.cu_seqlens, scale)
-        # DeepSpeed 0.19.8 divides the gradient of a tensor that the model returns by the number of
-        # micro-batches before it reads scale_wrt_gas; it does not divide that of a clone.
-        engine.backward(loss.clone(), scale_wrt_gas=False)
+        loss, token_losses = forward(engine, batch.tokens, batch.labels, batch.cu_seqlens, scale)
+        backward(engine, loss, last=position == len(micro_batches) - 1)
         losses += sum_by_language(token_losses, batch.languages, num_languages)
-        if position < len(micro_batches) - 1:
-            engine.step()
-        else:
-            update = apply_gradient(engine, norm_limit)
-    measured = ranks.all_reduce(torch.cat([losses, losses.new_tensor([stop])])).tolist()
-    return StepResult(measured[:-1], targets.tolist(), *update, stop=measured[-1] > 0)
+    norm, updated = apply_gradient(engine, norm_limit)
+    asked = torch.full((1,), float(stop), dtype=torch.float64, device=ranks.device)
+    summed = ranks.all_reduce(torch.cat([losses, asked]))
+    measured = torch.cat([summed[:-1], targets.double(), summed[-1:], norm.double().view(1)])
+    return RunningStep(measured, num_languages, updated=updated)
 
 
 def count_targets(batch: DeviceBatch, num_languages: int) -> Tensor:

@@ -5,11 +5,13 @@ torchrun --nproc-per-node 4 engine/train.py 360m-interleave --data.corpus CORPUS
 torchrun --nproc-per-node 4 engine/train.py --run-dir DIR    resumes an interrupted run
 """
 
+import gc
 import logging
 import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from torch import Tensor
 from tresse.data import processes
 from tresse.data.interrupt import INTERRUPTED, Interrupt
 from tresse.data.packing.loader import check_split
-from tresse.data.packing.packer import Plan
+from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
 from tresse.engine.checkpoint import Checkpoint
@@ -56,7 +58,7 @@ from tresse.engine.stage import (
     find_checkpoint,
     plan_stages,
 )
-from tresse.engine.step import StepResult, learning_rate, train_step
+from tresse.engine.step import RunningStep, StepResult, learning_rate, train_step
 from tresse.kernels.attention import Attend
 
 WAIT_FOR_FIRST_S = 5.0
@@ -78,6 +80,10 @@ class Job:
     questions: Questions | None
     pool: Tensor | None
     """Tokens of the training corpus in device memory, if rows are packed there."""
+
+    def heldout_is_due(self, stage: Stage) -> bool:
+        """Return whether the held-out loss is measured after this step of a stage."""
+        return bool(self.heldout) and stage.is_due(self.config.valid_every)
 
 
 def main() -> None:
@@ -201,63 +207,120 @@ def run_stage(
 
 
 def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "stopped", "spike"]:
-    """Take the steps that are left of a stage, up to a signal, or a spike that it rewinds at."""
-    config, ranks, pool, watch = stage.config, stage.ranks, job.pool, stage.ranks.watch
+    """Take the steps that are left of a stage, up to a signal, or a spike that it rewinds at.
+
+    A GPU is given the next step before the results of the last one are read, so that it never waits
+    for the host. Where something follows a step, such as a checkpoint, its results are read first.
+    """
+    config, watch, pool = stage.config, stage.ranks.watch, job.pool
     loader, meter, progress = stage.loader(pool is not None), Meter(stage), Progress(stage)
     log = Logbook(
         Path(config.run_dir),
         stage.name,
         stage.step,
-        ranks,
+        stage.ranks,
         tokens=sum(stage.tokens.values()),
         curve=curve_name(config.stages, stage.name),
     )
+    launched: deque[Launched] = deque()
+    freeze()
     with log, progress:
         for packed in meter.waited(loader):
-            lr = learning_rate(stage.step, stage.num_steps, config.optim)
-            masked = config.data.packing.mask_documents
-            batches = [to_device(each, ranks.device, masked, pool) for each in packed]
-            num_languages = len(stage.plan.languages)
-            stop = interrupt.requested
-            watch.enter("step", stage.place)
-            limit = stage.norm_limit
-            result = train_step(
-                stage.engine, batches, num_languages, lr, ranks, norm_limit=limit, stop=stop
-            )
-            check_spike(stage, result)
-            stage.advance(result)
-            log.write(stage.step, meter.record(result, lr))
-            if job.heldout and stage.is_due(config.valid_every):
-                losses = heldout_losses(stage.engine, job.heldout, config.micro_rows, ranks)
-                log.write(stage.step, {"heldout_loss": losses})
-                rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-                progress.say(f"stage {stage.name}, step {stage.step}: held-out loss: {rounded}")
-            if result.stop or stage.is_due(config.checkpoint.every):
+            launched.append(launch(stage, packed, pool, interrupt.requested, meter.wait_s))
+            saves, measures = stage.is_due(config.checkpoint.every), job.heldout_is_due(stage)
+            ahead = 0 if saves or measures else stage.steps_ahead
+            results = [
+                finish(stage, launched.popleft(), log, meter) for _ in range(len(launched) - ahead)
+            ]
+            if any(result.stop for result in results):
+                results += [finish(stage, each, log, meter) for each in launched]
+                saves = True
+            if measures:
+                write_heldout_losses(stage, job, log, progress)
+            if saves:
                 watch.enter("save", stage.place)
                 log.sync()
                 stage.save()
-            progress.step(meter.summary)
+            if results:
+                progress.step(meter.summary)
+            if measures or saves:
+                meter.restart()
             watch.enter("rows", stage.place)
-            if result.stop:
+            if any(result.stop for result in results):
                 return "stopped"
-            if not result.updated and config.spikes.policy == "rewind":
+            if config.spikes.policy == "rewind" and not all(result.updated for result in results):
                 return "spike"
     return "finished"
 
 
-def check_spike(stage: Stage, result: StepResult) -> None:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step that the device has been given."""
+
+    step: int
+    """Its number in the stage, from 1."""
+    lr: float
+    wait_s: float
+    """Seconds that its rows were waited for."""
+    norm_limit: float
+    running: RunningStep
+
+
+def launch(
+    stage: Stage, packed: list[Batch | Copies], pool: Tensor | None, stop: bool, wait_s: float
+) -> Launched:
+    """Give the device the next step of a stage."""
+    config, ranks = stage.config, stage.ranks
+    ranks.watch.enter("step", stage.place)
+    lr = learning_rate(stage.step, stage.num_steps, config.optim)
+    masked = config.data.packing.mask_documents
+    batches = [to_device(each, ranks.device, masked, pool) for each in packed]
+    num_languages, limit = len(stage.plan.languages), stage.norm_limit
+    running = train_step(
+        stage.engine, batches, num_languages, lr, ranks, norm_limit=limit, stop=stop
+    )
+    stage.step += 1
+    return Launched(stage.step, lr, wait_s, limit, running)
+
+
+def finish(stage: Stage, launched: Launched, log: Logbook, meter: Meter) -> StepResult:
+    """Wait for a step, and count and write what it gave."""
+    result = launched.running.result()
+    check_spike(stage, launched, result)
+    stage.count(result)
+    log.write(launched.step, meter.record(result, launched.lr, launched.wait_s))
+    return result
+
+
+def write_heldout_losses(stage: Stage, job: Job, log: Logbook, progress: Progress) -> None:
+    """Measure the held-out loss of each language."""
+    config = stage.config
+    losses = heldout_losses(stage.engine, job.heldout, config.micro_rows, stage.ranks)
+    log.write(stage.step, {"heldout_loss": losses})
+    rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    progress.say(f"stage {stage.name}, step {stage.step}: held-out loss: {rounded}")
+
+
+def check_spike(stage: Stage, launched: Launched, result: StepResult) -> None:
     """Say that a step is a spike; FloatingPointError if the run stops there."""
     if result.updated and math.isfinite(result.loss):
         return
     policy, first = stage.config.spikes.policy, stage.ranks.is_first
+    spike = stage.describe(launched.step, result, launched.norm_limit)
     if policy == "stop" or result.updated:
         raise FloatingPointError(
-            f"{stage.describe(result)}. The checkpoint before it is good: go on from there with "
+            f"{spike}. The checkpoint before it is good: go on from there with "
             "--spikes.policy skip or rewind, or with a lower --optim.lr"
         )
     answer = {"skip": "leaving out this step", "rewind": "going back to the newest checkpoint"}
     if first:
-        logger.warning("%s; %s", stage.describe(result), answer[policy])
+        logger.warning("%s; %s", spike, answer[policy])
+
+
+def freeze() -> None:
+    """Keep what exists out of the garbage collector's passes, which would delay launches."""
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":

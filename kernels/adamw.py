@@ -14,12 +14,14 @@ multiply-adds. The host computes the factors of lr and t in fp64.
 
 The update is one launch per buffer: it moves 28 bytes per parameter (grad, w, m, v in; w, m, v
 out), 30 with a bf16 copy of w; bf16 gradients take 2 less. The coefficient is read from the device,
-so that a clip costs neither a pass over the gradients nor a wait of the host. The norm reads the
-gradients once: each program sums a chunk, and one more adds up the chunks in fp64. Without atomics
-the norm has the same bits in every run and on every GPU.
+so that a clip costs neither a pass over the gradients nor a wait of the host. The sum of squares
+reads the gradients once: each program sums a chunk, and one more adds up the chunks in fp64.
+Without atomics it has the same bits in every run and on every GPU.
 """
 
 import itertools
+import math
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -74,10 +76,11 @@ def _update_kernel(
 ):
     """One block per program; the first one also takes the rest after the last whole vector."""
     program = tl.program_id(0).to(tl.int64)
-    whole = numel // VECTOR * VECTOR
     coefficient = 1.0
     if coefficient_ptr is not None:
         coefficient = tl.load(coefficient_ptr)
+        numel = tl.where(coefficient == coefficient, numel, 0)  # NaN: nothing is updated
+    whole = numel // VECTOR * VECTOR
     buffers = (grad_ptr, master_ptr, exp_avg_ptr, exp_avg_sq_ptr, copy_ptr)
     factors = (coefficient, decay, weight1, beta2, weight2, step_size, correction, eps)
 
@@ -107,24 +110,20 @@ def _squares_kernel(x_ptr, sums_ptr, numel, CHUNK: tl.constexpr, BLOCK: tl.const
 
 
 @triton.jit
-def _norm_kernel(sums_ptr, norm_ptr, coefficient_ptr, num_sums, clip, BLOCK: tl.constexpr):
-    """Norm and coefficient, by a single program; num_sums is a multiple of BLOCK."""
+def _total_kernel(sums_ptr, total_ptr, num_sums, BLOCK: tl.constexpr):
+    """Sum of the chunks' sums, by a single program; num_sums is a multiple of BLOCK."""
     total = tl.zeros((BLOCK,), tl.float64)
     for start in range(0, num_sums, BLOCK):
         cols = tl.arange(0, BLOCK)
         row_ptr = sums_ptr + tl.cast(start, tl.int64)
         total += tl.load(row_ptr + cols, mask=cols < num_sums - start, other=0.0)
-    norm = tl.sqrt(tl.sum(total, 0)).to(tl.float32)
-    coefficient = tl.div_rn(clip, norm + 1e-6)
-    tl.store(norm_ptr, norm)
-    # Written this way, a norm of NaN gives a coefficient of NaN.
-    tl.store(coefficient_ptr, tl.where(coefficient > 1, 1.0, coefficient))
+    tl.store(total_ptr, tl.sum(total, 0))
 
 
 # 8 elements per thread are 16 bytes of bf16.
 UPDATE_OPTIONS: dict[str, Any] = {"BLOCK": 1024, "num_warps": 4}
 SQUARES_OPTIONS: dict[str, Any] = {"CHUNK": 65536, "BLOCK": 4096, "num_warps": 8}
-NORM_OPTIONS: dict[str, Any] = {"BLOCK": 1024, "num_warps": 8}
+TOTAL_OPTIONS: dict[str, Any] = {"BLOCK": 1024, "num_warps": 8}
 
 
 @torch.library.custom_op(
@@ -152,33 +151,46 @@ def _(grad, master, exp_avg, exp_avg_sq, low_precision, coefficient, factors) ->
     return None
 
 
-@torch.library.custom_op("tresse::clip_coefficient", mutates_args=())
-def _clip_coefficient(gradients: Sequence[Tensor], clip: float) -> tuple[Tensor, Tensor]:
-    """Norm of all gradients, contiguous, at least one, and coefficient: () fp32 each."""
+@torch.library.custom_op("tresse::sum_of_squares", mutates_args=())
+def _sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
+    """Sum over all gradients, contiguous, at least one: () fp64."""
     counts = [triton.cdiv(x.numel(), SQUARES_OPTIONS["CHUNK"]) for x in gradients]
-    num_sums = max(1, triton.cdiv(sum(counts), NORM_OPTIONS["BLOCK"])) * NORM_OPTIONS["BLOCK"]
+    num_sums = max(1, triton.cdiv(sum(counts), TOTAL_OPTIONS["BLOCK"])) * TOTAL_OPTIONS["BLOCK"]
     sums = gradients[0].new_zeros(num_sums, dtype=torch.float32)
     starts = itertools.accumulate(counts, initial=0)
     for x, start, count in zip(gradients, starts, counts, strict=False):
         if count:
             _squares_kernel[(count,)](x, sums[start:], x.numel(), **SQUARES_OPTIONS)
-    norm, coefficient = sums.new_empty(()), sums.new_empty(())
-    _norm_kernel[(1,)](sums, norm, coefficient, num_sums, clip, **NORM_OPTIONS)
-    return norm, coefficient
+    total = sums.new_empty((), dtype=torch.float64)
+    _total_kernel[(1,)](sums, total, num_sums, **TOTAL_OPTIONS)
+    return total
 
 
-@_clip_coefficient.register_fake
-def _(gradients: Sequence[Tensor], clip: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-    norm = gradients[0].new_empty((), dtype=torch.float32)
-    return norm, torch.empty_like(norm)
+@_sum_of_squares.register_fake
+def _(gradients: Sequence[Tensor]) -> Tensor:
+    return gradients[0].new_empty((), dtype=torch.float64)
 
 
-def clip_coefficient(gradients: Iterable[Tensor], clip: float) -> tuple[Tensor, Tensor]:
-    """Return the norm of all gradients together, and the factor that brings it down to clip.
+def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the squares of all gradients, () fp64 on their device.
 
-    gradients: at least one, of any shapes, on a GPU. Both are fp32 scalars that stay there.
+    gradients: at least one, of any shapes; the kernel sums on a GPU, torch in fp64 on a CPU.
     """
-    return _clip_coefficient([gradient.contiguous() for gradient in gradients], clip)
+    if gradients[0].is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        return _sum_of_squares([gradient.contiguous() for gradient in gradients])
+    squares = [torch.linalg.vector_norm(x, dtype=torch.float64).square() for x in gradients]
+    return torch.stack(squares).sum()
+
+
+def clip_coefficient(total: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Return the norm whose square is `total`, and the factor that brings it down to clip.
+
+    Both are () fp32 and stay on the device. The factor is NaN where the norm is not finite; `AdamW`
+    then changes nothing.
+    """
+    norm = total.sqrt().float()
+    factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+    return norm, torch.where(norm.isfinite(), factor, math.nan)
 
 
 class AdamW(torch.optim.Optimizer):
@@ -207,7 +219,8 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         """Update every parameter that has a gradient.
 
-        coefficient: factor of the gradients, () fp32 on the device; None is 1.
+        coefficient: factor of the gradients, () fp32 on the device; None is 1. NaN: nothing but
+        the counters of steps changes.
         low_precision: the bf16 or fp16 copy of each parameter, in the order of the groups, which is
         written too; a parameter without a gradient takes the gradient of its copy.
         """

@@ -5,7 +5,7 @@ import pytest
 from tests.support.warm import torchrun
 from tests.support.workers.step import make_model
 from tresse.engine.run.config import ShardingConfig
-from tresse.engine.sharding import deepspeed_config, parameter_groups
+from tresse.engine.sharding.shard import deepspeed_config, parameter_groups
 
 
 @pytest.mark.slow

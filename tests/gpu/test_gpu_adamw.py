@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.support.accuracy import assert_within_bound, random
-from tresse.kernels.adamw import AdamW, clip_coefficient
+from tresse.kernels.adamw import AdamW, clip_coefficient, sum_of_squares
 
 SIZES = [(1_000_003, 37), (16, 15), (4_194_304, 1)]
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.1}
@@ -40,7 +40,9 @@ def by_kernel(clip: float) -> Callable:
 
     def step(optimizer: AdamW, parameters: list[Tensor]) -> None:
         copies = [torch.empty_like(p, dtype=torch.bfloat16) for p in parameters]
-        _, coefficient = clip_coefficient([p.grad for p in parameters if p.grad is not None], clip)
+        _, coefficient = clip_coefficient(
+            sum_of_squares([p.grad for p in parameters if p.grad is not None]), clip
+        )
         optimizer.step(coefficient, copies)
         for copy, parameter in zip(copies, parameters, strict=True):
             assert torch.equal(copy, parameter.bfloat16())
@@ -62,7 +64,7 @@ def test_a_step_and_the_norm_give_the_same_bits_again():
     first, second = (train(AdamW, by_kernel(1.0), torch.float32, SIZES[0]) for _ in range(2))
     assert all(map(torch.equal, first, second))
     gradients = [random(n, seed=n).float().cuda() for n in SIZES[0]]
-    norms = [clip_coefficient(gradients, 1.0)[0] for _ in range(2)]
+    norms = [clip_coefficient(sum_of_squares(gradients), 1.0)[0] for _ in range(2)]
     assert torch.equal(*norms)
     exact = torch.cat([x.double() for x in gradients]).norm()
     assert norms[0].item() == pytest.approx(exact.item(), rel=1e-6)

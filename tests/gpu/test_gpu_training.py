@@ -11,7 +11,7 @@ from tresse.kernels.rope import rope_tables
 
 NUM_STEPS = 20
 ROWS, T, VOCAB = 6, 64, 50
-CUTS = [0, 5, 64, 64, 128, 199, 256, 320, 384, 384]
+CUTS = [0, 5, 64, 64, 128, 192, 199, 256, 320, 384, 384]
 MODEL = ModelConfig(
     hidden_size=128,
     num_layers=2,

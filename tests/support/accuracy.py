@@ -29,14 +29,18 @@ def assert_within_bound(
 
 
 def assert_as_accurate_as_pytorch(
-    function: Callable, formula: Callable, inputs: list[torch.Tensor], dtype: torch.dtype
+    function: Callable,
+    formula: Callable,
+    inputs: list[torch.Tensor],
+    dtype: torch.dtype,
+    ulps: int = 1,
 ) -> None:
     """Check outputs and gradients of a function, with the formula in both precisions as measure."""
     inputs = [x.to(dtype).double() for x in inputs]  # the rounding of the inputs is no error
     exact = _outputs_and_gradients(formula, inputs, torch.float64)
     ours, plain = (_outputs_and_gradients(f, inputs, dtype) for f in (function, formula))
     for i, results in enumerate(zip(ours, plain, exact, strict=True)):
-        assert_within_bound(f"result {i}", *results, dtype)
+        assert_within_bound(f"result {i}", *results, dtype, ulps)
 
 
 def _outputs_and_gradients(

@@ -19,10 +19,11 @@ TIMEOUT_S = 540
 
 def environment() -> dict[str, str]:
     """One thread a process, no GPU, and the repository's root for imports."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(paths),
     }
 
 

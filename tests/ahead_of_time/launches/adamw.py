@@ -2,11 +2,11 @@
 
 from tests.ahead_of_time.compiling import Launch
 from tresse.kernels.adamw import (
-    NORM_OPTIONS,
     SQUARES_OPTIONS,
+    TOTAL_OPTIONS,
     UPDATE_OPTIONS,
-    _norm_kernel,
     _squares_kernel,
+    _total_kernel,
     _update_kernel,
 )
 
@@ -50,16 +50,15 @@ def squares(grad: str) -> Launch:
     )
 
 
-def norm() -> Launch:
-    options = dict(NORM_OPTIONS)
-    pointers = ["sums_ptr", "norm_ptr", "coefficient_ptr"]
+def total() -> Launch:
+    options = dict(TOTAL_OPTIONS)
     return Launch(
-        name="adamw norm",
-        kernel=_norm_kernel,
-        signature=dict.fromkeys(pointers, "*fp32") | {"num_sums": "i32", "clip": "fp32"},
+        name="adamw total",
+        kernel=_total_kernel,
+        signature={"sums_ptr": "*fp32", "total_ptr": "*fp64", "num_sums": "i32"},
         num_warps=options.pop("num_warps"),
         constexprs=options,
-        narrow_stores=2,  # norm and coefficient
+        narrow_stores=1,
     )
 
 
@@ -70,5 +69,5 @@ LAUNCHES = [
     update("fp32 unaligned gradient", "fp32", None, "grad_ptr"),
     squares("fp32"),
     squares("bf16"),
-    norm(),
+    total(),
 ]

@@ -6,7 +6,7 @@ import torch
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig
 from tresse.kernels import linear_cross_entropy, rmsnorm, rope, swiglu
-from tresse.kernels.adamw import AdamW, clip_coefficient
+from tresse.kernels.adamw import AdamW, clip_coefficient, sum_of_squares
 from tresse.kernels.attention import Attend, attention
 from tresse.kernels.flash_attention import flash_attention
 
@@ -75,7 +75,7 @@ def train(attend: Attend, by_kernels: bool) -> tuple[list[float], dict[str, torc
         loss.backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if isinstance(optimizer, AdamW):
-            norm, coefficient = clip_coefficient(gradients, CLIP)
+            norm, coefficient = clip_coefficient(sum_of_squares(gradients), CLIP)
             optimizer.step(coefficient)
         else:
             norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)

@@ -11,10 +11,10 @@ import torch
 
 from tests.support.workers.sharding import CASES, State, build, snapshot, steps
 from tests.support.workers.step import OPTIM, make_model
-from tresse.engine import sharding as module
 from tresse.engine.run.config import ShardingConfig
 from tresse.engine.run.ranks import Ranks, join, leave
-from tresse.engine.sharding import Engine, release
+from tresse.engine.sharding import shard as module
+from tresse.engine.sharding.shard import Engine, release
 from tresse.kernels.adamw import AdamW
 
 MIDDLE = 3

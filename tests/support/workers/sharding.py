@@ -12,7 +12,9 @@ import torch
 from tests.support.workers.step import OPTIM, ROWS, full_gradient, make_model, make_rows, take
 from tresse.engine.run.config import ShardingConfig
 from tresse.engine.run.ranks import Ranks, join, leave
-from tresse.engine.sharding import Engine, full_state, release, set_full_state, shard
+from tresse.engine.sharding.full_state import full_state, set_full_state
+from tresse.engine.sharding.shard import Engine, release, shard
+from tresse.engine.sharding.update import backward, forward, loss_factor
 from tresse.engine.step import train_step
 
 CASES = [(0, "fp32"), *((z, p) for z in (1, 2, 3) for p in ("fp32", "bf16"))]
@@ -39,7 +41,7 @@ def steps(engine: Engine, first: int, last: int, ranks: Ranks) -> list[float]:
     for step in range(first, last):
         rows = make_rows(step)
         micro = [take(rows, begin + k * half, begin + (k + 1) * half) for k in (0, 1)]
-        losses.append(train_step(engine, micro, 2, OPTIM.lr, ranks).loss)
+        losses.append(train_step(engine, micro, 2, OPTIM.lr, ranks).result().loss)
     return losses
 
 
@@ -76,7 +78,7 @@ def skip(engine: Engine, ranks: Ranks) -> None:
         spoiled = engine.module.register_forward_hook(
             lambda _module, _inputs, output, scale=factor: (output[0] * scale, output[1])
         )
-        result = train_step(engine, micro, 2, OPTIM.lr, ranks, norm_limit=limit)
+        result = train_step(engine, micro, 2, OPTIM.lr, ranks, norm_limit=limit).result()
         spoiled.remove()
         assert not result.updated
         assert math.isfinite(result.grad_norm) == math.isfinite(factor)
@@ -109,12 +111,13 @@ def check_fp32_sums(zero_stage: int, ranks: Ranks) -> None:
     set_full_state(engine, lambda _: {"weight": torch.zeros(4, 4)}, 0)
     # The first rank has the large gradient, so that reduction is put to the test as well.
     for value in (1.0, 2**-10) if ranks.is_first else (2**-11, 2**-12):
-        loss = engine(torch.full((4, 4), value, dtype=torch.bfloat16))
-        engine.backward(loss * ranks.world_size, scale_wrt_gas=False)
-        if value in (1.0, 2**-11):
-            engine.step()
+        loss = forward(engine, torch.full((4, 4), value, dtype=torch.bfloat16))
+        factor = loss_factor(engine, ranks.world_size)
+        backward(engine, loss * factor, last=value not in (1.0, 2**-11))
     expected = 1 + 2**-10 + (2**-11 + 2**-12 if ranks.world_size > 1 else 0)
-    assert torch.equal(full_gradient(model.weight), torch.full((4, 4), expected)), zero_stage
+    assert torch.equal(full_gradient(engine, model.weight), torch.full((4, 4), expected)), (
+        zero_stage
+    )
 
 
 def check_released(fresh: State, sharding: ShardingConfig, ranks: Ranks) -> None:

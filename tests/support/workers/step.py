@@ -14,7 +14,10 @@ from tresse.engine.batches import DeviceBatch
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig, OptimConfig, ShardingConfig
 from tresse.engine.run.ranks import Ranks, join, leave  # before deepspeed
-from tresse.engine.sharding import Update, set_full_state, shard
+from tresse.engine.sharding.full_state import set_full_state
+from tresse.engine.sharding.lean import LeanStep
+from tresse.engine.sharding.shard import Engine, shard
+from tresse.engine.sharding.update import Update
 from tresse.engine.step import learning_rate, train_step
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 
@@ -57,13 +60,27 @@ def take(rows: DeviceBatch, start: int, stop: int) -> DeviceBatch:
     return DeviceBatch(rows.tokens[cut], rows.labels[cut], rows.languages[cut], None)
 
 
-def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+def full_gradient(engine: Engine, parameter: torch.nn.Parameter) -> torch.Tensor:
     """A copy of the whole reduced gradient in fp32; each rank may keep only a part."""
     from deepspeed.utils import safe_get_full_grad
 
+    if engine.lean:
+        return _gathered(engine.lean)[parameter]
     gradient = safe_get_full_grad(parameter)
     assert gradient is not None
     return gradient.float().clone()
+
+
+def _gathered(lean: LeanStep) -> dict[torch.nn.Parameter, torch.Tensor]:
+    """The gradients in the slices of all ranks."""
+    found = {}
+    for parameters, group in zip(lean.optimizer.bf16_groups, lean._groups, strict=True):
+        flat = group.gradient.new_empty(group.weights.numel())
+        torch.distributed.all_gather_into_tensor(flat, group.gradient)
+        sizes = [p.numel() for p in parameters]
+        parts = flat[: sum(sizes)].split(sizes)
+        found |= {p: x.view(p.shape).clone() for p, x in zip(parameters, parts, strict=True)}
+    return found
 
 
 def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> tuple:
@@ -79,9 +96,9 @@ def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> t
     gradients = []
     plain_update = step_module.apply_gradient
 
-    def update_and_keep_gradient(engine: object, norm_limit: float) -> Update:
-        named = engine.module.named_parameters()  # type: ignore[attr-defined]
-        gradients.append({name: full_gradient(p) for name, p in named})
+    def update_and_keep_gradient(engine: Engine, norm_limit: float) -> Update:
+        named = engine.module.named_parameters()
+        gradients.append({name: full_gradient(engine, p) for name, p in named})
         return plain_update(engine, norm_limit)
 
     step_module.apply_gradient = update_and_keep_gradient
@@ -95,7 +112,7 @@ def run_case(zero_stage: int, precision: str, num_micro: int, ranks: Ranks) -> t
         lr = learning_rate(step, NUM_STEPS, OPTIM)
         is_last = step == NUM_STEPS - 1
         stop = is_last and ranks.rank == ranks.world_size - 1
-        result = train_step(engine, micro, 2, lr, ranks, stop=stop)
+        result = train_step(engine, micro, 2, lr, ranks, stop=stop).result()
         assert result.stop == is_last, "all ranks stop when one of them is asked to"
         losses.append(result.loss)
     step_module.apply_gradient = plain_update
