@@ -4,15 +4,17 @@
 
 Each way trains on random tokens that lie on the device: nothing is read, packed or logged.
 
-    engine   the step of engine/train.py: DeepSpeed, our optimizer
-    ddp      the control: torch's DistributedDataParallel around fp32 weights, which each forward
-             pass casts to the compute dtype, and torch's fused AdamW
+    engine     the step of engine/train.py: DeepSpeed, our AdamW, the lean step
+    deepspeed  the same with DeepSpeed's own step
+    ddp        the control: torch's DistributedDataParallel around fp32 weights, which each forward
+               pass casts to the compute dtype, and torch's fused AdamW
 
 With `--profile` one more step is traced, and a table names the kernels that took its time.
 """
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import sys
 import time
@@ -51,7 +53,7 @@ class Options:
 
     recipes: tuple[str, ...] = ("360m-interleave", "1b-interleave")
     """Names of the recipes to measure."""
-    ways: tuple[Literal["engine", "ddp"], ...] = ("engine", "ddp")
+    ways: tuple[Literal["engine", "deepspeed", "ddp"], ...] = ("engine", "deepspeed", "ddp")
     """Ways to train."""
     rows: int = 75
     """Rows per step on each rank; the paper has 75 of 2,048 tokens."""
@@ -88,7 +90,9 @@ class Way(Protocol):
 class ByEngine:
     """The step of engine/train.py."""
 
-    def __init__(self, model: Transformer, config: RunConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, model: Transformer, config: RunConfig, ranks: Ranks, *, lean: bool = True
+    ) -> None:
         self.ranks, self.lr = ranks, config.optim.lr
         micro_batches = config.rows_per_step // (config.micro_rows * ranks.world_size)
         self.engine = shard(
@@ -98,6 +102,7 @@ class ByEngine:
             ranks,
             micro_rows=config.micro_rows,
             num_micro_batches=micro_batches,
+            lean=lean,
         )
         weights = {name: p.detach().float() for name, p in self.engine.module.named_parameters()}
         set_full_state(self.engine, lambda name: {"weight": weights[name]}, 0)
@@ -160,6 +165,7 @@ class ByDDP:
 
 WAYS: dict[str, Callable[[Transformer, RunConfig, Ranks], Way]] = {
     "engine": ByEngine,
+    "deepspeed": functools.partial(ByEngine, lean=False),
     "ddp": ByDDP,
 }
 
@@ -228,7 +234,7 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         "way": way,
         "compile": config.compile,
         "precision": config.sharding.precision,
-        "zero_stage": config.sharding.zero_stage if way == "engine" else None,
+        "zero_stage": None if way == "ddp" else config.sharding.zero_stage,
         "attention": options.attention,
         "ranks": ranks.world_size,
         "rows_per_step": config.rows_per_step,

@@ -87,11 +87,12 @@ def shard(
     *,
     micro_rows: int,
     num_micro_batches: int,
+    lean: bool = True,
 ) -> Engine:
     """Give the model, with fp32 weights, to DeepSpeed; AdamW is the optimizer.
 
-    The engine's masters start as the weights rounded to the compute dtype; `set_full_state` sets
-    their fp32 values.
+    lean: take the lean step where there is one. The engine's masters start as the weights rounded
+    to the compute dtype; `set_full_state` sets their fp32 values.
     """
     optimizer = make_optimizer(model, sharding, optim, ranks.device)
     config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches)
@@ -104,7 +105,7 @@ def shard(
             dist_init_required=False,
         )
     # DeepSpeed's own step is guarded; the lean step takes its place where there is one.
-    engine.lean = lean_step(engine, optim.clip, ranks)
+    engine.lean = lean_step(engine, optim.clip, ranks) if lean else None
     if not engine.lean:
         engine.guard = Guard(engine.optimizer, inner_optimizer(engine))
     return engine

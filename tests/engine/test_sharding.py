@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support import processes
 from tests.support.warm import torchrun
 from tests.support.workers.step import make_model
 from tresse.engine.run.config import ShardingConfig
@@ -9,9 +10,20 @@ from tresse.engine.sharding.shard import deepspeed_config, parameter_groups
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_engine_with_the_state_of_another_trains_on_bit_for_bit(processes: int) -> None:
-    torchrun(processes, "tests/support/workers/sharding.py")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_engine_with_the_state_of_another_trains_on_bit_for_bit(ranks: int) -> None:
+    torchrun(ranks, "tests/support/workers/sharding.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_lean_step_has_the_masters_of_deepspeeds_own(ranks: int) -> None:
+    torchrun(ranks, "tests/support/workers/lean.py")
+
+
+@pytest.mark.slow
+def test_the_lean_step_moves_few_bytes_and_waits_for_nothing() -> None:
+    processes.torchrun(2, "tests/support/workers/ledger.py")
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])

@@ -21,14 +21,18 @@ CASES = [(0, "fp32"), *((z, p) for z in (1, 2, 3) for p in ("fp32", "bf16"))]
 State = dict[str, dict[str, torch.Tensor]]
 
 
-def build(state: State, num_updates: int, sharding: ShardingConfig, ranks: Ranks) -> Engine:
+def build(
+    state: State, num_updates: int, sharding: ShardingConfig, ranks: Ranks, *, lean: bool = True
+) -> Engine:
     """Make an engine with the given state, its compute weights included."""
     model = make_model()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state[name]["weight"])
     micro_rows = ROWS // (2 * ranks.world_size)
-    engine = shard(model, sharding, OPTIM, ranks, micro_rows=micro_rows, num_micro_batches=2)
+    engine = shard(
+        model, sharding, OPTIM, ranks, micro_rows=micro_rows, num_micro_batches=2, lean=lean
+    )
     set_full_state(engine, lambda name: state[name], num_updates)
     return engine
 

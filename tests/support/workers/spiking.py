@@ -12,7 +12,7 @@ from typing import Any
 
 import tresse.engine.run.ranks
 import tresse.engine.step
-from tresse.engine.sharding import Engine
+from tresse.engine.sharding.shard import Engine
 from tresse.engine.step import apply_gradient
 
 
