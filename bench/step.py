@@ -16,9 +16,10 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -28,12 +29,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tresse.bench.records import quantiles, write_records
+from tresse.data.packing.loader import micro_batches
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import DeviceBatch
 from tresse.engine.flops import flops_per_token, peak_flops
+from tresse.engine.memory import keeps_h
 from tresse.engine.metrics import peak_memory_bytes
-from tresse.engine.model import DTYPES, Transformer
-from tresse.engine.run.config import RunConfig
+from tresse.engine.model import DTYPES, Transformer, parameter_shapes
+from tresse.engine.run.config import KernelsConfig, RunConfig
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.sharding.full_state import set_full_state
@@ -43,8 +46,18 @@ from tresse.engine.step import train_step
 NUM_IDS, WIDTH = 2051, 2176  # of the paper's units with separators
 NUM_KERNELS = 30  # lines of the table
 NAME_CHARS = 90
-COLUMNS = ("recipe", "way", "compile", "ranks", "tokens_per_s", "step_ms", "mfu_causal")
-COLUMNS += ("memory_gib", "start_s", "busy")
+Keep = Literal["auto", "yes", "no"]
+COLUMNS = (
+    "recipe",
+    "way",
+    "compile",
+    "keep_swiglu",
+    "ranks",
+    "tokens_per_s",
+    "step_ms",
+    "mfu_causal",
+)
+COLUMNS += ("mfu_causal", "memory_gib", "start_s", "busy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +78,10 @@ class Options:
     """Number of steps before them."""
     compile: tuple[bool, ...] = (False,)
     """Compile each block (torch.compile), or not; several are measured one after the other."""
-    attention: str = "auto"
+    attention: Literal["auto", "fa4", "fa2", "varlen", "sdpa", "triton"] = "auto"
     """Attention, as in the configuration of a run."""
+    keep_swiglu: tuple[Keep, ...] = ("auto",)
+    """Keep SwiGLU's product, as in the configuration of a run; several, one after the other."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype of the computation."""
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -94,14 +109,13 @@ class ByEngine:
         self, model: Transformer, config: RunConfig, ranks: Ranks, *, lean: bool = True
     ) -> None:
         self.ranks, self.lr = ranks, config.optim.lr
-        micro_batches = config.rows_per_step // (config.micro_rows * ranks.world_size)
         self.engine = shard(
             model,
             config.sharding,
             config.optim,
             ranks,
             micro_rows=config.micro_rows,
-            num_micro_batches=micro_batches,
+            num_micro_batches=len(sizes(config, ranks)),
             lean=lean,
         )
         weights = {name: p.detach().float() for name, p in self.engine.module.named_parameters()}
@@ -176,8 +190,8 @@ def main(options: Options) -> None:
     if ranks.is_first:
         print("  ".join(COLUMNS), flush=True)
     for recipe in options.recipes:
-        for compiled in options.compile:
-            config = configure(RECIPES[recipe](), options, compiled, ranks)
+        for compiled, keep in itertools.product(options.compile, options.keep_swiglu):
+            config = configure(RECIPES[recipe](), options, compiled, keep, ranks)
             for way in options.ways:
                 records.append(measure(config, way, options, ranks))
                 if ranks.is_first:
@@ -187,9 +201,11 @@ def main(options: Options) -> None:
     leave()
 
 
-def configure(config: RunConfig, options: Options, compiled: bool, ranks: Ranks) -> RunConfig:
+def configure(
+    config: RunConfig, options: Options, compiled: bool, keep: Keep, ranks: Ranks
+) -> RunConfig:
     """Return the recipe's configuration with the sizes of the benchmark."""
-    kernels = dataclasses.replace(config.kernels, attention=options.attention)
+    kernels = KernelsConfig(attention=options.attention, keep_swiglu=keep)
     sharding = dataclasses.replace(
         config.sharding, precision=options.precision, zero_stage=options.zero_stage
     )
@@ -207,14 +223,17 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
     """Train for some steps in one way; the result is the first rank's."""
     start_s = time.perf_counter()
     row_length, device = config.data.packing.row_length, ranks.device
+    shapes = parameter_shapes(config.model, WIDTH).values()
+    keep_h = keeps_h(config, sum(shape.numel() for shape in shapes), ranks)
+    attend = choose_attention(config, ranks)
     with torch.device(device):
-        model = Transformer(config.model, WIDTH, NUM_IDS, choose_attention(config, ranks))
+        model = Transformer(config.model, WIDTH, NUM_IDS, attend, keep_h=keep_h)
     fill_normal(model)
     if config.compile:
         for layer in model.layers:
             layer.compile(dynamic=False)
     trainer = WAYS[way](model, config, ranks)
-    batches = list(random_batches(options, row_length, device))
+    batches = [random_batch(size, row_length, device) for size in sizes(config, ranks)]
     trainer.step(batches)
     _wait(device)
     start_s = time.perf_counter() - start_s
@@ -233,6 +252,7 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         "recipe": config.recipe,
         "way": way,
         "compile": config.compile,
+        "keep_swiglu": keep_h,
         "precision": config.sharding.precision,
         "zero_stage": None if way == "ddp" else config.sharding.zero_stage,
         "attention": options.attention,
@@ -264,15 +284,17 @@ def fill_normal(model: Transformer) -> None:
             parameter.fill_(1.0)
 
 
-def random_batches(
-    options: Options, row_length: int, device: torch.device
-) -> Iterator[DeviceBatch]:
-    """Draw the micro-batches of a step."""
-    for _ in range(options.rows // options.micro_rows):
-        shape = options.micro_rows, row_length + 1
-        rows = torch.randint(2048, shape, device=device)
-        languages = torch.zeros(shape, dtype=torch.uint8, device=device)[:, 1:]
-        yield DeviceBatch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), languages, None)
+def sizes(config: RunConfig, ranks: Ranks) -> list[int]:
+    """Return the rows of each micro-batch."""
+    return micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)
+
+
+def random_batch(num_rows: int, row_length: int, device: torch.device) -> DeviceBatch:
+    """Draw a micro-batch."""
+    shape = num_rows, row_length + 1
+    rows = torch.randint(2048, shape, device=device)
+    languages = torch.zeros(shape, dtype=torch.uint8, device=device)[:, 1:]
+    return DeviceBatch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), languages, None)
 
 
 def timed(trainer: Way, batches: Sequence[DeviceBatch], device: torch.device) -> float:

@@ -13,6 +13,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def share_of_cores() -> int:
+    """Return the number of cores for this process, if those on this machine share them alike."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def device() -> str:
     """Return this process' GPU, "cuda:LOCAL_RANK", or "cpu" on a machine without one.
 

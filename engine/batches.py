@@ -95,7 +95,11 @@ def _padded(cu_seqlens: np.ndarray) -> np.ndarray:
 
 
 def _copy(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    """Copy to the device; to a GPU from page-locked memory, since else the host would wait."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _labels(tokens: Tensor, num_valid: Tensor, cu_seqlens: Tensor | None) -> Tensor:

@@ -193,9 +193,11 @@ def load_model(
 ) -> Transformer:
     """Build the whole model on one device, with the checkpoint's weights."""
     vocabulary = checkpoint.state.vocabulary
-    model = Transformer(
-        checkpoint.state.config.model, vocabulary.width, vocabulary.num_used, attend
-    )
+    with torch.device("meta"):
+        model = Transformer(
+            checkpoint.state.config.model, vocabulary.width, vocabulary.num_used, attend
+        )
+    model.to_empty(device="cpu")
     checkpoint.load_into(model)
     return model.to(device, dtype).eval()
 

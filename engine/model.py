@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import cast
 
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tresse.data import processes
 from tresse.engine.run.config import ModelConfig
 from tresse.kernels.attention import Attend, attention
 from tresse.kernels.linear_cross_entropy import linear_cross_entropy
@@ -39,13 +41,18 @@ class Transformer(nn.Module):
     """A causal language model; parameters and activations share one dtype, bf16 or fp32.
 
     vocab_width: rows of the embedding and columns of the logits, with padding; vocab_used: number
-    of ids; attend: one of `kernels.attention_backends`. Call `init_weights` or load a checkpoint
-    before use: the parameters hold the values of nn.Linear. A large model is best built under
-    torch.device("meta"), followed by `to_empty`.
+    of ids; attend: one of `kernels.attention_backends`; keep_h: as in `kernels.swiglu`. Parameters
+    have no values: call `init_weights` or load a checkpoint before use.
     """
 
     def __init__(
-        self, config: ModelConfig, vocab_width: int, vocab_used: int, attend: Attend = attention
+        self,
+        config: ModelConfig,
+        vocab_width: int,
+        vocab_used: int,
+        attend: Attend = attention,
+        *,
+        keep_h: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < vocab_used <= vocab_width:
@@ -54,7 +61,9 @@ class Transformer(nn.Module):
         self.vocab_width = vocab_width
         self.vocab_used = vocab_used
         self.embedding = nn.Embedding(vocab_width, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, attend) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            Block(config, attend, keep_h=keep_h) for _ in range(config.num_layers)
+        )
         self.norm = AddRMSNorm(config.hidden_size, config.norm_eps)
         if not config.tie_embeddings:
             self.head = nn.Linear(config.hidden_size, vocab_width, bias=False)
@@ -111,16 +120,22 @@ class Transformer(nn.Module):
         Each tensor has its own generator, seeded by its name, so its values depend neither on the
         order nor on the device. Padded rows get no gradient: they stay zero, and exports omit them.
         """
+        drawn = []
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
             elif name.endswith("bias"):
                 parameter.zero_()
             else:
-                parameter.copy_(_normal(parameter.shape, self.config.init_std, f"{seed}/{name}"))
+                drawn.append((parameter, f"{seed}/{name}"))
+        with ThreadPoolExecutor(processes.share_of_cores()) as threads:
+            list(threads.map(self._draw, *zip(*drawn, strict=True)))
         self.embedding.weight[self.vocab_used :] = 0.0
         if not self.config.tie_embeddings:
             self.head.weight[self.vocab_used :] = 0.0
+
+    def _draw(self, parameter: nn.Parameter, key: str) -> None:
+        parameter.data.copy_(_normal(parameter.shape, self.config.init_std, key))
 
     def _rope_tables(self, tokens: torch.Tensor) -> Tables:
         config = self.config
@@ -134,11 +149,14 @@ class Block(nn.Module):
     """Attention and SwiGLU, each on the normed residual stream.
 
     The kernels keep for the backward, in values per token: the stream and its norm before each
-    half, 4D; q, k, v and attention's output, (2H + 2 Hkv) K; gate and up, 2F; in the compute dtype.
-    In fp32 they keep 2 + H: rstd of both norms and the log-sum-exp of every head.
+    half, 4D; q, k, v and attention's output, (2H + 2 Hkv) K; gate and up, 2F; with keep_h their
+    product, F; in the compute dtype. In fp32 they keep 2 + H: rstd of both norms and the
+    log-sum-exp of every head.
     """
 
-    def __init__(self, config: ModelConfig, attend: Attend = attention) -> None:
+    def __init__(
+        self, config: ModelConfig, attend: Attend = attention, *, keep_h: bool = False
+    ) -> None:
         super().__init__()
         self.attend = attend
         D, K, F_ = config.hidden_size, config.head_dim, config.intermediate_size
@@ -149,7 +167,7 @@ class Block(nn.Module):
         self.o_proj = nn.Linear(config.num_heads * K, D, bias=False)
         self.mlp_norm = AddRMSNorm(D, config.norm_eps)
         self.gate_up_proj = nn.Linear(D, 2 * F_, bias=False)
-        self.down_proj = SwiGLULinear(F_, D, bias=False)
+        self.down_proj = SwiGLULinear(F_, D, keep_h=keep_h)
 
     def forward(
         self,
@@ -197,9 +215,13 @@ class AddRMSNorm(nn.Module):
 class SwiGLULinear(nn.Linear):
     """A linear layer after SwiGLU; a module, so that ZeRO-3 gathers its weight."""
 
+    def __init__(self, in_features: int, out_features: int, *, keep_h: bool) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.keep_h = keep_h
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map [gate | up], (..., 2F), to (..., D)."""
-        return swiglu_linear(input, self.weight)
+        return swiglu_linear(input, self.weight, keep_h=self.keep_h)
 
 
 @functools.cache
@@ -215,4 +237,4 @@ def _normal(shape: torch.Size, std: float, key: str) -> torch.Tensor:
     """Draw fp32 normals on the CPU, a pure function of the shape and the key."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-    return torch.randn(shape, generator=generator) * std
+    return torch.randn(shape, generator=generator, device="cpu").mul_(std)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tresse.data.packing.loader import Loader, count_steps
+from tresse.data.packing.loader import Loader, count_steps, micro_batches
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import pinned
@@ -23,7 +23,8 @@ from tresse.engine.checkpoint import (
     save,
 )
 from tresse.engine.hugging_face import check_config, load_pretrained
-from tresse.engine.model import Transformer
+from tresse.engine.memory import keeps_h
+from tresse.engine.model import Transformer, parameter_shapes
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
@@ -210,7 +211,7 @@ def build_stage(
     are left out.
     """
     source = own or _open_on_all(_initial(config, stage) if ranks.is_first else None, ranks)
-    model = Transformer(config.model, plan.vocabulary.width, plan.vocabulary.num_used, attend)
+    model = _build_model(config, plan, ranks, attend)
     if source:
         source.check_tokenizer(corpora.train)
         source.load_into(model)
@@ -241,6 +242,19 @@ def build_stage(
         recent_norms=deque(own.state.recent_norms if own else (), NUM_NORMS),
         tokens=dict(source.state.tokens) if source else {},
     )
+
+
+def _build_model(config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend) -> Transformer:
+    """Build the model on the rank's device, with memory that nothing has been written to."""
+    vocabulary = plan.vocabulary
+    shapes = parameter_shapes(config.model, vocabulary.width)
+    num_parameters = sum(shape.numel() for shape in shapes.values())
+    keep_h = keeps_h(config, num_parameters, ranks)
+    with torch.device("meta"):
+        model = Transformer(
+            config.model, vocabulary.width, vocabulary.num_used, attend, keep_h=keep_h
+        )
+    return model.to_empty(device=ranks.device)
 
 
 def _initial(config: RunConfig, stage: StageConfig) -> Path | None:
@@ -284,5 +298,7 @@ def _build_engine(model: Transformer, config: RunConfig, ranks: Ranks) -> Engine
         config.optim,
         ranks,
         micro_rows=config.micro_rows,
-        num_micro_batches=config.rows_per_step // (config.micro_rows * ranks.world_size),
+        num_micro_batches=len(
+            micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)
+        ),
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tresse.data import processes
 from tresse.data.interrupt import INTERRUPTED, Interrupt
-from tresse.data.packing.loader import check_split
+from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
@@ -146,7 +146,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     changes = find_changes(config)
-    check_split(config.rows_per_step, config.micro_rows, ranks.world_size)
+    micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)  # or an error
     attend = choose_attention(config, ranks)
     if ranks.is_first:
         lock_run(config)

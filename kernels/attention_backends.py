@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
+from torch.nn.attention import SDPBackend
 from torch.torch_version import TorchVersion
 
 from tresse.kernels.attention import Attend, attention
@@ -126,8 +127,20 @@ def _varlen(setting: Setting) -> tuple[str, Attend]:
     return torch.__version__, partial(_attend_varlen, varlen_attn, has_gqa)
 
 
-def _sdpa(setting: Setting) -> tuple[str, Attend]:  # noqa: ARG001
-    return torch.__version__, attention
+def _sdpa(setting: Setting) -> tuple[str, Attend]:
+    name = _sdp_backend(setting) if setting.device.type == "cuda" else ""
+    return f"{torch.__version__}{name and ' by '}{name}", attention
+
+
+def _sdp_backend(setting: Setting) -> str:
+    """Return which of its implementations torch takes for two small rows of this kind."""
+    shape = 2, 2, 64, setting.head_dim
+    q, k, v = (torch.zeros(shape, device=setting.device, dtype=setting.dtype) for _ in range(3))
+    mask = torch.ones(64, 64, device=setting.device, dtype=torch.bool).tril()
+    options = {"attn_mask": mask} if setting.mask_documents else {"is_causal": True}
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    chosen = torch._fused_sdp_choice(*leaves, **options)
+    return SDPBackend(chosen).name.lower()
 
 
 def _triton(setting: Setting) -> tuple[str, Attend]:

@@ -11,9 +11,9 @@ computed in fp32 and rounded once; the matrix products are those of F.linear in 
 On a GPU one Triton launch computes h and another its gradient, each value read and written once;
 elsewhere PyTorch does the same arithmetic.
 
-The backward keeps gate_up and weight and computes h again: it reads dh and gate_up and writes
-d_gate_up and h. With h kept instead, it would move F values per token less, and every layer would
-hold F values per token more. In bf16, for 75 rows of 2048 tokens:
+By default the backward keeps gate_up and weight and computes h again: it reads dh and gate_up and
+writes d_gate_up and h. With keep_h it moves F values per token less, and every layer holds F values
+per token more. In bf16, for 75 rows of 2048 tokens:
 
                               kept less           moved more
     F=8192, 16 layers         2.52 GB a layer     2.52 GB a layer, 40.3 GB a step
@@ -56,14 +56,15 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    dh_ptr,  # h takes its place
+    dh_ptr,  # h takes its place, unless it is kept
     gate_up_ptr,
     d_gate_up_ptr,
+    KEPT: tl.constexpr,
     WIDTH: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Both gradients, and h, of one block per program."""
+    """Both gradients, and h unless it is kept, of one block per program."""
     row, cols, inside, gate, up = _load(gate_up_ptr, WIDTH, ACC, BLOCK)  # type: ignore[misc]
     dh_ptrs = dh_ptr + row * WIDTH + cols
     dh = tl.load(dh_ptrs, mask=inside, other=0.0).to(ACC)
@@ -74,11 +75,12 @@ def _backward_kernel(
     d_gate_ptrs = d_gate_up_ptr + row * (2 * WIDTH) + cols
     tl.store(d_gate_ptrs, d_gate.to(d_gate_up_ptr.dtype.element_ty), mask=inside)
     tl.store(d_gate_ptrs + WIDTH, d_up.to(d_gate_up_ptr.dtype.element_ty), mask=inside)
-    # No other program reads this block of dh, but a thread of this one may write what another one
-    # reads: threads share loads and stores differently where F is no multiple of 8.
-    tl.debug_barrier()
-    h = gate * sigmoid * up
-    tl.store(dh_ptrs, h.to(dh_ptr.dtype.element_ty), mask=inside)
+    if not KEPT:
+        # No other program reads this block of dh, but a thread of this one may write what another
+        # one reads: threads share loads and stores differently where F is no multiple of 8.
+        tl.debug_barrier()
+        h = gate * sigmoid * up
+        tl.store(dh_ptrs, h.to(dh_ptr.dtype.element_ty), mask=inside)
 
 
 def launch_options(width: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -100,11 +102,14 @@ def launch_forward(gate_up: torch.Tensor) -> torch.Tensor:
     return h
 
 
-def launch_backward_(dh: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of gate_up (N, 2F) and write h over dh (N, F); both contiguous."""
+def launch_backward_(dh: torch.Tensor, gate_up: torch.Tensor, *, kept: bool) -> torch.Tensor:
+    """Return the gradient of gate_up (N, 2F); unless h is kept, write h over dh (N, F).
+
+    Both are contiguous.
+    """
     N, width = dh.shape
     d_gate_up = torch.empty_like(gate_up)
-    options = launch_options(width, dh.dtype)
+    options: dict[str, Any] = launch_options(width, dh.dtype) | {"KEPT": kept}
     _backward_kernel[_grid(N, width)](dh, gate_up, d_gate_up, **options)
     return d_gate_up
 
@@ -129,7 +134,7 @@ def _backward(
     It is one operator, so that h can take the memory of dh, which nothing else has seen.
     """
     dh_then_h = dy @ weight
-    d_gate_up = launch_backward_(dh_then_h, gate_up)
+    d_gate_up = launch_backward_(dh_then_h, gate_up, kept=False)
     return d_gate_up, dy.T @ dh_then_h
 
 
@@ -149,23 +154,60 @@ def _differentiate(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-def swiglu_linear(gate_up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+@torch.library.custom_op("tresse::swiglu", mutates_args=())
+def _swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return h (N, F) of gate_up (N, 2F), contiguous."""
+    return launch_forward(gate_up)
+
+
+@_swiglu.register_fake
+def _(gate_up: torch.Tensor) -> torch.Tensor:
+    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
+
+
+@torch.library.custom_op("tresse::swiglu_backward", mutates_args=())
+def _swiglu_backward(dh: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of gate_up (N, 2F) for dh (N, F); both contiguous."""
+    return launch_backward_(dh, gate_up, kept=True)
+
+
+@_swiglu_backward.register_fake
+def _(dh: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    return torch.empty_like(gate_up)
+
+
+_swiglu.register_autograd(
+    lambda ctx, dh: _swiglu_backward(dh.contiguous(), *ctx.saved_tensors), setup_context=_save
+)
+
+
+def swiglu_linear(
+    gate_up: torch.Tensor, weight: torch.Tensor, *, keep_h: bool = False
+) -> torch.Tensor:
     """Return F.linear(silu(gate) * up, weight): (..., 2F), (D, F) -> (..., D).
 
-    Raises ValueError where shapes or dtypes do not fit.
+    keep_h: keep h for the backward rather than compute it again. Raises ValueError where shapes or
+    dtypes do not fit.
     """
     if gate_up.shape[-1] != 2 * weight.shape[1] or gate_up.dtype != weight.dtype:
         found = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in (gate_up, weight))
         raise ValueError(
             f"gate_up and weight are {found}, expected (..., 2F) and (D, F) of one dtype"
         )
-    function = swiglu_linear_triton if gate_up.is_cuda else swiglu_linear_reference
-    y = function(gate_up.reshape(-1, gate_up.shape[-1]), weight)
+    flat = gate_up.reshape(-1, gate_up.shape[-1])
+    if gate_up.is_cuda:
+        y = swiglu_linear_triton(flat, weight, keep_h=keep_h)
+    else:
+        y = swiglu_linear_reference(flat, weight)
     return y.view(*gate_up.shape[:-1], weight.shape[0])
 
 
-def swiglu_linear_triton(gate_up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def swiglu_linear_triton(
+    gate_up: torch.Tensor, weight: torch.Tensor, *, keep_h: bool = False
+) -> torch.Tensor:
     """`swiglu_linear` of (N, 2F) by the kernels."""
+    if keep_h:
+        return F.linear(_swiglu(gate_up.contiguous()), weight)
     return _forward(gate_up.contiguous(), weight)
 
 

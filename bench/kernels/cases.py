@@ -22,6 +22,7 @@ from tresse.bench.kernels.layers import (
 )
 from tresse.bench.kernels.linear import linear_case, projections
 from tresse.bench.kernels.loss import cross_entropy_case, linear_cross_entropy_case
+from tresse.bench.kernels.mlp import mlp_case
 from tresse.bench.kernels.providers import Case
 
 Maker = Callable[[torch.device], list[Callable[[], Case]]]
@@ -51,6 +52,7 @@ def by_projection(device: torch.device) -> list[Callable[[], Case]]:
 
 KERNELS: dict[str, Maker] = {
     "linear": by_projection,
+    "mlp": by_shape(mlp_case),
     "attention": attention_cases,
     "linear_cross_entropy": by_vocabulary(linear_cross_entropy_case),
     "swiglu_linear": by_shape(swiglu_linear_case),

@@ -1,5 +1,6 @@
 """Packs the steps of a stage ahead of the training loop, in one background thread."""
 
+import itertools
 import queue
 import threading
 from collections.abc import Generator
@@ -25,11 +26,11 @@ class Loader(Generic[Packed]):
 
     `pack` is the plan's `fill` or `copies`, `num_rows` its number of rows, `depth` the number of
     steps that are packed ahead. Step s takes rows [s * R, (s + 1) * R) of the plan, with
-    R = rows_per_step. Rank r of W takes the r-th of W equal parts, in micro-batches of `micro_rows`
-    rows. The rows of a step therefore do not depend on W, `threads` or `depth`, and a resumed run
-    simply starts at another step.
+    R = rows_per_step. Rank r of W takes the r-th of W equal parts, in `micro_batches` of at most
+    `micro_rows` rows. The rows of a step therefore do not depend on W, `threads` or `depth`, and a
+    resumed run simply starts at another step.
 
-    ValueError when R is not divisible by W * micro_rows.
+    ValueError when R is not divisible by W.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Loader(Generic[Packed]):
         depth: int = 2,
         allocate: Allocate = np.empty,
     ) -> None:
-        check_split(rows_per_step, micro_rows, world_size)
+        self._sizes = micro_batches(rows_per_step, micro_rows, world_size)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not one of {world_size} ranks")
         if min(threads, depth) < 1 or first_step < 0:
@@ -56,7 +57,7 @@ class Loader(Generic[Packed]):
             )
         self.num_steps = count_steps(num_rows, rows_per_step)
         self._pack = pack
-        self._rows_per_step, self._micro_rows = rows_per_step, micro_rows
+        self._rows_per_step = rows_per_step
         self._rank, self._world_size = rank, world_size
         self._first_step = first_step
         self._threads, self._depth, self._allocate = threads, depth, allocate
@@ -88,9 +89,10 @@ class Loader(Generic[Packed]):
         """Pack one step in the calling thread."""
         share = self._rows_per_step // self._world_size
         first = step * self._rows_per_step + self._rank * share
+        starts = itertools.accumulate(self._sizes[:-1], initial=first)
         return [
-            self._pack(row, self._micro_rows, threads=self._threads, allocate=self._allocate)
-            for row in range(first, first + share, self._micro_rows)
+            self._pack(row, size, threads=self._threads, allocate=self._allocate)
+            for row, size in zip(starts, self._sizes, strict=True)
         ]
 
     def _pack_ahead(self, packed: queue.Queue, stopped: threading.Event) -> None:
@@ -108,18 +110,25 @@ def count_steps(num_rows: int, rows_per_step: int) -> int:
     return -(-num_rows // rows_per_step)
 
 
-def check_split(rows_per_step: int, micro_rows: int, world_size: int) -> None:
-    """Raise ValueError if a step is not a whole number of micro-batches on every rank."""
+def micro_batches(rows_per_step: int, micro_rows: int, world_size: int) -> list[int]:
+    """Return the rows of each micro-batch of a rank: as few as can be, none larger than micro_rows.
+
+    Their sizes differ by one row at most, the larger ones first: 75 rows are 38 + 37. ValueError if
+    the ranks cannot share the rows of a step equally.
+    """
     if min(rows_per_step, micro_rows, world_size) < 1:
         raise ValueError(
             f"rows_per_step={rows_per_step}, micro_rows={micro_rows} and world_size={world_size} "
             "must be at least 1"
         )
-    if rows_per_step % (micro_rows * world_size):
+    share, rest = divmod(rows_per_step, world_size)
+    if rest:
         raise ValueError(
-            f"rows_per_step={rows_per_step} is not a multiple of micro_rows={micro_rows} times "
-            f"{world_size} ranks; change --micro-rows or the number of ranks"
+            f"rows_per_step={rows_per_step} is not a multiple of {world_size} ranks; change "
+            "--rows-per-step or the number of ranks"
         )
+    number = -(-share // micro_rows)
+    return [share // number + (i < share % number) for i in range(number)]
 
 
 def _drain(packed: queue.Queue) -> None:

@@ -255,6 +255,9 @@ class KernelsConfig:
     """Attention. The run prints its choice and the reason.
     `auto` takes the first that can run: FlashAttention 4 (fa4) or 2 (fa2), else torch's SDPA.
     With masked documents torch's varlen attention or our Triton kernel come before SDPA."""
+    keep_swiglu: Literal["auto", "yes", "no"] = "auto"
+    """Keep the product of SwiGLU for the backward pass rather than compute it again: faster.
+    `auto` keeps it if the memory of every GPU is large enough."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,7 +278,8 @@ class RunConfig:
     rows_per_step: int
     """Number of rows per optimizer step, over all ranks and micro-batches."""
     micro_rows: int
-    """Number of rows per micro-batch: one forward and backward pass on one rank."""
+    """Largest number of rows of a micro-batch: one forward and backward pass on one rank.
+    The rows of a rank are split into as few as possible, which differ by one row at most."""
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
     spikes: SpikesConfig = SpikesConfig()

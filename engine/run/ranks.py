@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # importing deepspeed would warn without it
+# Blocks of memory grow instead of being split, so that a micro-batch of another size fits.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 @dataclass(frozen=True, slots=True)

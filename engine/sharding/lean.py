@@ -191,7 +191,8 @@ class LeanStep:
             inner.step(coefficient, [group.own_weights for group in self._groups])
             return
         if coefficient.isfinite():
-            torch._foreach_mul_([group.gradient for group in self._groups], coefficient)
+            for group in self._groups:
+                group.gradient.mul_(coefficient)
             inner.step()
             for group in self._groups:
                 group.own_weights.copy_(group.master)

@@ -12,6 +12,7 @@ from tests.support.small_run import STAGES, TRAIN, arguments, step_records
 from tresse.engine.checkpoint import newest
 from tresse.engine.run.typed_json import Record
 
+NO_WAIT = "tests/support/workers/no_wait.py"
 BF16 = ("--sharding.precision", "bf16")
 WAYS = {
     "compiled": ("--compile",),
@@ -23,10 +24,10 @@ WAYS = {
 }
 
 
-def train(*job: str) -> None:
+def train(*job: str, script: str = TRAIN) -> None:
     """Train on the GPU through torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    run(*launcher, str(ROOT / TRAIN), *job, CUDA_VISIBLE_DEVICES="0")
+    run(*launcher, str(ROOT / script), *job, CUDA_VISIBLE_DEVICES="0")
 
 
 def final_state(run_dir: Path) -> dict[str, bytes]:
@@ -64,6 +65,10 @@ def test_every_way_to_run_has_the_same_losses(world: Path, trained: Path, tmp_pa
     found, expected = losses(run_dir), losses(trained)
     assert found == pytest.approx(expected, abs=2e-2)
     assert expected[-1] < expected[0]
+
+
+def test_a_step_waits_for_nothing(world: Path):
+    train(str(world / "train"), script=NO_WAIT)
 
 
 def losses(run_dir: Path) -> list[float]:

@@ -113,6 +113,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(attention_backends.importlib.metadata, "version", machine.version)
     monkeypatch.setattr(attention_backends.importlib, "import_module", machine.import_module)
     monkeypatch.setattr(attention_backends, "capability_of", lambda _: machine.capability)
+    monkeypatch.setattr(attention_backends, "_sdp_backend", lambda _: "cudnn_attention")
     monkeypatch.setattr(attention_backends, "torch_version", lambda: TorchVersion(machine.torch))
     calls.clear()
     return machine

@@ -1,5 +1,7 @@
 """The Triton SwiGLU with the projection after it, against its formula in fp64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,14 @@ def test_it_agrees_with_pytorch_for_any_size(num_rows: int, width: int, D: int):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.integers(1, 70), st.integers(1, 9))
+def test_with_h_kept_the_results_have_the_same_bits(num_rows: int, width: int, D: int):
+    tensors, dy = leaves((num_rows, width), D), random(num_rows, D, seed=2).float()
+    found = results(partial(swiglu_linear_triton, keep_h=True), tensors, dy)
+    assert all(map(torch.equal, found, results(swiglu_linear_triton, tensors, dy)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 70), st.integers(1, 9))
 def test_both_directions_compute_the_same_product_to_the_bit(num_rows: int, width: int, D: int):
     gate_up, weight = (x.detach() for x in leaves((num_rows, width), D))
     dy, h = random(num_rows, D, seed=2).float(), launch_forward(gate_up)
@@ -64,7 +74,7 @@ def test_both_directions_compute_the_same_product_to_the_bit(num_rows: int, widt
     d_gate_up, dweight = _backward(dy, gate_up, weight)
     assert torch.equal(dweight, dy.T @ h)
     overwritten = dy @ weight
-    assert torch.equal(launch_backward_(overwritten, gate_up), d_gate_up)
+    assert torch.equal(launch_backward_(overwritten, gate_up, kept=False), d_gate_up)
     assert torch.equal(overwritten, h)
 
 
@@ -118,7 +128,10 @@ def test_nothing_is_read_behind_the_inputs(size: tuple[int, int]):
     dy, dh = random(size[0], 5, seed=2).float(), random(*size, seed=3).float()
     assert torch.equal(launch_forward(guarded(gate_up)), launch_forward(gate_up))
     behind_guards = guarded(dh)
-    gradients = launch_backward_(behind_guards, guarded(gate_up)), launch_backward_(dh, gate_up)
+    gradients = (
+        launch_backward_(behind_guards, guarded(gate_up), kept=False),
+        launch_backward_(dh, gate_up, kept=False),
+    )
     assert torch.equal(*gradients)
     assert torch.equal(behind_guards, dh)
     want = _backward(dy, gate_up, weight)
@@ -148,7 +161,11 @@ def test_it_compiles_without_a_graph_break():
 def test_tensors_of_a_gpu_go_to_the_kernels_and_others_to_pytorch(monkeypatch: pytest.MonkeyPatch):
     ran = []
     for name in ("swiglu_linear_triton", "swiglu_linear_reference"):
-        record = lambda x, weight, name=name: ran.append(name) or x @ weight.T.repeat(2, 1)  # noqa: E731
+
+        def record(x, weight, name=name, **_):
+            ran.append(name)
+            return x @ weight.T.repeat(2, 1)
+
         monkeypatch.setattr(module, name, record)
     with FakeTensorMode():
         for device in ("cuda", "cpu"):

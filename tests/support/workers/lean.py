@@ -61,6 +61,7 @@ def main() -> None:
             assert (lean_losses - expected).abs().max() <= 1e-4, clip
         else:
             compare(lean, by_deepspeed, bound, f"clip {clip}")
+    lean = trained(fresh, 0, LEVEL_1, True, ranks)
     middle = {name: tensors for name, tensors in lean.items() if name != "losses"}
     further = trained(middle, NUM_STEPS, LEVEL_1, True, ranks)
     for level in (2, 3):
