@@ -4,7 +4,7 @@
 # less than ten minutes on an H100.
 #
 #   bench/on_gpu.sh [FOLDER]                      FOLDER for logs and results; $OUT or on_gpu/
-#   PARTS="tests step" MINUTES=20 GPUS=4 RECIPES=1b-interleave bench/on_gpu.sh
+#   PARTS="tests step" MINUTES=20 GPUS=4 RECIPES=1b-interleave KERNELS=mlp,rope_qkv bench/on_gpu.sh
 #
 # Each part has its share of the minutes and its log; a part that fails does not stop the next one.
 # The exit status is 1 if a part failed. The project must be installed for $PYTHON, with its extra
@@ -34,7 +34,7 @@ MINUTES=${MINUTES:-9.5}
 export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
-declare -A weight=([tests]=20 [linear]=6 [step]=22 [kernels]=30 [throughput]=20 [packer]=4)
+declare -A weight=([tests]=21 [linear]=5 [step]=42 [kernels]=20 [throughput]=22 [packer]=4)
 declare -A shown=([tests]=40 [linear]=60 [step]=150 [kernels]=110 [throughput]=40 [packer]=20) # last lines of a log
 export RUN="-m torch.distributed.run --standalone --nproc-per-node ${GPUS:-1}"
 
@@ -47,14 +47,21 @@ linear() {
 }
 step() {
     local status=0 recipe
+    measure_step() {
+        "$PYTHON" $RUN bench/step.py --recipes "$recipe" --steps 3 --warmup 1 \
+            --json "$folder/step-$recipe-$1.json" "${@:2}" || status=1
+    }
     for recipe in ${RECIPES:-1b-interleave 360m-interleave}; do
-        "$PYTHON" $RUN bench/step.py --recipes $recipe --profile --json "$folder/step-$recipe.json" \
-            ${STEP_FLAGS:-} || status=1
+        measure_step ways --keep-swiglu no --profile
+        measure_step variants --ways engine --compile True False --keep-swiglu yes
+        if "$PYTHON" -c "import flash_attn.cute" 2>/dev/null; then
+            measure_step fa4 --ways engine --keep-swiglu no --attention fa4
+        fi
     done
     return $status
 }
 kernels() {
-    "$PYTHON" bench/kernels/run.py --csv "$folder/kernels.csv" --minutes "$1"
+    "$PYTHON" bench/kernels/run.py --csv "$folder/kernels.csv" --minutes "$1" ${KERNELS:+--only $KERNELS}
 }
 throughput() {
     "$PYTHON" bench/throughput.py --recipes ${RECIPES:-1b-interleave 360m-interleave} \

@@ -51,7 +51,7 @@ class Options:
     """Number of steps, warm-up included."""
     warmup: int = 5
     """Number of first steps that do not count."""
-    compile: bool = True
+    compile: bool = False
     """Compile each block (torch.compile)."""
     json: str = ""
     """File for the results; empty: none."""

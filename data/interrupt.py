@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM as a request to stop, which a loop answers between two steps."""
+"""Signals as requests, which a loop answers between two steps: to stop, or to save.
+
+Ctrl-C and SIGTERM ask to stop, SIGUSR1 asks to save.
+"""
 
 import os
 import signal
@@ -17,14 +20,16 @@ GRACE_S = 1.0
 class Interrupt:
     """A context in which a signal to stop does not stop: it sets `requested` to True.
 
-    A second Ctrl-C ends the process at once, even where the main thread cannot answer.
+    A second Ctrl-C ends the process at once, even where the main thread cannot answer. SIGUSR1 sets
+    `save_requested`, which whoever answers it sets back.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.save_requested = False
 
     def __enter__(self) -> Self:
-        signals = (signal.SIGINT, signal.SIGTERM)
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         self._former = {number: signal.signal(number, self._request) for number in signals}
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(self._read, True)
@@ -38,8 +43,11 @@ class Interrupt:
             signal.signal(number, handler)
         os.close(self._write)  # ends the thread
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self.save_requested = True
+        else:
+            self.requested = True
 
     def _count(self) -> None:
         """Read the numbers of signals as they come; Python writes them into the pipe."""

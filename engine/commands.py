@@ -180,7 +180,7 @@ def score(
     from tresse.data.durable import check_vacant
     from tresse.data.store.corpus import Corpus
     from tresse.engine.attention import choose_attention
-    from tresse.engine.checkpoint import open_checkpoint
+    from tresse.engine.checkpoint.checkpoint import open_checkpoint
     from tresse.engine.run.config import KernelsConfig
     from tresse.engine.run.ranks import join, leave
     from tresse.engine.scoring.questions import read_questions
@@ -213,7 +213,7 @@ def export(
         out: Folder to write; it must not exist, or be empty.
         dtype: Precision of the weights in the file.
     """
-    from tresse.engine.checkpoint import export_stage
+    from tresse.engine.checkpoint.checkpoint import export_stage
 
     export_stage(stage, out, dtype)
     print(f"wrote {out}: model.safetensors, config.json, state.json")

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,15 @@ from tresse.data.packing.loader import Loader, count_steps, micro_batches
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import pinned
-from tresse.engine.checkpoint import (
+from tresse.engine.checkpoint.checkpoint import (
     Checkpoint,
     has_checkpoints,
     newest,
     open_finished,
     readable_states,
-    save,
 )
+from tresse.engine.checkpoint.state import State
+from tresse.engine.checkpoint.writer import Writer
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.memory import keeps_h
 from tresse.engine.model import Transformer, parameter_shapes
@@ -31,7 +33,6 @@ from tresse.engine.run.ranks import Ranks
 from tresse.engine.run.run_folder import check_corpus_id, check_trained
 from tresse.engine.sharding.full_state import set_full_state
 from tresse.engine.sharding.shard import Engine, release, shard
-from tresse.engine.state import State
 from tresse.engine.step import NUM_NORMS, StepResult, high_norm
 from tresse.kernels.attention import Attend
 
@@ -58,6 +59,13 @@ class Stage:
     """Gradient norms of the last steps."""
     tokens: dict[str, int]
     """Targets per language since the weights were new: those of earlier stages count too."""
+    load_s: float
+    """Seconds that it took to build the engine and fill it."""
+
+    def __post_init__(self) -> None:
+        folder = Path(self.config.run_dir) / self.name
+        timeout_s = self.config.timeouts.save_s
+        self.writer = Writer(folder, self.config.checkpoint, self.ranks, timeout_s)
 
     @property
     def num_steps(self) -> int:
@@ -72,6 +80,12 @@ class Stage:
     def is_due(self, every: int) -> bool:
         """Return whether this step ends the stage or is a multiple of `every`."""
         return self.is_done or self.step % every == 0
+
+    @property
+    def save_is_due(self) -> bool:
+        """True if a checkpoint follows this step."""
+        checkpoint = self.config.checkpoint
+        return self.is_due(checkpoint.every) or self.step in checkpoint.at
 
     @property
     def place(self) -> str:
@@ -128,21 +142,20 @@ class Stage:
         )
 
     def save(self) -> None:
-        """Write a checkpoint; a collective."""
+        """Begin to write a checkpoint; a collective."""
         state = State(
             stage=self.name,
             step=self.step,
             finished=self.is_done,
             num_updates=self.num_updates,
             recent_norms=tuple(self.recent_norms),
-            tokens=self.tokens,
+            tokens=dict(self.tokens),
             corpus=self.corpus.id,
             tokenizer=self.corpus.tokenizer,
             vocabulary=self.plan.vocabulary,
             config=self.config,
         )
-        folder = Path(self.config.run_dir) / self.name
-        save(folder, self.engine, state, self.config.checkpoint.keep, self.ranks)
+        self.writer.save(self.engine, state)
 
     def close(self) -> None:
         """Free the engine's memory; the stage takes no more steps."""
@@ -210,6 +223,7 @@ def build_stage(
     first_step: step that it goes on with, if that is after the checkpoint's; the rows in between
     are left out.
     """
+    start_s = time.perf_counter()
     source = own or _open_on_all(_initial(config, stage) if ranks.is_first else None, ranks)
     model = _build_model(config, plan, ranks, attend)
     if source:
@@ -241,6 +255,7 @@ def build_stage(
         num_updates=num_updates,
         recent_norms=deque(own.state.recent_norms if own else (), NUM_NORMS),
         tokens=dict(source.state.tokens) if source else {},
+        load_s=time.perf_counter() - start_s,
     )
 
 

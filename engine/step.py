@@ -36,6 +36,8 @@ class StepResult:
     """True if the weights were updated; False at a norm above the limit or not finite."""
     stop: bool
     """True if any rank was asked to stop."""
+    save: bool
+    """True if any rank was asked to save."""
 
     @property
     def loss(self) -> float:
@@ -70,7 +72,7 @@ class RunningStep:
     """A step that the device works on; its measurements arrive when it is done."""
 
     def __init__(self, measured: Tensor, num_languages: int, *, updated: bool) -> None:
-        """Send for the measurements: losses, targets, stop and norm, (2 num_languages + 2,)."""
+        """Send for the measurements: losses, targets, stop, save, norm; (2 num_languages + 3,)."""
         self._num_languages, self._updated = num_languages, updated
         self._numbers = measured
         self._arrival = None
@@ -84,13 +86,14 @@ class RunningStep:
         """Wait for the device, and return the measurements."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        *sums, stop, norm = self._numbers.tolist()
+        *sums, stop, save, norm = self._numbers.tolist()
         return StepResult(
             losses=sums[: self._num_languages],
             targets=[int(count) for count in sums[self._num_languages :]],
             grad_norm=norm,
             updated=self._updated and math.isfinite(norm),
             stop=stop > 0,
+            save=save > 0,
         )
 
 
@@ -103,11 +106,12 @@ def train_step(
     *,
     norm_limit: float = math.inf,
     stop: bool = False,
+    save: bool = False,
 ) -> RunningStep:
     """Accumulate the gradient of this rank's micro-batches, reduce it, update the weights.
 
     norm_limit: largest gradient norm of an update; one that is not finite is never an update.
-    stop: True if this rank was asked to stop. With the lean step and without a limit the host only
+    stop, save: True if this rank was asked to. With the lean step and without a limit the host only
     queues the work: it never waits for the device.
     """
     for group in engine.optimizer.param_groups:
@@ -122,9 +126,12 @@ def train_step(
         backward(engine, loss, last=position == len(micro_batches) - 1)
         losses += sum_by_language(token_losses, batch.languages, num_languages)
     norm, updated = apply_gradient(engine, norm_limit)
-    asked = torch.full((1,), float(stop), dtype=torch.float64, device=ranks.device)
-    summed = ranks.all_reduce(torch.cat([losses, asked]))
-    measured = torch.cat([summed[:-1], targets.double(), summed[-1:], norm.double().view(1)])
+    asked = [
+        torch.full((1,), float(flag), dtype=torch.float64, device=ranks.device)
+        for flag in (stop, save)
+    ]
+    summed = ranks.all_reduce(torch.cat([losses, *asked]))
+    measured = torch.cat([summed[:-2], targets.double(), summed[-2:], norm.double().view(1)])
     return RunningStep(measured, num_languages, updated=updated)
 
 

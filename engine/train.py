@@ -27,7 +27,7 @@ from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
-from tresse.engine.checkpoint import Checkpoint
+from tresse.engine.checkpoint.checkpoint import Checkpoint
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Meter, Progress
 from tresse.engine.run.banner import print_banner
@@ -62,6 +62,8 @@ from tresse.engine.step import RunningStep, StepResult, learning_rate, train_ste
 from tresse.kernels.attention import Attend
 
 WAIT_FOR_FIRST_S = 5.0
+End = Literal["finished", "stopped", "spike"]
+"""How the training of a stage ended."""
 
 logger = logging.getLogger(__name__)
 
@@ -206,14 +208,13 @@ def run_stage(
         own, first_step = find_checkpoint(job.config, config.name, ranks), stage.step
 
 
-def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "stopped", "spike"]:
+def train(stage: Stage, job: Job, interrupt: Interrupt) -> End:
     """Take the steps that are left of a stage, up to a signal, or a spike that it rewinds at.
 
     A GPU is given the next step before the results of the last one are read, so that it never waits
     for the host. Where something follows a step, such as a checkpoint, its results are read first.
     """
-    config, watch, pool = stage.config, stage.ranks.watch, job.pool
-    loader, meter, progress = stage.loader(pool is not None), Meter(stage), Progress(stage)
+    config, progress = stage.config, Progress(stage)
     log = Logbook(
         Path(config.run_dir),
         stage.name,
@@ -222,34 +223,52 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> Literal["finished", "
         tokens=sum(stage.tokens.values()),
         curve=curve_name(config.stages, stage.name),
     )
-    launched: deque[Launched] = deque()
     freeze()
     with log, progress:
-        for packed in meter.waited(loader):
-            launched.append(launch(stage, packed, pool, interrupt.requested, meter.wait_s))
-            saves, measures = stage.is_due(config.checkpoint.every), job.heldout_is_due(stage)
-            ahead = 0 if saves or measures else stage.steps_ahead
-            results = [
-                finish(stage, launched.popleft(), log, meter) for _ in range(len(launched) - ahead)
-            ]
-            if any(result.stop for result in results):
-                results += [finish(stage, each, log, meter) for each in launched]
-                saves = True
-            if measures:
-                write_heldout_losses(stage, job, log, progress)
-            if saves:
-                watch.enter("save", stage.place)
-                log.sync()
-                stage.save()
-            if results:
-                progress.step(meter.summary)
-            if measures or saves:
-                meter.restart()
-            watch.enter("rows", stage.place)
-            if any(result.stop for result in results):
-                return "stopped"
-            if config.spikes.policy == "rewind" and not all(result.updated for result in results):
-                return "spike"
+        if stage.step:
+            log.write(stage.step, {"load_s": stage.load_s})
+        try:
+            end = take_steps(stage, job, interrupt, log, progress)
+        except BaseException:
+            stage.writer.hurry()
+            raise
+        stage.ranks.watch.enter("save", stage.place)
+        stage.writer.close()
+        write_saves(stage, log)
+    return end
+
+
+def take_steps(
+    stage: Stage, job: Job, interrupt: Interrupt, log: Logbook, progress: Progress
+) -> End:
+    """Take steps until the stage ends, or a step asks for another end."""
+    config, watch, meter = stage.config, stage.ranks.watch, Meter(stage)
+    launched: deque[Launched] = deque()
+    for packed in meter.waited(stage.loader(job.pool is not None)):
+        launched.append(launch(stage, packed, job.pool, interrupt, meter.wait_s))
+        saves, measures = stage.save_is_due, job.heldout_is_due(stage)
+        ahead = 0 if saves or measures else stage.steps_ahead
+        results = finish(stage, launched, ahead, log, meter)
+        stops = any(result.stop for result in results)
+        if stops or any(result.save for result in results):
+            results += finish(stage, launched, 0, log, meter)
+            saves = True
+        if measures:
+            write_heldout_losses(stage, job, log, progress)
+        if saves:
+            watch.enter("save", stage.place)
+            log.sync()
+            stage.save()
+        write_saves(stage, log)
+        if results:
+            progress.step(meter.summary)
+        if measures or saves:
+            meter.restart()
+        watch.enter("rows", stage.place)
+        if stops:
+            return "stopped"
+        if config.spikes.policy == "rewind" and not all(result.updated for result in results):
+            return "spike"
     return "finished"
 
 
@@ -267,7 +286,11 @@ class Launched:
 
 
 def launch(
-    stage: Stage, packed: list[Batch | Copies], pool: Tensor | None, stop: bool, wait_s: float
+    stage: Stage,
+    packed: list[Batch | Copies],
+    pool: Tensor | None,
+    interrupt: Interrupt,
+    wait_s: float,
 ) -> Launched:
     """Give the device the next step of a stage."""
     config, ranks = stage.config, stage.ranks
@@ -276,20 +299,40 @@ def launch(
     masked = config.data.packing.mask_documents
     batches = [to_device(each, ranks.device, masked, pool) for each in packed]
     num_languages, limit = len(stage.plan.languages), stage.norm_limit
+    save, interrupt.save_requested = interrupt.save_requested, False
     running = train_step(
-        stage.engine, batches, num_languages, lr, ranks, norm_limit=limit, stop=stop
+        stage.engine,
+        batches,
+        num_languages,
+        lr,
+        ranks,
+        norm_limit=limit,
+        stop=interrupt.requested or (save and config.checkpoint.on_sigusr1 == "stop"),
+        save=save,
     )
     stage.step += 1
     return Launched(stage.step, lr, wait_s, limit, running)
 
 
-def finish(stage: Stage, launched: Launched, log: Logbook, meter: Meter) -> StepResult:
-    """Wait for a step, and count and write what it gave."""
-    result = launched.running.result()
-    check_spike(stage, launched, result)
-    stage.count(result)
-    log.write(launched.step, meter.record(result, launched.lr, launched.wait_s))
-    return result
+def finish(
+    stage: Stage, launched: deque[Launched], ahead: int, log: Logbook, meter: Meter
+) -> list[StepResult]:
+    """Wait for all but the last `ahead` steps, and count and write what they gave."""
+    results = []
+    while len(launched) > ahead:
+        step = launched.popleft()
+        result = step.running.result()
+        check_spike(stage, step, result)
+        stage.count(result)
+        log.write(step.step, meter.record(result, step.lr, step.wait_s))
+        results.append(result)
+    return results
+
+
+def write_saves(stage: Stage, log: Logbook) -> None:
+    """Write how long the checkpoints took that were completed since the last call."""
+    for saved in stage.writer.completed():
+        log.write(saved.step, {"save_s": saved.save_s, "stall_s": saved.stall_s})
 
 
 def write_heldout_losses(stage: Stage, job: Job, log: Logbook, progress: Progress) -> None:

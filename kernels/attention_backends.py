@@ -137,9 +137,12 @@ def _sdp_backend(setting: Setting) -> str:
     shape = 2, 2, 64, setting.head_dim
     q, k, v = (torch.zeros(shape, device=setting.device, dtype=setting.dtype) for _ in range(3))
     mask = torch.ones(64, 64, device=setting.device, dtype=torch.bool).tril()
-    options = {"attn_mask": mask} if setting.mask_documents else {"is_causal": True}
-    leaves = [x.requires_grad_() for x in (q, k, v)]
-    chosen = torch._fused_sdp_choice(*leaves, **options)
+    options: dict[str, Any] = {"is_causal": True}
+    if setting.mask_documents:
+        options = {"attn_mask": mask}
+    for x in (q, k, v):
+        x.requires_grad_()
+    chosen = torch._fused_sdp_choice(q, k, v, **options)  # type: ignore[attr-defined]
     return SDPBackend(chosen).name.lower()
 
 

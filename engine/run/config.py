@@ -199,13 +199,22 @@ class CheckpointConfig:
 
     every: int = 1000
     """Number of steps between two checkpoints of a stage."""
+    at: tuple[int, ...] = ()
+    """Further steps of a stage after which a checkpoint is written, which is never removed."""
     keep: int = 2
     """Number of newest checkpoints kept per stage; older ones are removed."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this number of steps are never removed; 0: none."""
+    on_sigusr1: Literal["save", "stop"] = "save"
+    """What SIGUSR1 asks for, as a batch system sends it some time before it ends a job:
+    a checkpoint after the step under way, or one and the end of the run."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.keep < 1:
+        if self.every < 1 or self.keep < 1 or self.keep_every < 0 or min(self.at, default=1) < 1:
             raise ValueError(
-                f"checkpoint.every={self.every} and checkpoint.keep={self.keep} must be at least 1"
+                f"checkpoint.every={self.every}, checkpoint.keep={self.keep} and the steps of "
+                f"checkpoint.at={self.at} must be at least 1, checkpoint.keep_every="
+                f"{self.keep_every} at least 0"
             )
 
 

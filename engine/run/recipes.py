@@ -109,7 +109,6 @@ def paper(recipe: str, model: ModelConfig, schedule: str) -> RunConfig:
         stages=three_stages(en=en, interleave=interleave, en_fr=en_fr),
         rows_per_step=300,
         micro_rows=25,  # 3 x 25 rows on each of 4 GPUs; 75 at once need more than 80 GB at 1B
-        compile=True,
     )
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from tresse.data.durable import write_text
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
-from tresse.engine.checkpoint import Checkpoint, load_model, open_finished
+from tresse.engine.checkpoint.checkpoint import Checkpoint, load_model, open_finished
 from tresse.engine.model import DTYPES
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.run.sealed import read_sealed, write_sealed

@@ -176,14 +176,14 @@ def test_on_a_gpu_a_part_that_fails_or_hangs_does_not_keep_the_next_from_running
         f'*) exec {shlex.quote(sys.executable)} "$@";;\nesac\n'
     )
     fake.chmod(0o755)
-    done = on_gpu(tmp_path, "train kernels packer", PYTHON=str(fake), MINUTES="0.05")
+    done = on_gpu(tmp_path, "throughput kernels packer", PYTHON=str(fake), MINUTES="0.05")
     assert done.returncode == 1
     verdicts = dict(re.findall(r"^(\w+) +\d+ s  (.+)$", done.stdout, re.MULTILINE))
-    assert verdicts["train"] == "failed with status 3"
+    assert verdicts["throughput"] == "failed with status 3"
     assert verdicts["kernels"].startswith("ended after")
     assert verdicts["packer"] == "passed"
     logs = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.log")}
-    assert logs == {"train": "broken\n", "kernels": "slow\n", "packer": "packed\n"}
+    assert logs == {"throughput": "broken\n", "kernels": "slow\n", "packer": "packed\n"}
 
 
 def test_on_a_gpu_an_unknown_part_is_an_error(tmp_path: Path):

@@ -13,7 +13,14 @@ from transformers import AutoModelForCausalLM
 from tests.support.processes import run
 from tests.support.small_run import TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint import export_stage, load_model, open_checkpoint, open_finished, save
+from tresse.engine.checkpoint.checkpoint import (
+    export_stage,
+    load_model,
+    open_checkpoint,
+    open_finished,
+)
+from tresse.engine.checkpoint.writer import Writer
+from tresse.engine.run.config import CheckpointConfig
 from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.ranks import Ranks
 
@@ -69,7 +76,10 @@ def test_a_run_logs_speed_memory_waiting_and_held_out_loss(finished_run: Path) -
         assert row["memory_gib"] > 0
     heldout = [(row["stage"], row["step"]) for row in rows if "heldout_loss" in row]
     assert heldout == [("en", 4), ("en", 8), ("interleave", 4), ("en-fr", 4)]
-    assert set(rows[-1]["heldout_loss"]) == {"en", "fr"}
+    assert set(rows[-2]["heldout_loss"]) == {"en", "fr"}
+    saves = [row for row in rows if "save_s" in row]
+    assert [(row["stage"], row["step"]) for row in saves][-1] == ("en-fr", 4)
+    assert all(0 < row["stall_s"] < row["save_s"] for row in saves)
     assert steps[-1]["loss_by_language"].keys() == {"en", "fr"}
 
 
@@ -134,10 +144,10 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
     with torch.no_grad():
         model.norm.weight[3] = float("inf")
     weights = [(name, {"weight": p.detach()}) for name, p in model.named_parameters()]
-    monkeypatch.setattr("tresse.engine.checkpoint.full_state", lambda _: weights)
+    monkeypatch.setattr("tresse.engine.checkpoint.writer.full_state", lambda _: weights)
     engine = SimpleNamespace(module=model)
     with pytest.raises(FloatingPointError, match=r"stage en, step 8: 1 tensors .* norm\.weight"):
-        save(tmp_path, engine, checkpoint.state, 2, ALONE)
+        Writer(tmp_path, CheckpointConfig(), ALONE, 1.0).save(engine, checkpoint.state)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(checkpoint, "weight", lambda name, _: dict(weights)[name]["weight"])
     with pytest.raises(ValueError, match=r"step-00000008: norm\.weight is not finite; use another"):

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from tests.support.processes import ROOT, TIMEOUT_S, end, finish, start
 from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint import newest, verify
+from tresse.engine.checkpoint.checkpoint import newest, verify
+from tresse.engine.checkpoint.state import read_state
 from tresse.engine.run.logbook import read_metrics
-from tresse.engine.state import read_state
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +29,14 @@ def final_state(run_dir: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for file in files for name, array in file.items()}
 
 
+WRITER = "tresse.engine.checkpoint.writer"
 # The function that dies, at which call, on which rank: a save is under way in all but the last.
 ACCIDENTS = {
-    "before the other rank's file is written": ("tresse.engine.checkpoint.save_tensors", 3, 1),
-    "between the files and state.json": ("tresse.engine.checkpoint.write_state", 2, 0),
-    "between the rename and the pruning": ("tresse.engine.checkpoint._prune", 2, 0),
-    "before an old checkpoint is removed": ("tresse.engine.checkpoint._remove", 1, 0),
+    "before the other rank's file is written": (f"{WRITER}.save_tensors", 3, 1),
+    "before the other rank says that it has written": (f"{WRITER}._tell", 2, 1),
+    "between the files and state.json": (f"{WRITER}.write_state", 2, 0),
+    "between the rename and the pruning": (f"{WRITER}.all_checkpoints", 2, 0),
+    "before an old checkpoint is removed": (f"{WRITER}.remove", 1, 0),
     "in the second stage between saves": ("tresse.engine.step.apply_gradient", 10, 1),
 }
 

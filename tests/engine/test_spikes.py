@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.small_run import STAGES, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint import newest
+from tresse.engine.checkpoint.checkpoint import newest
+from tresse.engine.checkpoint.state import read_state
 from tresse.engine.run.logbook import read_metrics
-from tresse.engine.state import read_state
 from tresse.engine.step import high_norm
 
 SPIKING = "tests/support/workers/spiking.py"

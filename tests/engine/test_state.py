@@ -10,10 +10,10 @@ import pytest
 
 from tresse.data.packing.settings import Vocabulary
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.engine.checkpoint import newest
+from tresse.engine.checkpoint.checkpoint import newest
+from tresse.engine.checkpoint.state import State, TensorFile, read_state, write_state
 from tresse.engine.run.recipes import tiny
 from tresse.engine.run.sealed import write_sealed
-from tresse.engine.state import State, TensorFile, read_state, write_state
 
 STATE = State(
     stage="en",

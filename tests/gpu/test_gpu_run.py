@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from tests.support.processes import ROOT, run
 from tests.support.small_run import STAGES, TRAIN, arguments, step_records
-from tresse.engine.checkpoint import newest
+from tresse.engine.checkpoint.checkpoint import newest
 from tresse.engine.run.typed_json import Record
 
 NO_WAIT = "tests/support/workers/no_wait.py"

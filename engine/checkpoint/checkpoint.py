@@ -2,17 +2,17 @@
 
     STAGE/step-00000200/model-00001-of-00002.safetensors      fp32 weights under HF names
                         optimizer-00001-of-00002.safetensors  fp32 exp_avg.NAME, exp_avg_sq.NAME
-                        state.json                            engine/state.py: counters, hashes
+                        state.json                            checkpoint/state.py: counters, hashes
 
-Every rank writes its share of the parameters. A checkpoint is written as step-N.tmp, synced and
-renamed, so a folder without .tmp is complete.
+Every rank writes its share of the parameters (writer.py). A checkpoint is written as step-N.tmp,
+synced and renamed, so a folder without .tmp is complete.
 """
 
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,52 +21,21 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tresse.data.durable import commit, sync_path
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
-from tresse.engine.hugging_face import WEIGHTS, export, join_parameter, save_tensors, to_hf
+from tresse.engine.checkpoint.state import (
+    FILE,
+    State,
+    TensorFile,
+    read_state,
+    write_state,
+)
+from tresse.engine.hugging_face import WEIGHTS, export, join_parameter
 from tresse.engine.model import DTYPES, Transformer
-from tresse.engine.run.ranks import Ranks
-from tresse.engine.sharding.full_state import MOMENTS, full_state
-from tresse.engine.sharding.shard import Engine
-from tresse.engine.state import FILE, State, TensorFile, folder_name, read_state, write_state
+from tresse.engine.sharding.full_state import MOMENTS
 from tresse.kernels.attention import Attend, attention
 
 logger = logging.getLogger(__name__)
-
-
-def save(folder: Path, engine: Engine, state: State, keep: int, ranks: Ranks) -> None:
-    """Write the checkpoint of a step into a stage's folder; a collective.
-
-    The files of `state` are filled in. When the checkpoint is complete, all others but the
-    `keep` - 1 before it are removed. FloatingPointError when weights or moments are not finite;
-    then nothing is written.
-    """
-    final = folder / folder_name(state.step)
-    temporary = final.with_name(final.name + ".tmp")
-    if ranks.is_first:
-        if final.exists():  # a broken one: otherwise the run would have resumed from it
-            _remove(final)
-        for leftover in folder.glob("step-*.tmp"):
-            shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    share = _write_share(temporary, engine, ranks)
-    shares = ranks.gather(share)
-    if broken := [name for each in shares for name in each.not_finite]:
-        if ranks.is_first:
-            shutil.rmtree(temporary)
-        raise FloatingPointError(
-            f"stage {state.stage}, step {state.step}: {len(broken)} tensors are not finite, such "
-            f"as {broken[0]}; this step was not saved, and the checkpoint before it stays"
-        )
-    if ranks.is_first:
-        files = {name: entry for each in shares for name, entry in each.files.items()}
-        write_state(temporary, replace(state, files=files))
-        sync_path(temporary)
-        commit(temporary, final)
-        _prune(folder, final, keep)
-    ranks.barrier()
 
 
 def newest(folder: Path, stage: str = "") -> Path | None:
@@ -74,7 +43,7 @@ def newest(folder: Path, stage: str = "") -> Path | None:
 
     stage: name of the stage that it must be of; by default of any.
     """
-    for path in _all(folder):
+    for path in all_checkpoints(folder):
         try:
             verify(path, stage)
         except (ValueError, OSError) as error:
@@ -86,14 +55,14 @@ def newest(folder: Path, stage: str = "") -> Path | None:
 
 def readable_states(folder: Path) -> Iterator[tuple[Path, State]]:
     """Yield the states of a stage's checkpoints that can be read; `newest` names the others."""
-    for path in _all(folder):
+    for path in all_checkpoints(folder):
         with suppress(ValueError, OSError):
             yield path, read_state(path)
 
 
 def has_checkpoints(folder: Path) -> bool:
     """Return whether a stage's folder has any checkpoint, verified or not."""
-    return bool(_all(folder))
+    return bool(all_checkpoints(folder))
 
 
 def verify(path: Path, stage: str = "") -> None:
@@ -231,60 +200,13 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """What a rank has written of a checkpoint."""
-
-    files: dict[str, TensorFile]
-    not_finite: list[str]
-    """Tensors with values that are not finite."""
-
-
-def _write_share(folder: Path, engine: Engine, ranks: Ranks) -> _Share:
-    """Write this rank's share of the parameters."""
-    model, moments, not_finite = {}, {}, []
-    for name, tensors in _share(engine, ranks):
-        module = engine.module
-        for key, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                not_finite.append(f"{key} of {name}")
-            parts = to_hf({name: tensor.cpu()}, module.config, module.vocab_used)
-            target, prefix = (model, "") if key == "weight" else (moments, f"{key}.")
-            target |= {prefix + hf: part.contiguous().clone() for hf, part in parts.items()}
-    suffix = f"{ranks.rank + 1:05d}-of-{ranks.world_size:05d}.safetensors"
-    files = {}
-    for kind, content in (("model", model), ("optimizer", moments)):
-        if content and not not_finite:
-            path = folder / f"{kind}-{suffix}"
-            save_tensors(content, path)
-            files[path.name] = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
-    return _Share(files, not_finite)
-
-
-def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    for position, item in enumerate(full_state(engine)):
-        if position % ranks.world_size == ranks.rank:
-            yield item
-
-
-def _prune(folder: Path, written: Path, keep: int) -> None:
-    """Remove old checkpoints, and newer ones: those are broken, as the run did not use them."""
-    checkpoints = _all(folder)
-    position = checkpoints.index(written)
-    for path in checkpoints[:position] + checkpoints[position + keep :]:
-        try:
-            _remove(path)
-        except OSError as error:  # the new one is complete: the run can go on
-            logger.warning("%s: an old checkpoint that cannot be removed (%s)", path, error)
-
-
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Rename a checkpoint before it is removed, so that a half of it never looks complete."""
     temporary = path.with_name(path.name + ".tmp")
     path.rename(temporary)
     shutil.rmtree(temporary)
 
 
-def _all(folder: Path) -> list[Path]:
+def all_checkpoints(folder: Path) -> list[Path]:
     """Return all complete checkpoints of a stage, newest first."""
     return sorted((p for p in folder.glob("step-*") if p.suffix != ".tmp"), reverse=True)
