@@ -189,7 +189,7 @@ def clip_coefficient(total: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     then changes nothing.
     """
     norm = total.sqrt().float()
-    factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+    factor = (norm.new_full((), clip) / (norm + 1e-6)).clamp(max=1.0)
     return norm, torch.where(norm.isfinite(), factor, math.nan)
 
 
