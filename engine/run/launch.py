@@ -13,6 +13,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import psutil
@@ -80,6 +81,7 @@ def _run_torchrun(arguments: list[str], config: RunConfig) -> NoReturn:
     }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+    signal.signal(signal.SIGUSR1, _pass_on)
     # It reports each rank that fails; below is one line.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
@@ -91,6 +93,12 @@ def _run_torchrun(arguments: list[str], config: RunConfig) -> NoReturn:
             rank.kill()
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _pass_on(number: int, _frame: FrameType | None) -> None:
+    """Send a signal on to the ranks: torchrun itself would die of it."""
+    for rank in psutil.Process().children():
+        rank.send_signal(number)
 
 
 def _describe_end(failed: ChildFailedError) -> str | int:

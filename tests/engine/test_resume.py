@@ -3,20 +3,24 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from tests.support.processes import ROOT, TIMEOUT_S, end, finish, start
-from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
+from tests.support.processes import ROOT, finish, start
+from tests.support.small_run import (
+    KILLED,
+    STAGES,
+    TRAIN,
+    arguments,
+    step_records,
+    wait_for_step,
+)
 from tests.support.warm import torchrun
 from tresse.engine.checkpoint.checkpoint import newest, verify
 from tresse.engine.checkpoint.state import read_state
-from tresse.engine.run.logbook import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -144,16 +148,6 @@ def test_a_signal_to_torchrun_stops_all_ranks_at_one_step_with_a_checkpoint(
     saved = newest(run_dir / "en")
     assert saved is not None
     assert saved.name == f"step-{step_records(run_dir)[-1]['step']:08d}"
-
-
-def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Return once the run has logged a step; end it if it does not."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not any(row["step"] >= step for row in read_metrics(run_dir)):
-        if process.poll() is not None or time.monotonic() > deadline:
-            end(process.pid)
-            pytest.fail(f"the run logged nothing: {process.communicate()[1]}")
-        time.sleep(0.02)
 
 
 def test_a_flag_that_contradicts_the_run_is_an_error_that_names_the_field(

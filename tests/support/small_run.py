@@ -1,7 +1,12 @@
 """A run of the three stages that takes seconds, for the tests that need a whole one."""
 
+import subprocess
+import time
 from pathlib import Path
 
+import pytest
+
+from tests.support.processes import TIMEOUT_S, end
 from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.typed_json import Record
 
@@ -34,3 +39,13 @@ def step_records(run_dir: Path) -> list[Record]:
     """Return the records of the steps, without the fields that depend on the clock."""
     kept = ("stage", "step", "loss", "loss_by_language", "grad_norm", "lr", "tokens")
     return [{k: r[k] for k in kept} for r in read_metrics(run_dir) if "loss" in r]
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Return once the run has logged a step; end it if it does not."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any(row["step"] >= step for row in read_metrics(run_dir)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            end(process.pid)
+            pytest.fail(f"the run logged nothing: {process.communicate()[1]}")
+        time.sleep(0.02)
