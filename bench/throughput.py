@@ -1,12 +1,14 @@
-"""Tokens per second, MFU and peak memory of a recipe's step, measured in the real command.
+"""Tokens per second, MFU and peak memory of a recipe's step, beside plain DDP on the same model.
 
 Random units are written as a corpus. torchrun trains the recipe, cut to one stage of `--steps`
-steps, with engine/train.py. The results come from its metrics.jsonl, without the first steps.
+steps, with engine/train.py. The results come from its metrics.jsonl, without the first steps. Then
+the control, torch's DistributedDataParallel with fp32 weights, takes as many steps (bench/step.py).
 
     python bench/throughput.py --recipes 360m-interleave 1b-interleave --json bench/results/throughput.json
 """  # noqa: E501
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from tresse.engine.run.run_folder import write_config
 from tresse.engine.run.typed_json import Record
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("recipe", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")
+COLUMNS = ("recipe", "way", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")
 COLUMNS += ("mfu_causal", "mfu_full", "memory_gib", "data_wait_ms")
 
 
@@ -53,6 +55,8 @@ class Options:
     """Number of first steps that do not count."""
     compile: bool = False
     """Compile each block (torch.compile)."""
+    control: bool = True
+    """Measure plain DDP too."""
     json: str = ""
     """File for the results; empty: none."""
 
@@ -62,11 +66,15 @@ def main(options: Options) -> None:
     records = []
     print("  ".join(COLUMNS))
     for recipe in options.recipes:
-        with tempfile.TemporaryDirectory() as folder:
-            records.append(measure(recipe, options, Path(folder)))
-        print("  ".join(_format(records[-1][column]) for column in COLUMNS), flush=True)
-        if options.json:
-            write_records(options.json, records)
+        for measured in (measure, measure_control)[: 1 + options.control]:
+            with tempfile.TemporaryDirectory() as folder:
+                records.append(measured(recipe, options, Path(folder)))
+            print("  ".join(_format(records[-1].get(name)) for name in COLUMNS), flush=True)
+            if options.json:
+                write_records(options.json, records)
+        if options.control:
+            ours, control = (record["tokens_per_s"] for record in records[-2:])
+            print(f"{recipe}: {ours / control:.3f} times the tokens per second of plain DDP")
 
 
 def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
@@ -74,14 +82,13 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
     config = cut(RECIPES[recipe](), options, folder)
     write_units(folder / "corpus", config.stages[0].tokens)
     write_config(config)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
-    script = str(ROOT / "engine" / "train.py")
-    command = [sys.executable, *launcher, script, "--run-dir", config.run_dir]
+    command = [*torchrun("engine/train.py", options), "--run-dir", config.run_dir]
     logged = run_steps(command, Path(config.run_dir), options.steps)[options.warmup :]
     seconds, low, high = quantiles([record["step_s"] for record in logged])
     tokens = config.rows_per_step * config.data.packing.row_length
     return {
         "recipe": recipe,
+        "way": "tresse",
         "ranks": options.ranks,
         "rows_per_step": config.rows_per_step,
         "micro_rows": config.micro_rows,
@@ -95,6 +102,33 @@ def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
         "memory_gib": logged[-1]["memory_gib"],
         "data_wait_ms": 1000 * quantiles([record["data_wait_s"] for record in logged])[0],
     }
+
+
+def measure_control(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
+    """Let plain DDP take the steps that count."""
+    out = folder / "step.json"
+    flags = {
+        "recipes": recipe,
+        "ways": "ddp",
+        "rows": options.rows,
+        "micro-rows": options.micro_rows,
+        "steps": options.steps - options.warmup,
+        "warmup": options.warmup - 1,
+        "compile": options.compile,
+        "precision": RECIPES[recipe]().sharding.precision,
+        "json": out,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    subprocess.run(
+        [*torchrun("bench/step.py", options), *words], check=True, stdout=subprocess.DEVNULL
+    )
+    return json.loads(out.read_text())[0]
+
+
+def torchrun(script: str, options: Options) -> list[str]:
+    """Return the command that starts a script on every rank."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
+    return [sys.executable, *launcher, str(ROOT / script)]
 
 
 def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Record]:
