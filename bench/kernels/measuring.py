@@ -10,7 +10,7 @@ import torch
 from triton.errors import TritonError
 
 from tresse.bench.kernels import peers
-from tresse.bench.kernels.cases import KERNELS
+from tresse.bench.kernels.cases.all_cases import KERNELS
 from tresse.bench.kernels.providers import Case, Provider, compare, poison
 from tresse.bench.kernels.timing import Ceilings, ceiling_calls, measure
 from tresse.bench.records import quantiles

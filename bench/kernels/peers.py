@@ -1,6 +1,6 @@
 """Other libraries' functions, called as their authors document it: Liger and quack.
 
-Each takes and returns the same tensors as the case of its kernel (layers.py, loss.py), and imports
+Each takes and returns the same tensors as the case of its kernel (cases/), and imports
 its library when it is first called. Signatures: liger-kernel 0.8.5, quack-kernels 0.6.5.
 """
 

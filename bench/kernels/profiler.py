@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from tresse.bench.kernels.cases import KERNELS
+from tresse.bench.kernels.cases.all_cases import KERNELS
 from tresse.bench.kernels.measuring import OURS, call_once
 from tresse.bench.kernels.timing import Call
 

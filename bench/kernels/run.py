@@ -29,8 +29,8 @@ import torch._inductor.config
 import tyro
 
 from tresse.bench.kernels import peers
-from tresse.bench.kernels.attention import unavailable
-from tresse.bench.kernels.cases import KERNELS
+from tresse.bench.kernels.cases.all_cases import KERNELS
+from tresse.bench.kernels.cases.attention import unavailable
 from tresse.bench.kernels.measuring import (
     LEFT_OUT,
     OK,

@@ -56,7 +56,8 @@ def test_every_kernel_is_checked_and_timed_beside_pytorch_and_drawn(tmp_path: Pa
 
 WRONG = """
 import sys
-from tresse.bench.kernels import layers, run
+from tresse.bench.kernels import run
+from tresse.bench.kernels.cases import layers
 layers.rmsnorm = lambda x, weight, eps: 1.05 * layers.rmsnorm_formula(x, weight)
 layers.swiglu_linear = lambda gate_up, weight: gate_up @ weight
 options = run.Options(device="cpu", only="rmsnorm,swiglu_linear", budget_ms=1, csv=sys.argv[1])

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tresse.bench.kernels import peers
+from tresse.bench.kernels.cases.layers import swiglu_linear_formula
 from tresse.bench.kernels.inputs import Inputs, Shape
-from tresse.bench.kernels.layers import swiglu_linear_formula
 from tresse.bench.kernels.providers import Case, both_ways, case_with_peers, differentiable
 from tresse.kernels.swiglu import swiglu_linear
 

@@ -10,19 +10,19 @@ from functools import partial
 
 import torch
 
-from tresse.bench.kernels.adamw import adamw_case
-from tresse.bench.kernels.attention import attention_cases
-from tresse.bench.kernels.gather import gather_case
-from tresse.bench.kernels.inputs import Shape, shapes, vocabularies
-from tresse.bench.kernels.layers import (
+from tresse.bench.kernels.cases.adamw import adamw_case
+from tresse.bench.kernels.cases.attention import attention_cases
+from tresse.bench.kernels.cases.gather import gather_case
+from tresse.bench.kernels.cases.layers import (
     add_rmsnorm_case,
     rmsnorm_case,
     rope_case,
     swiglu_linear_case,
 )
-from tresse.bench.kernels.linear import linear_case, projections
-from tresse.bench.kernels.loss import cross_entropy_case, linear_cross_entropy_case
-from tresse.bench.kernels.mlp import mlp_case
+from tresse.bench.kernels.cases.linear import linear_case, projections
+from tresse.bench.kernels.cases.loss import cross_entropy_case, linear_cross_entropy_case
+from tresse.bench.kernels.cases.mlp import mlp_case
+from tresse.bench.kernels.inputs import Shape, shapes, vocabularies
 from tresse.bench.kernels.providers import Case
 
 Maker = Callable[[torch.device], list[Callable[[], Case]]]
