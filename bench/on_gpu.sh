@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run all that needs a GPU: the tests, which train by the real command; matrix products; a step and
-# what its time goes into; kernels; throughput; and the packer on this machine's processor. It takes
-# less than ten minutes on an H100.
+# Run all that needs a GPU: runs by the real command; matrix products; attention; a step and what its
+# time goes into; the other tests; whole steps of the 1B model, beside plain DDP; and, as long as
+# there is time, the other kernels. It takes less than ten minutes on an H100.
 #
 #   bench/on_gpu.sh [FOLDER]                      FOLDER for logs and results; $OUT or on_gpu/
 #   PARTS="tests step" MINUTES=20 GPUS=4 RECIPES=1b-interleave KERNELS=mlp,rope_qkv bench/on_gpu.sh
@@ -15,9 +15,9 @@
 # first is the project itself, tresse with its data, engine, kernels and bench),
 #
 #   python3.12 -m pip wheel --no-deps -w wheels . deepspeed py-cpuinfo
-#   python3.12 -m pip download --no-deps -d wheels absl-py annotated-types docstring-parser einops \
+#   python3.12 -m pip download --no-deps -d wheels absl-py annotated-types docstring-parser einops execnet filelock \
 #       hjson hypothesis iniconfig msgpack packaging pluggy protobuf psutil pydantic pydantic-core \
-#       pygments pytest pytest-timeout shtab sortedcontainers tensorboard typeguard \
+#       pygments pytest pytest-timeout pytest-xdist shtab sortedcontainers tensorboard typeguard \
 #       typing-extensions typing-inspection tyro xxhash
 #
 # (17 MB; for the comparison add liger-kernel, and quack-kernels and flash-attn-4 with their own
@@ -29,21 +29,38 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
-PARTS=${PARTS:-tests linear step kernels throughput packer}
+PARTS=${PARTS:-smoke linear attention step tests throughput kernels packer}
 MINUTES=${MINUTES:-9.5}
 export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
-declare -A weight=([tests]=21 [linear]=5 [step]=42 [kernels]=20 [throughput]=22 [packer]=4)
-declare -A shown=([tests]=40 [linear]=60 [step]=150 [kernels]=110 [throughput]=40 [packer]=20) # last lines of a log
+declare -A weight=([smoke]=9 [linear]=9 [attention]=13 [step]=25 [tests]=15 [throughput]=18
+    [kernels]=8 [packer]=3)
+declare -A shown=([smoke]=30 [linear]=45 [attention]=30 [step]=130 [tests]=40 [throughput]=40
+    [kernels]=60 [packer]=20) # last lines of a log
 export RUN="-m torch.distributed.run --standalone --nproc-per-node ${GPUS:-1}"
 
 # Several processes, since most of the time goes into imports and compiling kernels.
+run_tests() {
+    "$PYTHON" -m pytest -q -n 12 -p no:cacheprovider --tb short --maxfail 20 "$@"
+}
+smoke() {
+    run_tests tests/gpu/test_gpu_run.py
+}
 tests() {
-    "$PYTHON" -m pytest -q -n 12 -p no:cacheprovider --tb short --maxfail 20 tests/gpu
+    run_tests tests/gpu --ignore tests/gpu/test_gpu_run.py
 }
 linear() {
-    "$PYTHON" bench/kernels/run.py --only linear --csv "$folder/linear.csv" --minutes "$1"
+    measure_kernels linear "$1" --only linear
+}
+attention() {
+    measure_kernels attention "$1" --only attention
+}
+kernels() {
+    measure_kernels kernels "$1" --only "${KERNELS:-mlp,add_rmsnorm,rope_qkv,linear_cross_entropy,adamw}"
+}
+measure_kernels() {
+    "$PYTHON" bench/kernels/run.py --csv "$folder/$1.csv" --minutes "$2" "${@:3}"
 }
 step() {
     local status=0 recipe
@@ -60,18 +77,15 @@ step() {
     done
     return $status
 }
-kernels() {
-    "$PYTHON" bench/kernels/run.py --csv "$folder/kernels.csv" --minutes "$1" ${KERNELS:+--only $KERNELS}
-}
 throughput() {
-    "$PYTHON" bench/throughput.py --recipes ${RECIPES:-1b-interleave 360m-interleave} \
-        --ranks ${GPUS:-1} --steps 12 --warmup 4 --json "$folder/throughput.json"
+    "$PYTHON" bench/throughput.py --recipes ${RECIPES:-1b-interleave} --ranks ${GPUS:-1} \
+        --steps 12 --warmup 4 --json "$folder/throughput.json"
 }
 packer() {
     "$PYTHON" bench/packer.py --tokens 20000000 --passes 5 --batches 100 \
         --json "$folder/packer.json"
 }
-export -f tests linear step kernels throughput packer
+export -f run_tests smoke tests linear attention kernels measure_kernels step throughput packer
 
 calculate() { "$PYTHON" -c "print($1)"; }
 

@@ -55,7 +55,7 @@ class Meter:
         """Begin the next step here: what came before is not part of it."""
         self.start_s = time.perf_counter()
 
-    def record(self, result: StepResult, lr: float, wait_s: float) -> Record:
+    def record(self, step: int, result: StepResult, lr: float, wait_s: float) -> Record:
         """Return the numbers of the step that just ended, without MFU if no peak is known."""
         seconds = time.perf_counter() - self.start_s
         self.restart()
@@ -65,7 +65,7 @@ class Meter:
             "loss": _finite(result.loss),
             "loss_by_language": {n: _finite(loss / count) for n, loss, count in losses if count},
             "grad_norm": _finite(result.grad_norm),
-            "skipped_steps": self.stage.step - self.stage.num_updates,
+            "skipped_steps": step - self.stage.num_updates,
             "lr": lr,
             "tokens": dict(self.stage.tokens),
             "tokens_per_s": tokens_per_s,
@@ -106,10 +106,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def step(self, summary: str) -> None:
-        """Show that a step was taken; lines come every ten seconds, and at the first and last."""
+    def step(self, summary: str, count: int) -> None:
+        """Show that steps were taken; lines come every ten seconds, and at the first and last."""
         self._bar.set_postfix_str(summary, refresh=False)
-        self._bar.update()
+        self._bar.update(count)
         now_s, stage = time.monotonic(), self._stage
         if self._prints and (stage.is_done or now_s - self._shown_s >= SECONDS_PER_LINE):
             self._shown_s = now_s

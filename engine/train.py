@@ -261,7 +261,7 @@ def take_steps(
             stage.save()
         write_saves(stage, log)
         if results:
-            progress.step(meter.summary)
+            progress.step(meter.summary, len(results))
         if measures or saves:
             meter.restart()
         watch.enter("rows", stage.place)
@@ -324,7 +324,7 @@ def finish(
         result = step.running.result()
         check_spike(stage, step, result)
         stage.count(result)
-        log.write(step.step, meter.record(result, step.lr, step.wait_s))
+        log.write(step.step, meter.record(step.step, result, step.lr, step.wait_s))
         results.append(result)
     return results
 
