@@ -57,7 +57,7 @@ def _update(buffers, factors, start, cols, inside):
 
 
 @triton.jit(do_not_specialize=["numel"])
-def _update_kernel(
+def _adamw_kernel(
     grad_ptr,
     master_ptr,
     exp_avg_ptr,
@@ -143,7 +143,7 @@ def _adamw_(
     if numel:
         buffers: Any = (grad, master, exp_avg, exp_avg_sq, low_precision, coefficient)
         grid = (triton.cdiv(numel, UPDATE_OPTIONS["BLOCK"]),)
-        _update_kernel[grid](*buffers, numel, *factors, **UPDATE_OPTIONS)  # type: ignore[arg-type]
+        _adamw_kernel[grid](*buffers, numel, *factors, **UPDATE_OPTIONS)  # type: ignore[arg-type]
 
 
 @_adamw_.register_fake

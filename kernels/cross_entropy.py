@@ -60,7 +60,7 @@ def _store_dlogits(
 
 
 @triton.jit
-def _held_kernel(
+def _cross_entropy_held_kernel(
     logits_ptr,
     labels_ptr,
     losses_ptr,
@@ -110,7 +110,7 @@ def _add_to_sum(cols, x, label, largest, others):
 
 
 @triton.jit
-def _long_kernel(
+def _cross_entropy_long_kernel(
     logits_ptr,
     labels_ptr,
     losses_ptr,
@@ -175,7 +175,7 @@ def kernel_for(num_classes: int, V: int) -> tuple[Any, dict[str, int]]:
         "TAIL": 1 << (rest - 1).bit_length() if rest else 0,
         "num_warps": max(1, block // 512),
     }
-    return _held_kernel if held else _long_kernel, constants
+    return _cross_entropy_held_kernel if held else _cross_entropy_long_kernel, constants
 
 
 def cross_entropy_(

@@ -66,7 +66,7 @@ def _add_keys(
 
 
 @triton.jit
-def _forward_kernel(
+def _attention_forward_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -139,7 +139,7 @@ def _forward(
         options |= {"H": H, "GROUP": H // Hkv}
         strides = q.stride(0), k.stride(0), v.stride(0)
         grid = (triton.cdiv(N, options["BLOCK_T"]) * H,)
-        _forward_kernel[grid](q, k, v, starts, y, lse, N, *strides, **options)
+        _attention_forward_kernel[grid](q, k, v, starts, y, lse, N, *strides, **options)
     return y, lse
 
 

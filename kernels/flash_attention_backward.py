@@ -31,7 +31,7 @@ LN_2 = tl.constexpr(math.log(2))
 
 
 @triton.jit
-def _delta_kernel(
+def _attention_delta_kernel(
     dy_ptr,
     y_ptr,
     delta_ptr,
@@ -89,7 +89,7 @@ def _add_key_gradients(
 
 
 @triton.jit
-def _key_kernel(
+def _attention_key_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -182,7 +182,7 @@ def _add_query_gradient(
 
 
 @triton.jit
-def _query_kernel(
+def _attention_query_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -255,11 +255,11 @@ def backward(
     keys = launch_options("keys", K, q.dtype, capability) | heads
     queries = launch_options("queries", K, q.dtype, capability) | heads
     products: dict[str, Any] = {"H": H, "K": K, "ACC": keys["ACC"], "BLOCK_T": DELTA_BLOCK}
-    _delta_kernel[(triton.cdiv(N, DELTA_BLOCK) * H,)](dy, y, delta, N, **products)
-    _key_kernel[(triton.cdiv(N, keys["BLOCK_S"]) * Hkv,)](
+    _attention_delta_kernel[(triton.cdiv(N, DELTA_BLOCK) * H,)](dy, y, delta, N, **products)
+    _attention_key_kernel[(triton.cdiv(N, keys["BLOCK_S"]) * Hkv,)](
         q, k, v, dy, lse, delta, starts, ends, dk, dv, N, *strides, **keys
     )
-    _query_kernel[(triton.cdiv(N, queries["BLOCK_T"]) * H,)](
+    _attention_query_kernel[(triton.cdiv(N, queries["BLOCK_T"]) * H,)](
         q, k, v, dy, lse, delta, starts, dq, N, *strides, **queries
     )
     return dq, dk, dv

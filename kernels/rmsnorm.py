@@ -27,7 +27,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _forward_kernel(
+def _rmsnorm_forward_kernel(
     x_ptr,
     residual_ptr,  # None: x alone is normalised
     weight_ptr,
@@ -58,7 +58,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _rmsnorm_backward_kernel(
     dy_ptr,
     dresidual_ptr,  # None: nothing reads the new residual
     residual_ptr,
@@ -118,7 +118,7 @@ def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tens
     """(N, D), (D,) -> y (N, D), rstd (N,) fp32; all contiguous."""
     y, rstd = torch.empty_like(x), _empty_rstd(x)
     options = launch_options(x.shape[1], x.dtype, EPS=eps)
-    _forward_kernel[(x.shape[0],)](x, None, weight, y, None, rstd, **options)
+    _rmsnorm_forward_kernel[(x.shape[0],)](x, None, weight, y, None, rstd, **options)
     return y, rstd
 
 
@@ -134,7 +134,7 @@ def _add_norm(
     """(N, D) twice, (D,) -> y and new residual (N, D), rstd (N,) fp32; all contiguous."""
     y, total, rstd = torch.empty_like(x), torch.empty_like(x), _empty_rstd(x)
     options = launch_options(x.shape[1], x.dtype, EPS=eps)
-    _forward_kernel[(x.shape[0],)](x, residual, weight, y, total, rstd, **options)
+    _rmsnorm_forward_kernel[(x.shape[0],)](x, residual, weight, y, total, rstd, **options)
     return y, total, rstd
 
 
@@ -156,7 +156,9 @@ def _backward(
     options = launch_options(D, residual.dtype)
     num_programs = _num_programs(N, options["num_warps"], residual.device)
     dx, sums = torch.empty_like(residual), rstd.new_empty(num_programs, D)
-    _backward_kernel[(num_programs,)](dy, dresidual, residual, weight, rstd, dx, sums, N, **options)
+    _rmsnorm_backward_kernel[(num_programs,)](
+        dy, dresidual, residual, weight, rstd, dx, sums, N, **options
+    )
     return dx, sums.sum(0).to(weight.dtype)
 
 

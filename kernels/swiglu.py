@@ -45,7 +45,7 @@ def _load(gate_up_ptr, WIDTH: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constex
 
 
 @triton.jit
-def _forward_kernel(
+def _swiglu_forward_kernel(
     gate_up_ptr, h_ptr, WIDTH: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr
 ):
     """One block per program."""
@@ -55,7 +55,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _swiglu_backward_kernel(
     dh_ptr,  # h takes its place, unless it is kept
     gate_up_ptr,
     d_gate_up_ptr,
@@ -98,7 +98,7 @@ def launch_forward(gate_up: torch.Tensor) -> torch.Tensor:
     """Return h (N, F) of gate_up (N, 2F), contiguous."""
     N, width = gate_up.shape[0], gate_up.shape[1] // 2
     h = gate_up.new_empty(N, width)
-    _forward_kernel[_grid(N, width)](gate_up, h, **launch_options(width, h.dtype))
+    _swiglu_forward_kernel[_grid(N, width)](gate_up, h, **launch_options(width, h.dtype))
     return h
 
 
@@ -110,7 +110,7 @@ def launch_backward_(dh: torch.Tensor, gate_up: torch.Tensor, *, kept: bool) -> 
     N, width = dh.shape
     d_gate_up = torch.empty_like(gate_up)
     options: dict[str, Any] = launch_options(width, dh.dtype) | {"KEPT": kept}
-    _backward_kernel[_grid(N, width)](dh, gate_up, d_gate_up, **options)
+    _swiglu_backward_kernel[_grid(N, width)](dh, gate_up, d_gate_up, **options)
     return d_gate_up
 
 

@@ -5,9 +5,9 @@ from tresse.kernels.adamw import (
     SQUARES_OPTIONS,
     TOTAL_OPTIONS,
     UPDATE_OPTIONS,
+    _adamw_kernel,
     _squares_kernel,
     _total_kernel,
-    _update_kernel,
 )
 
 FACTORS = ["decay", "weight1", "beta2", "weight2", "step_size", "correction", "eps"]
@@ -25,7 +25,7 @@ def update(name: str, grad: str, copy: str | None, unaligned: str = "") -> Launc
     per_thread = options["BLOCK"] // (32 * num_warps)
     return Launch(
         name=f"adamw update {name}",
-        kernel=_update_kernel,
+        kernel=_adamw_kernel,
         signature=signature | {"numel": "i32"} | dict.fromkeys(FACTORS, "fp32"),
         constexprs=absent | options,
         unaligned=frozenset({"numel", unaligned}),

@@ -1,7 +1,7 @@
 """Launches of the cross-entropy at our vocabularies: units, with specials, and text."""
 
 from tests.ahead_of_time.compiling import Launch
-from tresse.kernels.cross_entropy import _long_kernel, kernel_for
+from tresse.kernels.cross_entropy import _cross_entropy_long_kernel, kernel_for
 from tresse.kernels.linear_cross_entropy import SCALE_OPTIONS, _scale_kernel
 
 
@@ -26,7 +26,7 @@ def cross_entropy(dtype: str, num_classes: int, V: int, scale: str) -> Launch:
         constexprs=constants if scale else {"scale_ptr": None, **constants},
         unaligned=frozenset(["labels_ptr", "losses_ptr"]),
         num_warps=num_warps,
-        narrow_loads=1 + (kernel is _long_kernel) + bool(scale) + narrow,
+        narrow_loads=1 + (kernel is _cross_entropy_long_kernel) + bool(scale) + narrow,
         narrow_stores=1 + (narrow and bool(scale)),
     )
 

@@ -4,11 +4,19 @@ import torch
 from triton import language as tl
 
 from tests.ahead_of_time.compiling import TARGETS, Launch
-from tresse.kernels.flash_attention import _forward_kernel
-from tresse.kernels.flash_attention_backward import _delta_kernel, _key_kernel, _query_kernel
+from tresse.kernels.flash_attention import _attention_forward_kernel
+from tresse.kernels.flash_attention_backward import (
+    _attention_delta_kernel,
+    _attention_key_kernel,
+    _attention_query_kernel,
+)
 from tresse.kernels.flash_attention_tiles import DELTA_BLOCK, FEW_QUERIES, launch_options
 
-KERNELS = {"forward": _forward_kernel, "keys": _key_kernel, "queries": _query_kernel}
+KERNELS = {
+    "forward": _attention_forward_kernel,
+    "keys": _attention_key_kernel,
+    "queries": _attention_query_kernel,
+}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Loads of starts, lse and delta.
 VECTORS = {"forward": 4, "keys": 90 if FEW_QUERIES else 12, "queries": 8}
@@ -39,7 +47,7 @@ def matmuls(part: str, dtype: str, H: int, Hkv: int, K: int, capability: int) ->
 def delta(H: int) -> Launch:
     return Launch(
         name=f"flash_attention delta bf16 heads={H} K=64",
-        kernel=_delta_kernel,
+        kernel=_attention_delta_kernel,
         signature={"dy_ptr": "*bf16", "y_ptr": "*bf16", "delta_ptr": "*fp32", "N": "i32"},
         constexprs={"H": H, "K": 64, "ACC": tl.float32, "BLOCK_T": DELTA_BLOCK},
         unaligned=frozenset({"N"}),

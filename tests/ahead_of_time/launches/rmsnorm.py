@@ -3,7 +3,7 @@
 import torch
 
 from tests.ahead_of_time.compiling import Launch
-from tresse.kernels.rmsnorm import _backward_kernel, _forward_kernel, launch_options
+from tresse.kernels.rmsnorm import _rmsnorm_backward_kernel, _rmsnorm_forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -16,7 +16,7 @@ def forward(dtype: str, D: int, residual: bool) -> Launch:
     pointers = {name: f"*{dtype}" for name in rows if name not in absent}
     return Launch(
         name=f"{'add_' * residual}rmsnorm forward {dtype} D={D}",
-        kernel=_forward_kernel,
+        kernel=_rmsnorm_forward_kernel,
         signature=pointers | {"rstd_ptr": "*fp32"},
         constexprs=dict.fromkeys(absent) | {"EPS": 1e-5} | options,
         num_warps=num_warps,
@@ -32,7 +32,7 @@ def backward(dtype: str, D: int, residual: bool) -> Launch:
     pointers = {name: f"*{dtype}" for name in rows if name not in absent}
     return Launch(
         name=f"{'add_' * residual}rmsnorm backward {dtype} D={D}",
-        kernel=_backward_kernel,
+        kernel=_rmsnorm_backward_kernel,
         signature=pointers | {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32", "N": "i32"},
         constexprs=dict.fromkeys(absent) | options,
         unaligned=frozenset({"N"}),

@@ -3,20 +3,20 @@
 import torch
 
 from tests.ahead_of_time.compiling import Launch
-from tresse.kernels.swiglu import _backward_kernel, _forward_kernel, launch_options
+from tresse.kernels.swiglu import _swiglu_backward_kernel, _swiglu_forward_kernel, launch_options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 KERNELS = {
-    "forward": (_forward_kernel, ["gate_up_ptr", "h_ptr"]),
-    "backward": (_backward_kernel, ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]),
-    "backward with h kept": (_backward_kernel, ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]),
+    "forward": (_swiglu_forward_kernel, ["gate_up_ptr", "h_ptr"]),
+    "backward": (_swiglu_backward_kernel, ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]),
+    "backward with h kept": (_swiglu_backward_kernel, ["dh_ptr", "gate_up_ptr", "d_gate_up_ptr"]),
 }
 
 
 def launch(direction: str, dtype: str, width: int) -> Launch:
     kernel, pointers = KERNELS[direction]
     options = launch_options(width, DTYPES[dtype])
-    if kernel is _backward_kernel:
+    if kernel is _swiglu_backward_kernel:
         options["KEPT"] = direction != "backward"
     return Launch(
         name=f"swiglu {direction} {dtype} F={width}",
