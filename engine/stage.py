@@ -24,6 +24,7 @@ from tresse.engine.checkpoint.checkpoint import (
 )
 from tresse.engine.checkpoint.state import State
 from tresse.engine.checkpoint.writer import Writer
+from tresse.engine.fp8 import use_fp8
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.memory import keeps_h
 from tresse.engine.model import Transformer, parameter_shapes
@@ -269,6 +270,8 @@ def _build_model(config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend) ->
         model = Transformer(
             config.model, vocabulary.width, vocabulary.num_used, attend, keep_h=keep_h
         )
+    if config.sharding.fp8:
+        use_fp8(model, ranks.device)
     return model.to_empty(device=ranks.device)
 
 

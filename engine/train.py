@@ -28,6 +28,7 @@ from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
 from tresse.engine.checkpoint.checkpoint import Checkpoint
+from tresse.engine.fp8 import check_fp8
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Meter, Progress
 from tresse.engine.run.banner import print_banner
@@ -150,6 +151,8 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     changes = find_changes(config)
     micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)  # or an error
     attend = choose_attention(config, ranks)
+    if config.sharding.fp8:
+        check_fp8(ranks.device)
     if ranks.is_first:
         lock_run(config)
         check_sources(config)

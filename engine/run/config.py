@@ -124,6 +124,9 @@ class ShardingConfig:
     2 also divides the gradients, 3 also the weights in the model."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype of the computation. Master weights, moments and summed gradients are always fp32."""
+    fp8: bool = False
+    """Multiply the projections q, k, v, o, gate and up in fp8 with one scale per tensor (torchao).
+    Faster on Hopper only with `compile`; the loss is not that of bf16. An experiment."""
     offload_optimizer: bool = False
     """Keep master weights and moments in host memory and update them there (levels 1 to 3)."""
 
@@ -135,6 +138,8 @@ class ShardingConfig:
             )
         if self.zero_stage == 0 and self.offload_optimizer:
             raise ValueError("sharding.offload_optimizer needs sharding.zero_stage of 1, 2 or 3")
+        if self.fp8 and self.precision != "bf16":
+            raise ValueError("sharding.fp8 needs sharding.precision bf16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
