@@ -42,7 +42,7 @@ def _mean_loss(engine: Engine, plan: Plan, micro_rows: int, ranks: Ranks) -> flo
     # All ranks take the same number of passes, with empty rows past the end of the plan: in each
     # pass ZeRO-3 gathers weights.
     for first in range(0, plan.num_rows, micro_rows * ranks.world_size):
-        ranks.watch.enter("held-out loss")
+        ranks.watch.enter("held-out loss", ranks.watch.place)
         packed = plan.fill(first + ranks.rank * micro_rows, micro_rows)
         batch = to_device(packed, ranks.device, plan.packing.mask_documents)
         _, losses = engine(batch.tokens, batch.labels, batch.cu_seqlens)

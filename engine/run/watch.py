@@ -75,6 +75,11 @@ class Watch:
         self._steps += phase == "step"
         self._now = (phase, place, time.monotonic())
 
+    @property
+    def place(self) -> str:
+        """The stage and the step that this rank is at."""
+        return self._now[1]
+
     def __enter__(self) -> Self:
         if processes.rank() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
