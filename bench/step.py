@@ -42,6 +42,7 @@ from tresse.engine.run.recipes import RECIPES
 from tresse.engine.sharding.full_state import set_full_state
 from tresse.engine.sharding.shard import parameter_groups, release, shard
 from tresse.engine.step import train_step
+from tresse.kernels.mlp_backends import choose_mlp
 
 NUM_IDS, WIDTH = 2051, 2176  # of the paper's units with separators
 NUM_KERNELS = 30  # lines of the table
@@ -71,6 +72,8 @@ class Options:
     """Compile each block (torch.compile), or not; several are measured one after the other."""
     attention: Literal["auto", "fa4", "fa2", "varlen", "sdpa", "triton"] = "auto"
     """Attention, as in the configuration of a run."""
+    mlp: Literal["tresse", "quack"] = "tresse"
+    """MLP, as in the configuration of a run."""
     keep_swiglu: tuple[Keep, ...] = ("auto",)
     """Keep SwiGLU's product, as in the configuration of a run; several, one after the other."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -196,7 +199,7 @@ def configure(
     config: RunConfig, options: Options, compiled: bool, keep: Keep, ranks: Ranks
 ) -> RunConfig:
     """Return the recipe's configuration with the sizes of the benchmark."""
-    kernels = KernelsConfig(attention=options.attention, keep_swiglu=keep)
+    kernels = KernelsConfig(attention=options.attention, mlp=options.mlp, keep_swiglu=keep)
     sharding = dataclasses.replace(
         config.sharding, precision=options.precision, zero_stage=options.zero_stage
     )
@@ -217,8 +220,9 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
     shapes = parameter_shapes(config.model, WIDTH).values()
     keep_h = keeps_h(config, sum(shape.numel() for shape in shapes), ranks)
     attend = choose_attention(config, ranks)
+    mlp = choose_mlp(config.kernels.mlp, device, DTYPES[config.sharding.precision])
     with torch.device(device):
-        model = Transformer(config.model, WIDTH, NUM_IDS, attend, keep_h=keep_h)
+        model = Transformer(config.model, WIDTH, NUM_IDS, attend, keep_h=keep_h, mlp=mlp)
     fill_normal(model)
     if config.compile:
         for layer in model.layers:
@@ -247,6 +251,7 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         "precision": config.sharding.precision,
         "zero_stage": None if way == "ddp" else config.sharding.zero_stage,
         "attention": options.attention,
+        "mlp": options.mlp,
         "ranks": ranks.world_size,
         "rows_per_step": config.rows_per_step,
         "micro_rows": config.micro_rows,

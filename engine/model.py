@@ -27,6 +27,7 @@ from tresse.data import processes
 from tresse.engine.run.config import ModelConfig
 from tresse.kernels.attention import Attend, attention
 from tresse.kernels.linear_cross_entropy import linear_cross_entropy
+from tresse.kernels.mlp_backends import Mlp
 from tresse.kernels.rmsnorm import add_rmsnorm
 from tresse.kernels.rope import rope_qkv, rope_tables
 from tresse.kernels.swiglu import swiglu_linear
@@ -41,8 +42,9 @@ class Transformer(nn.Module):
     """A causal language model; parameters and activations share one dtype, bf16 or fp32.
 
     vocab_width: rows of the embedding and columns of the logits, with padding; vocab_used: number
-    of ids; attend: one of `kernels.attention_backends`; keep_h: as in `kernels.swiglu`. Parameters
-    have no values: call `init_weights` or load a checkpoint before use.
+    of ids; attend: one of `kernels.attention_backends`; keep_h: as in `kernels.swiglu`; mlp: one of
+    `kernels.mlp_backends`, or None for the layers' own. Parameters have no values: call
+    `init_weights` or load a checkpoint before use.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Transformer(nn.Module):
         attend: Attend = attention,
         *,
         keep_h: bool = False,
+        mlp: Mlp | None = None,
     ) -> None:
         super().__init__()
         if not 0 < vocab_used <= vocab_width:
@@ -62,7 +65,7 @@ class Transformer(nn.Module):
         self.vocab_used = vocab_used
         self.embedding = nn.Embedding(vocab_width, config.hidden_size)
         self.layers = nn.ModuleList(
-            Block(config, attend, keep_h=keep_h) for _ in range(config.num_layers)
+            Block(config, attend, keep_h=keep_h, mlp=mlp) for _ in range(config.num_layers)
         )
         self.norm = AddRMSNorm(config.hidden_size, config.norm_eps)
         if not config.tie_embeddings:
@@ -155,9 +158,15 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, attend: Attend = attention, *, keep_h: bool = False
+        self,
+        config: ModelConfig,
+        attend: Attend = attention,
+        *,
+        keep_h: bool = False,
+        mlp: Mlp | None = None,
     ) -> None:
         super().__init__()
+        self.mlp = mlp
         self.attend = attend
         D, K, F_ = config.hidden_size, config.head_dim, config.intermediate_size
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, K
@@ -183,7 +192,11 @@ class Block(nn.Module):
         x, residual = self.attention_norm(branch, residual)
         x = self._attend(self.qkv_proj(x), tables, cu_seqlens)
         x, residual = self.mlp_norm(self.o_proj(x), residual)
-        return self.down_proj(self.gate_up_proj(x)), cast(torch.Tensor, residual)
+        if self.mlp:
+            branch = self.mlp(x, self.gate_up_proj.weight, self.down_proj.weight)
+        else:
+            branch = self.down_proj(self.gate_up_proj(x))
+        return branch, cast(torch.Tensor, residual)
 
     def _attend(
         self,

@@ -27,7 +27,7 @@ from tresse.engine.checkpoint.writer import Writer
 from tresse.engine.fp8 import use_fp8
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.memory import keeps_h
-from tresse.engine.model import Transformer, parameter_shapes
+from tresse.engine.model import DTYPES, Transformer, parameter_shapes
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
@@ -36,6 +36,7 @@ from tresse.engine.sharding.full_state import set_full_state
 from tresse.engine.sharding.shard import Engine, release, shard
 from tresse.engine.step import NUM_NORMS, StepResult, high_norm
 from tresse.kernels.attention import Attend
+from tresse.kernels.mlp_backends import choose_mlp
 
 # A block compiles to several graphs: for the first layer and the others, with and without a
 # gradient, and for every length of cu_seqlens. Beyond dynamo's own limit of 8 it runs uncompiled.
@@ -268,7 +269,12 @@ def _build_model(config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend) ->
     keep_h = keeps_h(config, num_parameters, ranks)
     with torch.device("meta"):
         model = Transformer(
-            config.model, vocabulary.width, vocabulary.num_used, attend, keep_h=keep_h
+            config.model,
+            vocabulary.width,
+            vocabulary.num_used,
+            attend,
+            keep_h=keep_h,
+            mlp=choose_mlp(config.kernels.mlp, ranks.device, DTYPES[config.sharding.precision]),
         )
     if config.sharding.fp8:
         use_fp8(model, ranks.device)

@@ -31,6 +31,7 @@ from tresse.engine.checkpoint.checkpoint import Checkpoint
 from tresse.engine.fp8 import check_fp8
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Meter, Progress
+from tresse.engine.model import DTYPES
 from tresse.engine.run.banner import print_banner
 from tresse.engine.run.command_line import COMMAND, parse_config
 from tresse.engine.run.config import RunConfig, StageConfig
@@ -61,6 +62,7 @@ from tresse.engine.stage import (
 )
 from tresse.engine.step import RunningStep, StepResult, learning_rate, train_step
 from tresse.kernels.attention import Attend
+from tresse.kernels.mlp_backends import choose_mlp
 
 WAIT_FOR_FIRST_S = 5.0
 End = Literal["finished", "stopped", "spike"]
@@ -153,6 +155,9 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     attend = choose_attention(config, ranks)
     if config.sharding.fp8:
         check_fp8(ranks.device)
+    choose_mlp(config.kernels.mlp, ranks.device, DTYPES[config.sharding.precision])  # or an error
+    if ranks.is_first:
+        print(f"MLP: {config.kernels.mlp} (as kernels.mlp says)")
     if ranks.is_first:
         lock_run(config)
         check_sources(config)

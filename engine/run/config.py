@@ -269,6 +269,9 @@ class KernelsConfig:
     """Attention. The run prints its choice and the reason.
     `auto` takes the first that can run: FlashAttention 4 (fa4) or 2 (fa2), else torch's SDPA.
     With masked documents torch's varlen attention or our Triton kernel come before SDPA."""
+    mlp: Literal["tresse", "quack"] = "tresse"
+    """MLP: ours, or quack's with SwiGLU in the epilogues of its products (Hopper, bf16, ZeRO level
+    0 to 2). Quack's has not been measured."""
     keep_swiglu: Literal["auto", "yes", "no"] = "auto"
     """Keep the product of SwiGLU for the backward pass rather than compute it again: faster.
     `auto` keeps it if the memory of every GPU is large enough."""
@@ -333,3 +336,8 @@ class RunConfig:
                 raise ValueError(
                     f"stages.{position}.init={stage.init!r} is not one of {', '.join(allowed)}"
                 )
+        if self.kernels.mlp == "quack" and (self.sharding.zero_stage == 3 or self.sharding.fp8):
+            raise ValueError(
+                "kernels.mlp=quack takes weights that ZeRO level 3 and fp8 do not have; choose "
+                "kernels.mlp=tresse, or sharding.zero_stage of at most 2 without sharding.fp8"
+            )
