@@ -306,8 +306,8 @@ def profiled(trainer: Way, batches: Sequence[DeviceBatch], ranks: Ranks) -> floa
     activities = [torch.profiler.ProfilerActivity.CPU]
     if ranks.device.type == "cuda":
         activities = [torch.profiler.ProfilerActivity.CUDA]
-    start_s = time.perf_counter()
     with torch.profiler.profile(activities=activities) as profiler:
+        start_s = time.perf_counter()
         trainer.step(batches)
         _wait(ranks.device)
         total_ms = 1000 * (time.perf_counter() - start_s)

@@ -57,6 +57,7 @@ def keeps_h(config: RunConfig, num_parameters: int, ranks: Ranks) -> bool:
     if choice != "auto" or ranks.device.type != "cuda":
         return choice == "yes"
     needed = step_bytes(config, num_parameters, ranks.world_size, keep_h=True)
+    needed += torch.cuda.memory_allocated(ranks.device)  # a pool of tokens
     total = torch.cuda.mem_get_info(ranks.device)[1]
     keep = not ranks.any(needed > SHARE * total)
     if ranks.is_first:

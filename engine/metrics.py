@@ -88,7 +88,7 @@ class Progress:
     """The progress of a stage on the first rank: a bar on a terminal, else lines of text."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage, self._first_step = stage, stage.step
+        self._stage, self._first_step, self._step = stage, stage.step, stage.step
         self._start_s, self._shown_s = time.monotonic(), -math.inf
         is_terminal = sys.stderr.isatty()
         self._prints = stage.ranks.is_first and not is_terminal
@@ -106,16 +106,20 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def step(self, summary: str, count: int) -> None:
-        """Show that steps were taken; lines come every ten seconds, and at the first and last."""
+    def step(self, summary: str, step: int) -> None:
+        """Show the results up to a step; lines come every ten seconds, and at the first and last.
+
+        The stage may be one step ahead.
+        """
         self._bar.set_postfix_str(summary, refresh=False)
-        self._bar.update(count)
+        self._bar.update(step - self._step)
+        self._step = step
         now_s, stage = time.monotonic(), self._stage
         if self._prints and (stage.is_done or now_s - self._shown_s >= SECONDS_PER_LINE):
             self._shown_s = now_s
-            per_step = (now_s - self._start_s) / (stage.step - self._first_step)
-            left = tqdm.format_interval((stage.num_steps - stage.step) * per_step)
-            place = f"stage {stage.name}, step {stage.step:,} of {stage.num_steps:,}"
+            per_step = (now_s - self._start_s) / (step - self._first_step)
+            left = tqdm.format_interval((stage.num_steps - step) * per_step)
+            place = f"stage {stage.name}, step {step:,} of {stage.num_steps:,}"
             self.say(f"{place}: {summary}, {left} left")
 
     def say(self, line: str) -> None:

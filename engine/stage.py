@@ -2,6 +2,7 @@
 
 import gc
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -119,10 +120,11 @@ class Stage:
 
     @property
     def norm_limit(self) -> float:
-        """Largest gradient norm of the next step that is no spike."""
+        """Largest gradient norm of the next step that is no spike; infinite if none is sought."""
         spikes = self.config.spikes
-        stops = spikes.policy == "stop"  # only at a norm that is not finite
-        return math.inf if stops else high_norm(self.recent_norms, spikes.deviations)
+        if spikes.policy == "stop":  # only at a norm that is not finite
+            return math.inf
+        return min(high_norm(self.recent_norms, spikes.deviations), sys.float_info.max)
 
     @property
     def steps_ahead(self) -> int:

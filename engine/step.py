@@ -38,6 +38,8 @@ class StepResult:
     """True if any rank was asked to stop."""
     save: bool
     """True if any rank was asked to save."""
+    failed: bool = False
+    """True if any rank could not write its share of a checkpoint."""
 
     @property
     def loss(self) -> float:
@@ -72,7 +74,7 @@ class RunningStep:
     """A step that the device works on; its measurements arrive when it is done."""
 
     def __init__(self, measured: Tensor, num_languages: int, *, updated: bool) -> None:
-        """Send for the measurements: losses, targets, stop, save, norm; (2 num_languages + 3,)."""
+        """Send for the measurements, (2 num_languages + 4,): losses, targets, three flags, norm."""
         self._num_languages, self._updated = num_languages, updated
         self._numbers = measured
         self._arrival = None
@@ -86,7 +88,7 @@ class RunningStep:
         """Wait for the device, and return the measurements."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        *sums, stop, save, norm = self._numbers.tolist()
+        *sums, stop, save, failed, norm = self._numbers.tolist()
         return StepResult(
             losses=sums[: self._num_languages],
             targets=[int(count) for count in sums[self._num_languages :]],
@@ -94,6 +96,7 @@ class RunningStep:
             updated=self._updated and math.isfinite(norm),
             stop=stop > 0,
             save=save > 0,
+            failed=failed > 0,
         )
 
 
@@ -107,12 +110,14 @@ def train_step(
     norm_limit: float = math.inf,
     stop: bool = False,
     save: bool = False,
+    failed: bool = False,
 ) -> RunningStep:
     """Accumulate the gradient of this rank's micro-batches, reduce it, update the weights.
 
     norm_limit: largest gradient norm of an update; one that is not finite is never an update.
-    stop, save: True if this rank was asked to. With the lean step and without a limit the host only
-    queues the work: it never waits for the device.
+    stop, save: True if this rank was asked to. failed: True if it could not write a checkpoint.
+    With the lean step and without a limit the host only queues the work: it never waits for the
+    device.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
@@ -128,10 +133,10 @@ def train_step(
     norm, updated = apply_gradient(engine, norm_limit)
     asked = [
         torch.full((1,), float(flag), dtype=torch.float64, device=ranks.device)
-        for flag in (stop, save)
+        for flag in (stop, save, failed)
     ]
     summed = ranks.all_reduce(torch.cat([losses, *asked]))
-    measured = torch.cat([summed[:-2], targets.double(), summed[-2:], norm.double().view(1)])
+    measured = torch.cat([summed[:-3], targets.double(), summed[-3:], norm.double().view(1)])
     return RunningStep(measured, num_languages, updated=updated)
 
 

@@ -9,6 +9,7 @@ import gc
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -93,6 +94,7 @@ class Job:
 
 def main() -> None:
     """Run the job that the command line describes."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # while there is nothing to save
     config = parse_on_all(sys.argv[1:])
     try:
         with Watch(Path(config.run_dir), config.timeouts) as watch:
@@ -194,9 +196,15 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
         if job.questions:
             folder = Path(job.config.run_dir) / stage.name
             score_stage(folder, job.questions, job.corpora.valid, ranks, job.attend)
-        if ranks.any(interrupt.requested):
+        if ranks.any(asks_to_stop(interrupt, job.config)):
             return False
     return True
+
+
+def asks_to_stop(interrupt: Interrupt, config: RunConfig) -> bool:
+    """Return whether a signal asks this rank to stop."""
+    stops = config.checkpoint.on_sigusr1 == "stop"
+    return interrupt.requested or (interrupt.save_requested and stops)
 
 
 def run_stage(
@@ -257,10 +265,12 @@ def take_steps(
         saves, measures = stage.save_is_due, job.heldout_is_due(stage)
         ahead = 0 if saves or measures else stage.steps_ahead
         results = finish(stage, launched, ahead, log, meter)
-        stops = any(result.stop for result in results)
-        if stops or any(result.save for result in results):
+        if any(result.stop or result.save for result in results):
             results += finish(stage, launched, 0, log, meter)
             saves = True
+        stops = any(result.stop for result in results)
+        rewinds = config.spikes.policy == "rewind" and not all(each.updated for each in results)
+        saves = stops or (saves and not rewinds)
         if measures:
             write_heldout_losses(stage, job, log, progress)
         if saves:
@@ -269,13 +279,13 @@ def take_steps(
             stage.save()
         write_saves(stage, log)
         if results:
-            progress.step(meter.summary, len(results))
+            progress.step(meter.summary, stage.step - len(launched))
         if measures or saves:
             meter.restart()
         watch.enter("rows", stage.place)
         if stops:
             return "stopped"
-        if config.spikes.policy == "rewind" and not all(result.updated for result in results):
+        if rewinds:
             return "spike"
     return "finished"
 
@@ -307,6 +317,7 @@ def launch(
     masked = config.data.packing.mask_documents
     batches = [to_device(each, ranks.device, masked, pool) for each in packed]
     num_languages, limit = len(stage.plan.languages), stage.norm_limit
+    stop = asks_to_stop(interrupt, config)
     save, interrupt.save_requested = interrupt.save_requested, False
     running = train_step(
         stage.engine,
@@ -315,8 +326,9 @@ def launch(
         lr,
         ranks,
         norm_limit=limit,
-        stop=interrupt.requested or (save and config.checkpoint.on_sigusr1 == "stop"),
+        stop=stop,
         save=save,
+        failed=stage.writer.has_failed,
     )
     stage.step += 1
     return Launched(stage.step, lr, wait_s, limit, running)
@@ -330,6 +342,8 @@ def finish(
     while len(launched) > ahead:
         step = launched.popleft()
         result = step.running.result()
+        if result.failed:
+            stage.writer.raise_failure()
         check_spike(stage, step, result)
         stage.count(result)
         log.write(step.step, meter.record(step.step, result, step.lr, step.wait_s))

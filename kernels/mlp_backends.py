@@ -10,9 +10,10 @@ faster. It is imported when it is chosen.
 
 import importlib
 import importlib.metadata
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
+from torch.torch_version import TorchVersion
 
 from tresse.kernels.attention_backends import UnavailableError
 from tresse.kernels.flash_attention_tiles import capability_of
@@ -59,10 +60,11 @@ def _quack(device: torch.device, dtype: torch.dtype) -> Mlp:
         raise UnavailableError("quack-kernels is not installed") from None
     except (ImportError, TypeError) as error:  # TypeError: a CUTLASS DSL that it does not know
         raise UnavailableError(f"quack.mlp does not import: {error}") from error
-    if torch.torch_version.TorchVersion(version) < OLDEST:
+    if TorchVersion(version) < OLDEST:
         raise UnavailableError(f"quack-kernels {version} is older than {OLDEST}")
 
     def mlp(x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
         return function(x, gate_up, down, "swiglu", tuned=False, concat_layout=True)
 
-    return torch.compiler.disable(mlp)  # it compiles its own kernels when it is called
+    # It compiles its own kernels when it is called; dynamo must not trace that.
+    return cast(Mlp, torch.compiler.disable(mlp))

@@ -14,8 +14,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -65,8 +67,8 @@ class Snapshot:
 class Writer:
     """Writes checkpoints into the folder of a stage, one at a time.
 
-    An error while one is written is raised by the next call of any method. timeout_s: how long the
-    first rank waits for what the others write.
+    An error while one is written sets `has_failed`; `raise_failure`, `save` and `close` raise it on
+    every rank. timeout_s: how long the first rank waits for what the others write.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Writer:
         self._pending: Future[Saved] | None = None
         self._saved: list[Saved] = []
         self._deadline_s = math.inf
+        self._temporary = folder
 
     def save(self, engine: Engine, state: State) -> None:
         """Begin to write a checkpoint; a collective. Waits for the one before it.
@@ -87,10 +90,10 @@ class Writer:
         written.
         """
         start_s = time.perf_counter()
-        self.wait()
+        self._settle()
         snapshot = take_snapshot(engine, self._ranks)
         self._check_finite(snapshot, state)
-        temporary = self._begin(state)
+        temporary = self._temporary = self._begin(state)
         stall_s = time.perf_counter() - start_s
         self._pending = self._thread.submit(
             self._write, snapshot, state, temporary, start_s, stall_s
@@ -98,7 +101,7 @@ class Writer:
 
     def completed(self) -> list[Saved]:
         """Return the checkpoints that were completed since the last call."""
-        if self._pending and self._pending.done():
+        if self._pending and self._pending.done() and not self.has_failed:
             self.wait()
         saved, self._saved = self._saved, []
         return saved
@@ -109,15 +112,42 @@ class Writer:
             pending, self._pending = self._pending, None
             self._saved.append(pending.result())
 
+    @property
+    def has_failed(self) -> bool:
+        """True if this rank could not do its part of the last checkpoint."""
+        pending = self._pending
+        return pending is not None and pending.done() and pending.exception() is not None
+
+    def raise_failure(self) -> NoReturn:
+        """Raise this rank's error, or say that another rank has one."""
+        if self.has_failed:
+            self.wait()
+        raise OSError("another rank could not write its share of a checkpoint")
+
     def close(self) -> None:
         """Wait until the last checkpoint is complete; a collective."""
-        self.wait()
+        self._settle()
         self._thread.shutdown()
-        self._ranks.barrier()
 
     def hurry(self) -> None:
-        """Let the last checkpoint be completed soon or not at all, as the run has failed."""
+        """Give the last checkpoint GRACE_S seconds to be completed, as the run has failed."""
         self._deadline_s = time.monotonic() + GRACE_S
+        if self._pending is None:
+            return
+        with suppress(TimeoutError):
+            self._pending.exception(GRACE_S)
+        while not self._ranks.is_first and self._temporary.exists():  # the first rank is not done
+            if time.monotonic() > self._deadline_s:
+                return
+            time.sleep(POLL_S)
+
+    def _settle(self) -> None:
+        """Wait until all ranks have done their part; an error of one is raised on all."""
+        if self._pending is not None:
+            self._pending.exception()
+        if self._ranks.any(self.has_failed):
+            self.raise_failure()
+        self.wait()
 
     def _check_finite(self, snapshot: Snapshot, state: State) -> None:
         if not self._ranks.any(bool(snapshot.not_finite)):
@@ -147,7 +177,7 @@ class Writer:
         """Write this rank's share; on the first rank also the rest."""
         try:
             files = _write_share(snapshot, temporary, self._ranks)
-        except OSError as error:
+        except Exception as error:
             _tell(temporary, self._ranks.rank, {"error": str(error)})
             raise
         _tell(temporary, self._ranks.rank, {"files": {n: asdict(f) for n, f in files.items()}})

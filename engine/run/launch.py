@@ -32,6 +32,7 @@ SCRIPT = Path(__file__).parents[1] / "train.py"
 
 def train(arguments: Sequence[str]) -> NoReturn:
     """Run the main job; `arguments` are options of torchrun and those of the job, mixed."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there are ranks
     options, job = split(get_args_parser(), arguments)
     os.environ[COMMAND] = shlex.join(["tresse", "train", *options])
     config = parse_config(job)  # before ranks start, so that a mistake is said once

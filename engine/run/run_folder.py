@@ -6,7 +6,7 @@ runs/NAME/corpora.json     ids of the corpora
 runs/NAME/metrics.jsonl    a record per step and per measurement of the held-out loss
 runs/NAME/ranks/           what each rank does now (engine/run/watch.py)
 runs/NAME/tensorboard/     the same numbers as TensorBoard events
-runs/NAME/STAGE/           checkpoints (engine/checkpoint.py) and scores (engine/scoring/score.py)
+runs/NAME/STAGE/           checkpoints (engine/checkpoint/) and scores (engine/scoring/score.py)
 runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report.py)
 """
 

@@ -8,7 +8,7 @@ times, and reduces the whole gradient on every rank. This one works on the same 
     accumulate   the first micro-batch's gradient is copied, later ones are added, bf16 to fp32, as
                  soon as autograd has one; nothing is zeroed and no bf16 gradient is kept
     reduce       the slice of a rank is summed on that rank alone, as soon as its last gradient has
-                 come: behind the rest of the backward pass
+                 come: behind the rest of the backward pass, in an order that all ranks have
     norm         of the own slice, plus one number over the ranks
     update       AdamW reads the clip as a coefficient on the device and writes the bf16 weights too
     gather       the bf16 slices of all ranks, in place
@@ -87,6 +87,10 @@ class LeanStep:
         self.optimizer._grad_acc_hooks = []
         self._targets: dict[nn.Parameter, _Target] = {}
         self._groups = [self._group(i) for i in range(len(self.optimizer.bf16_groups))]
+        # The backward pass completes the last slices first. Autograd's own order may differ between
+        # ranks, as where one compiles what another runs eagerly; the order of collectives may not.
+        self._order = [part for group in self._groups for part in reversed(group.slices)]
+        self._num_reduced = 0
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._take) for parameter in self._targets
         ]
@@ -122,7 +126,7 @@ class LeanStep:
         """Remove the hooks and drop the buffers."""
         for hook in self._hooks:
             hook.remove()
-        self._targets, self._groups = {}, []
+        self._targets, self._groups, self._order = {}, [], []
 
     def _group(self, index: int) -> _Group:
         optimizer, rank = self.optimizer, self.ranks.rank
@@ -160,10 +164,12 @@ class LeanStep:
     def _arrived(self, target: _Target) -> None:
         for part in target.slices:
             part.missing -= 1
-            if part.missing == 0:
-                self._reduce(part)
+        while self._num_reduced < len(self._order) and not self._order[self._num_reduced].missing:
+            self._reduce_next()
 
-    def _reduce(self, part: _Slice) -> None:
+    def _reduce_next(self) -> None:
+        part = self._order[self._num_reduced]
+        self._num_reduced += 1
         if self.ranks.world_size > 1:
             work = dist.reduce(part.gradient, dst=part.owner, async_op=True)
             assert work is not None
@@ -175,10 +181,11 @@ class LeanStep:
             if not target.has_gradient:  # no micro-batch used this parameter
                 target.view.zero_()
             target.has_gradient = False
-        for part in (part for group in self._groups for part in group.slices):
-            if part.missing:
-                part.missing = 0
-                self._reduce(part)
+        while self._num_reduced < len(self._order):
+            self._reduce_next()
+        self._num_reduced = 0
+        for part in self._order:
+            part.missing = 0
         for work in self._works:
             work.wait()
         self._works.clear()

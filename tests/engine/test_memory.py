@@ -67,6 +67,7 @@ def test_the_product_is_kept_where_it_fits_or_as_told(
     kept: bool,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, gigabytes * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
     ranks: Any = SimpleNamespace(
         device=torch.device("cuda"), world_size=world_size, is_first=True, any=bool
     )

@@ -82,7 +82,7 @@ def test_what_is_written_is_the_state_at_the_save_not_a_later_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["completed", "wait", "close", "save"])
+@pytest.mark.parametrize("method", ["raise_failure", "wait", "close", "save"])
 def test_an_error_while_one_is_written_is_raised_by_the_next_call(
     trained: tuple[Any, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -95,6 +95,8 @@ def test_an_error_while_one_is_written_is_raised_by_the_next_call(
     pending = writer._pending
     assert pending is not None
     assert pending.exception(60) is not None
+    assert writer.has_failed
+    assert writer.completed() == []
     with pytest.raises(OSError, match=r"No space left .*step-00000008\.tmp/model-00001-of-00001"):
         getattr(writer, method)(*(trained if method == "save" else ()))
     assert newest(tmp_path) is None
