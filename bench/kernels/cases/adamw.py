@@ -1,10 +1,9 @@
 """The optimizer step that a training takes: AdamW over the flat fp32 partitions of DeepSpeed.
 
-At ZeRO 1 in bf16 (engine/sharding.py) DeepSpeed's BF16_Optimizer holds one flat fp32 partition of
-masters for the matrices, which decay, and one for the vectors, which do not. It sums the gradients
-in fp32 partitions beside them, clips these in place and calls AdamW.step(); then it copies the
-masters to the bf16 weights. The clip and the copy are DeepSpeed's own, with any AdamW: only
-step() is timed, one launch per partition.
+At ZeRO 1 in bf16 (engine/sharding/) DeepSpeed's BF16_Optimizer holds one flat fp32 partition of
+masters for the matrices, which decay, and one for the vectors, which do not, and sums the gradients
+in fp32 partitions beside them. Only step() is timed, as every AdamW has it: one launch per
+partition of ours, without the clip and the bf16 copy that the lean step lets it do in passing.
 """
 
 from collections.abc import Callable
