@@ -58,6 +58,13 @@ def to_device(
     return DeviceBatch(tokens[:, :-1].contiguous(), labels, languages, cu_seqlens)
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """Copy a tensor to host memory: from a GPU into page-locked memory, without waiting for it."""
+    on_gpu = tensor.is_cuda
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=on_gpu)
+    return host.copy_(tensor, non_blocking=on_gpu)
+
+
 def upload_pool(corpus: Corpus, device: torch.device, *, show_progress: bool = False) -> Tensor:
     """Copy a corpus' tokens to the device: (size,) uint16 or uint32, in the order of `Copies`.
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from tresse.engine.model import DTYPES
 from tresse.engine.run.config import ModelConfig, RunConfig
 from tresse.engine.run.ranks import Ranks
 
@@ -26,8 +27,7 @@ def working_bytes(model: ModelConfig, tokens: int, itemsize: int) -> int:
 def state_bytes(config: RunConfig, num_parameters: int, world_size: int) -> int:
     """Return weights, gradients, masters and moments on one rank."""
     sharding = config.sharding
-    itemsize = 2 if sharding.precision == "bf16" else 4
-    weights, gradients, masters = itemsize, 4, 12
+    weights, gradients, masters = DTYPES[sharding.precision].itemsize, 4, 12
     shared = [sharding.zero_stage >= 3, sharding.zero_stage >= 2, sharding.zero_stage >= 1]
     if sharding.offload_optimizer:
         masters = 0
@@ -40,7 +40,7 @@ def state_bytes(config: RunConfig, num_parameters: int, world_size: int) -> int:
 def step_bytes(config: RunConfig, num_parameters: int, world_size: int, *, keep_h: bool) -> int:
     """Return the memory that a step needs at its peak, on one rank."""
     tokens = config.micro_rows * config.data.packing.row_length
-    itemsize = 2 if config.sharding.precision == "bf16" else 4
+    itemsize = DTYPES[config.sharding.precision].itemsize
     return (
         state_bytes(config, num_parameters, world_size)
         + activation_bytes(config.model, tokens, itemsize, keep_h=keep_h)

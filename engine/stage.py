@@ -28,7 +28,7 @@ from tresse.engine.checkpoint.writer import Writer
 from tresse.engine.fp8 import use_fp8
 from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.memory import keeps_h
-from tresse.engine.model import DTYPES, Transformer, parameter_shapes
+from tresse.engine.model import Transformer, parameter_shapes
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
@@ -37,7 +37,7 @@ from tresse.engine.sharding.full_state import set_full_state
 from tresse.engine.sharding.shard import Engine, release, shard
 from tresse.engine.step import NUM_NORMS, StepResult, high_norm
 from tresse.kernels.attention import Attend
-from tresse.kernels.mlp_backends import choose_mlp
+from tresse.kernels.mlp_backends import Mlp
 
 # A block compiles to several graphs: for the first layer and the others, with and without a
 # gradient, and for every length of cu_seqlens. Beyond dynamo's own limit of 8 it runs uncompiled.
@@ -219,6 +219,7 @@ def build_stage(
     corpora: Corpora,
     ranks: Ranks,
     attend: Attend,
+    mlp: Mlp | None,
     own: Checkpoint | None,
     first_step: int = 0,
 ) -> Stage:
@@ -229,7 +230,7 @@ def build_stage(
     """
     start_s = time.perf_counter()
     source = own or _open_on_all(_initial(config, stage) if ranks.is_first else None, ranks)
-    model = _build_model(config, plan, ranks, attend)
+    model = _build_model(config, plan, ranks, attend, mlp)
     if source:
         source.check_tokenizer(corpora.train)
         source.load_into(model)
@@ -263,7 +264,9 @@ def build_stage(
     )
 
 
-def _build_model(config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend) -> Transformer:
+def _build_model(
+    config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend, mlp: Mlp | None
+) -> Transformer:
     """Build the model on the rank's device, with memory that nothing has been written to."""
     vocabulary = plan.vocabulary
     shapes = parameter_shapes(config.model, vocabulary.width)
@@ -276,7 +279,7 @@ def _build_model(config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend) ->
             vocabulary.num_used,
             attend,
             keep_h=keep_h,
-            mlp=choose_mlp(config.kernels.mlp, ranks.device, DTYPES[config.sharding.precision]),
+            mlp=mlp,
         )
     if config.sharding.fp8:
         use_fp8(model, ranks.device)

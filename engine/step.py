@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from tresse.engine.batches import DeviceBatch
+from tresse.engine.batches import DeviceBatch, to_host
 from tresse.engine.run.config import OptimConfig
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding.shard import Engine
@@ -76,11 +76,9 @@ class RunningStep:
     def __init__(self, measured: Tensor, num_languages: int, *, updated: bool) -> None:
         """Send for the measurements, (2 num_languages + 4,): losses, targets, three flags, norm."""
         self._num_languages, self._updated = num_languages, updated
-        self._numbers = measured
+        self._numbers = to_host(measured)
         self._arrival = None
         if measured.is_cuda:
-            self._numbers = torch.empty_like(measured, device="cpu", pin_memory=True)
-            self._numbers.copy_(measured, non_blocking=True)
             self._arrival = torch.cuda.Event()
             self._arrival.record()
 

@@ -63,7 +63,7 @@ from tresse.engine.stage import (
 )
 from tresse.engine.step import RunningStep, StepResult, learning_rate, train_step
 from tresse.kernels.attention import Attend
-from tresse.kernels.mlp_backends import choose_mlp
+from tresse.kernels.mlp_backends import Mlp, choose_mlp
 
 WAIT_FOR_FIRST_S = 5.0
 End = Literal["finished", "stopped", "spike"]
@@ -78,6 +78,7 @@ class Job:
 
     config: RunConfig
     attend: Attend
+    mlp: Mlp | None
     corpora: Corpora
     plans: dict[str, Plan]
     """Rows of each stage, by its name."""
@@ -157,7 +158,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     attend = choose_attention(config, ranks)
     if config.sharding.fp8:
         check_fp8(ranks.device)
-    choose_mlp(config.kernels.mlp, ranks.device, DTYPES[config.sharding.precision])  # or an error
+    mlp = choose_mlp(config.kernels.mlp, ranks.device, DTYPES[config.sharding.precision])
     if ranks.is_first:
         print(f"MLP: {config.kernels.mlp} (as kernels.mlp says)")
     if ranks.is_first:
@@ -181,7 +182,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         write_changes(config, changes)
         write_config(config)
         write_corpora(config, corpora)
-    return Job(config, attend, corpora, plans, heldout, questions, pool)
+    return Job(config, attend, mlp, corpora, plans, heldout, questions, pool)
 
 
 def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
@@ -215,7 +216,7 @@ def run_stage(
     while True:
         ranks.watch.enter("start", f"stage {config.name}")
         stage = build_stage(
-            job.config, config, plan, job.corpora, ranks, job.attend, own, first_step
+            job.config, config, plan, job.corpora, ranks, job.attend, job.mlp, own, first_step
         )
         end = train(stage, job, interrupt)
         stage.close()

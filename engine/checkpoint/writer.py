@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tresse.data.durable import commit, sync_path, write_text
 from tresse.data.store.tensor_file import checksum_file
+from tresse.engine.batches import to_host
 from tresse.engine.checkpoint.checkpoint import all_checkpoints, remove
 from tresse.engine.checkpoint.state import State, TensorFile, folder_name, write_state
 from tresse.engine.hugging_face import save_tensors, to_hf
@@ -234,7 +235,7 @@ def take_snapshot(engine: Engine, ranks: Ranks) -> Snapshot:
             finite[f"{key} of {name}"] = tensor.isfinite().all()
             target, prefix = (model, "") if key == "weight" else (optimizer, f"{key}.")
             parts = to_hf({name: tensor}, module.config, module.vocab_used)
-            target |= {prefix + part: _to_host(x) for part, x in parts.items()}
+            target |= {prefix + part: to_host(x) for part, x in parts.items()}
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return Snapshot(model, optimizer, [name for name, flag in finite.items() if not flag])
@@ -244,13 +245,6 @@ def _share(engine: Engine, ranks: Ranks) -> Iterator[tuple[str, Tensors]]:
     for position, item in enumerate(full_state(engine)):
         if position % ranks.world_size == ranks.rank:
             yield item
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor, from a GPU into page-locked memory and without waiting for it."""
-    on_gpu = tensor.is_cuda
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=on_gpu)
-    return host.copy_(tensor, non_blocking=on_gpu)
 
 
 def _write_share(snapshot: Snapshot, folder: Path, ranks: Ranks) -> dict[str, TensorFile]:
