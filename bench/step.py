@@ -32,8 +32,8 @@ from tresse.bench.records import quantiles, write_records
 from tresse.data.packing.loader import micro_batches
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import DeviceBatch
-from tresse.engine.flops import flops_per_token, peak_flops
-from tresse.engine.memory import keeps_h
+from tresse.engine.forecast.flops import flops_per_token, peak_flops
+from tresse.engine.forecast.memory import keeps_h
 from tresse.engine.metrics import peak_memory_bytes
 from tresse.engine.model import DTYPES, Transformer, parameter_shapes
 from tresse.engine.run.config import KernelsConfig, RunConfig

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import torch
 from tqdm import tqdm
 
-from tresse.engine.flops import flops_per_token, peak_flops
+from tresse.engine.forecast.flops import flops_per_token, peak_flops
 from tresse.engine.run.typed_json import Record
 from tresse.engine.stage import Stage
 from tresse.engine.step import StepResult

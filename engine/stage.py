@@ -27,7 +27,7 @@ from tresse.engine.checkpoint.state import State
 from tresse.engine.checkpoint.writer import Writer
 from tresse.engine.fp8 import use_fp8
 from tresse.engine.hugging_face import check_config, load_pretrained
-from tresse.engine.memory import keeps_h
+from tresse.engine.forecast.memory import keeps_h
 from tresse.engine.model import Transformer, parameter_shapes
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tresse.engine.flops import flops_per_token
+from tresse.engine.forecast.flops import flops_per_token
 from tresse.engine.model import Transformer
 from tresse.engine.run.command_line import parse_config, usage
 from tresse.engine.run.config import RunConfig

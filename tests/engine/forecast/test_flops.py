@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tresse.engine.flops import flops_per_token, peak_flops
+from tresse.engine.forecast.flops import flops_per_token, peak_flops
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig
 from tresse.engine.run.recipes import LLAMA_1B, QWEN_360M

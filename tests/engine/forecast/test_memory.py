@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tresse.engine.memory import activation_bytes, keeps_h, state_bytes, step_bytes
+from tresse.engine.forecast.memory import activation_bytes, keeps_h, state_bytes, step_bytes
 from tresse.engine.model import parameter_shapes
 from tresse.engine.run.config import RunConfig, ShardingConfig
 from tresse.engine.run.recipes import LLAMA_1B, RECIPES
