@@ -258,6 +258,7 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         "tokens_per_s": tokens_per_s,
         "step_ms": 1000 * median_s,
         "step_ms_p20_p80": [1000 * low_s, 1000 * high_s],
+        "steps_ms": [1000 * s for s in seconds],
         "mfu_causal": peak and flops.causal * tokens_per_s / (peak * ranks.world_size),
         "mfu_full": peak and flops.full * tokens_per_s / (peak * ranks.world_size),
         "memory_gib": peak_memory_bytes(device) / 2**30,
