@@ -13,6 +13,9 @@ from typing import Self
 
 INTERRUPTED = 130
 """The shell's status for Ctrl-C."""
+STOPPED = 75
+"""Exit status of `tresse train` for a run that SIGUSR1 has stopped, with a checkpoint. sysexits.h
+calls it a temporary failure: the same command goes on with the work."""
 GRACE_S = 1.0
 """A launcher may pass on a Ctrl-C that the process has had already: so close, two are one."""
 

@@ -13,6 +13,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """Return the number of this process on its machine, LOCAL_RANK; 0 when it is not set."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def share_of_cores() -> int:
     """Return the number of cores for this process, if those on this machine share them alike."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -27,10 +32,9 @@ def device() -> str:
 
     if not torch.cuda.is_available():
         return "cpu"
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= torch.cuda.device_count():
+    if local_rank() >= torch.cuda.device_count():
         raise ValueError(
-            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} found here; "
+            f"local rank {local_rank()} has no GPU: {torch.cuda.device_count()} found here; "
             "start torchrun with --nproc-per-node of at most that many"
         )
-    return f"cuda:{local_rank}"
+    return f"cuda:{local_rank()}"

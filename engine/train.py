@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tresse.data import processes
-from tresse.data.interrupt import INTERRUPTED, Interrupt
+from tresse.data.interrupt import INTERRUPTED, STOPPED, Interrupt
 from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
@@ -34,7 +34,7 @@ from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Meter, Progress
 from tresse.engine.model import DTYPES
 from tresse.engine.run.banner import print_banner
-from tresse.engine.run.command_line import COMMAND, parse_config
+from tresse.engine.run.command_line import leave_status, parse_config, resume_command
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
 from tresse.engine.run.logbook import Logbook, curve_name
@@ -108,6 +108,8 @@ def main() -> None:
         print_table(config)
     elif processes.rank() == 0:
         print(f"Stopped and saved. To resume: {resume_command(config)}")
+    if not finished:
+        leave_status(INTERRUPTED if watch.interrupt.requested else STOPPED)
     leave()
 
 
@@ -132,19 +134,12 @@ def say_mistake(config: RunConfig, error: Exception) -> NoReturn:
     if processes.rank() == 0:
         discard_if_new(config)
     else:
-        time.sleep(WAIT_FOR_FIRST_S)  # torchrun ends this rank if the first one has said it
+        # torchrun ends this rank if the first one, of the run or of its node, has said it
+        time.sleep(WAIT_FOR_FIRST_S * (2 if processes.local_rank() else 1))
     where = f"error on rank {processes.rank()}" if processes.rank() else "error"
     kept = "; the checkpoints before it are kept" if isinstance(error, OSError) else ""
     how = f". To resume: {resume_command(config)}" if kept and has_run(Path(config.run_dir)) else ""
     sys.exit(f"{where}: {error}{kept if how else ''}{how}")
-
-
-def resume_command(config: RunConfig) -> str:
-    """Return the command that resumes the run, as this one was started."""
-    started = os.environ.get(COMMAND)  # by `tresse train`
-    if started is None and "TORCHELASTIC_RUN_ID" in os.environ:
-        started = f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} {sys.argv[0]}"
-    return f"{started or f'python {sys.argv[0]}'} --run-dir {config.run_dir}"
 
 
 def prepare(config: RunConfig, ranks: Ranks) -> Job:

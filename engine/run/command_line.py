@@ -1,11 +1,13 @@
 """The command line of the main job: a recipe and the fields that change in it."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import tyro
 
 from tresse.engine.run.config import RunConfig
@@ -16,6 +18,8 @@ from tresse.engine.run.run_folder import find_differences, has_run, read_config
 DEFAULT_RECIPE = "demo"
 COMMAND = "TRESSE_COMMAND"
 """Variable of the environment with the command that started this process, if `tresse` did."""
+STATUS = "TRESSE_STATUS"
+"""Variable with the file for the exit status that `tresse train` ends with on this node."""
 LAUNCHER = """
 OPTION is one of torchrun's, such as --nproc-per-node 4, --nnodes 2 or --max-restarts 3; they may
 stand anywhere (`torchrun --help` lists them). Without any, it takes all GPUs of this machine."""
@@ -97,6 +101,31 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         data=replace(data, **corpora),
         model=replace(model, pretrained=resolve(model.pretrained)),
     )
+
+
+def resume_command(config: RunConfig) -> str:
+    """Return the command that resumes the run, as this one was started on this node."""
+    started = os.environ.get(COMMAND)  # by `tresse train`
+    if started is None and "TORCHELASTIC_RUN_ID" in os.environ:
+        started = shlex.join(["torchrun", *_options_of_torchrun(), sys.argv[0]])
+    several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    where = " (on each node)" if several else ""
+    return f"{started or f'python {sys.argv[0]}'} --run-dir {config.run_dir}{where}"
+
+
+def _options_of_torchrun() -> list[str]:
+    """Return the options that torchrun was given: the words before the script."""
+    words = psutil.Process(os.getppid()).cmdline()
+    options = words[: words.index(sys.argv[0])] if sys.argv[0] in words else []
+    while options and not options[0].startswith("--"):
+        del options[0]  # python -m torch.distributed.run
+    return options or ["--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+
+
+def leave_status(status: int) -> None:
+    """Leave the exit status for `tresse train`, if that started this process."""
+    if path := os.environ.get(STATUS):
+        Path(path).write_text(str(status))
 
 
 def usage() -> str:

@@ -2,31 +2,43 @@
 
 torchrun runs in this process, so that its end can be told in a line: a mistake has been named by
 the rank that found it, and only what a rank could not say itself is added here.
+
+Signals are passed on to the ranks, which agree on the step to stop at. So one node that is asked to
+stop stops all nodes, and no launcher waits for another: torchrun's own answer to a signal would
+leave the launchers of the other nodes waiting for five minutes.
 """
 
+import io
 import logging
 import os
+import re
 import runpy
 import shlex
 import signal
 import sys
+import tempfile
+import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import psutil
 import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import determine_local_world_size, get_args_parser, parse_args, run
 
 from tresse.data.interrupt import INTERRUPTED
-from tresse.engine.run.command_line import COMMAND, parse_config
+from tresse.engine.run.command_line import COMMAND, STATUS, parse_config
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.run_folder import find_changes
 
+WAIT_FOR_FIRST_S = 5.0
 SCRIPT = Path(__file__).parents[1] / "train.py"
 
 
@@ -35,14 +47,36 @@ def train(arguments: Sequence[str]) -> NoReturn:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there are ranks
     options, job = split(get_args_parser(), arguments)
     os.environ[COMMAND] = shlex.join(["tresse", "train", *options])
-    config = parse_config(job)  # before ranks start, so that a mistake is said once
-    find_changes(config)
+    config = _parse(job)
     options = options or _all_gpus()
-    if not options:
-        sys.argv = [str(SCRIPT), *job]
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-        sys.exit(0)
-    _run_torchrun([*options, str(SCRIPT), *job], config)
+    with tempfile.TemporaryDirectory(prefix="tresse-") as folder:
+        status = Path(folder) / "status"
+        os.environ[STATUS] = str(status)
+        if options:
+            _run_torchrun([*options, str(SCRIPT), *job], config)
+        else:
+            sys.argv = [str(SCRIPT), *job]
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        sys.exit(int(status.read_text()) if status.exists() else 0)
+
+
+def _parse(job: list[str]) -> RunConfig:
+    """Parse the command line before ranks start, so that a mistake is said once.
+
+    On several nodes of a SLURM job, the first one says it; the others wait for `srun
+    --kill-on-bad-exit` to end them.
+    """
+    wait_s = 0.0 if os.environ.get("SLURM_PROCID", "0") == "0" else WAIT_FOR_FIRST_S
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            config = parse_config(job)
+            find_changes(config)
+    except (SystemExit, ValueError):
+        time.sleep(wait_s)
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+    return config
 
 
 def split(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -68,9 +102,10 @@ def _all_gpus() -> list[str]:
     return ["--standalone", f"--nproc-per-node={count}"] if count > 1 else []
 
 
-def _run_torchrun(arguments: list[str], config: RunConfig) -> NoReturn:
-    """Run torchrun in this process, and exit as it ended."""
+def _run_torchrun(arguments: list[str], config: RunConfig) -> None:
+    """Run torchrun in this process; exit if a rank failed or was not there to stop."""
     parsed = parse_args(arguments)
+    parsed.signals_to_handle = "SIGQUIT"  # the others are ours
     wait_s = config.timeouts.step_s + config.timeouts.save_s
     num_local = determine_local_world_size(parsed.nproc_per_node)
     variables = {
@@ -78,28 +113,52 @@ def _run_torchrun(arguments: list[str], config: RunConfig) -> NoReturn:
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         # After Ctrl-C ranks end their step and save; torchrun's own limit is 30 s.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(round(wait_s)),
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_local)),
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_local)),
     }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
-    signal.signal(signal.SIGUSR1, _pass_on)
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _pass_on)
     # It reports each rank that fails; below is one line.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         run(parsed)
     except ChildFailedError as failed:
         sys.exit(_describe_end(failed))
+    except (RendezvousError, dist.DistError) as error:
+        why = str(error).removesuffix(" See inner exception for details.")
+        sys.exit(f"error: no contact with the other nodes: {why or type(error).__name__}")
     except SignalException:
         for rank in psutil.Process().children():  # there are some if it came twice
             rank.kill()
         sys.exit(INTERRUPTED)
-    sys.exit(0)
 
 
 def _pass_on(number: int, _frame: FrameType | None) -> None:
-    """Send a signal on to the ranks: torchrun itself would die of it."""
-    for rank in psutil.Process().children():
-        rank.send_signal(number)
+    """Send a signal on to the ranks that answer it; where none does, a signal to stop ends all."""
+    ranks = [rank for rank in psutil.Process().children() if _answers(rank)]
+    if number != signal.SIGUSR1:
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, _end_at_once)
+        if not ranks:
+            _end_at_once(number, None)
+    for rank in ranks:
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(number)
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SignalException("ended at once", signal.Signals(number))
+
+
+def _answers(rank: psutil.Process) -> bool:
+    """Return whether a rank handles SIGTERM, as it does while it trains and scores."""
+    try:
+        status = Path(f"/proc/{rank.pid}/status").read_text()
+    except OSError:  # it has ended
+        return False
+    caught = re.search(r"SigCgt:\s*(\w+)", status)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _describe_end(failed: ChildFailedError) -> str | int:

@@ -10,8 +10,10 @@ runs/NAME/STAGE/           checkpoints (engine/checkpoint/) and scores (engine/s
 runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report.py)
 """
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -27,6 +29,8 @@ from tresse.engine.run.config import RunConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.typed_json import Record, from_json, to_json
 from tresse.engine.run.watch import FOLDER as SIGNS
+
+logger = logging.getLogger(__name__)
 
 CONFIG, CORPORA, CHANGES, LOCK = "config.json", "corpora.json", "changes.jsonl", ".lock"
 
@@ -182,6 +186,10 @@ def lock_run(config: RunConfig) -> None:
         raise ValueError(
             f"{folder}: {holder} trains there; stop it first, or name another --run-dir"
         ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        logger.warning("%s: no locks here (%s); let no other run train there", folder, error)
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     # The descriptor stays open: closing it would release the lock.

@@ -3,7 +3,8 @@
 A thread of each rank writes what the rank does to RUN/ranks/RANK.json every few seconds. A rank
 that takes longer for its work than `timeouts` allow, or waits so long for another, ends the run. It
 names the rank that is to blame: one that gives no sign, or else one that is at something else than
-the others.
+the others. A rank whose collective fails names the rank that was lost, such as one of a node that
+has died.
 """
 
 import json
@@ -15,12 +16,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, NoReturn, Self
+
+import torch.distributed as dist
 
 from tresse.data import processes
 from tresse.data.interrupt import Interrupt
@@ -64,7 +67,7 @@ class Watch:
     def __init__(self, run_dir: Path = Path(), timeouts: TimeoutsConfig | None = None) -> None:
         self._folder, self._timeouts = run_dir / FOLDER, timeouts or TimeoutsConfig()
         self._parent, self._ended = os.getppid(), threading.Event()
-        self._path = self._folder / f"{processes.rank():05d}.json"
+        self._path = sign_path(self._folder, processes.rank())
         self._steps = 0
         self.interrupt = Interrupt()
         """The request to stop, if there is one."""
@@ -88,7 +91,9 @@ class Watch:
         threading.Thread(target=self._watch, name="tresse-watch", daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RuntimeError) and is_of_collective(error):
+            self._blame()
         self._ended.set()
         self._path.unlink(missing_ok=True)
 
@@ -120,10 +125,14 @@ class Watch:
                 os.kill(os.getpid(), signal.SIGTERM)  # torchrun is gone: save and end
             name, limit_s = self.limit()
             if time.monotonic() - self._now[2] > limit_s:
-                self._report(name, limit_s)
+                flag = f"--timeouts.{name.replace('_', '-')}"
+                stuck = describe(*self._signs())
+                self._report(f"no progress for {limit_s:g} s ({flag}).\n{stuck}")
                 self._end()
-            if self.interrupt.requested and self._signs()[1]:
-                self._end()  # a rank has died: the others cannot save without it
+            signs, silent = self._signs() if self.interrupt.requested else ([], {})
+            if silent:  # the others cannot save without it
+                self._report(f"lost contact with other ranks.\n{describe_lost(signs, silent)}")
+                self._end()
 
     def _write(self) -> None:
         if not self._folder.exists():  # the first rank has not come so far
@@ -141,17 +150,29 @@ class Watch:
         temporary.write_text(json.dumps(asdict(sign)))
         temporary.replace(self._path)
 
-    def _report(self, name: str, limit_s: float) -> None:
-        """Print what this run waits for, unless another rank has done so."""
+    def _blame(self) -> None:
+        """End this process if ranks were lost, and name them; return if all give signs of life."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher may have lost contact too
+        end_s = time.monotonic() + SILENT_S + 2 * BEAT_S
+        while time.monotonic() < end_s:
+            signs, silent = self._signs()
+            ended = set(range(processes.world_size())) - {sign.rank for sign in signs}
+            if silent or ended:
+                lost = describe_lost(signs, silent, ended)
+                self._report(f"lost contact with other ranks.\n{lost}")
+                self._end()
+            time.sleep(BEAT_S / 10)
+
+    def _report(self, what: str) -> None:
+        """Print why this run ends, unless another rank has done so."""
         try:
             os.close(os.open(self._folder / REPORTED, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             time.sleep(BEAT_S)  # let the other one print
             return
         print(
-            f"error: {self._now[1] or 'start'}: no progress for {limit_s:g} s "
-            f"(--timeouts.{name.replace('_', '-')}).\n{describe(*self._signs())}\n"
-            f"Resume with --run-dir {self._folder.parent}",
+            f"error: {self._now[1] or 'start'}: {what}\nResume with --run-dir "
+            f"{self._folder.parent}",
             file=sys.stderr,
             flush=True,
         )
@@ -168,17 +189,23 @@ class Watch:
     def _signs(self) -> tuple[list[Sign], dict[int, float]]:
         """Read the signs of all ranks, and the age of each that is old, by rank, in seconds.
 
-        The clock is that of the file system: those of several machines may differ.
+        The clock is that of the file system: those of several machines may differ. Each file is
+        opened, as NFS then asks its server; what `stat` says of another node's file may be old.
         """
-        files = {
-            path: path.stat().st_mtime
-            for path in sorted(self._folder.glob("*.json"))
-            if int(path.stem) < processes.world_size()
-        }
-        now = max(files.values())
-        signs = [Sign(**json.loads(path.read_text())) for path in files]
-        ages = {int(path.stem): now - written for path, written in files.items()}
-        return signs, {rank: age for rank, age in ages.items() if age > SILENT_S}
+        signs: dict[int, Sign] = {}
+        written: dict[int, float] = {}
+        for rank in range(processes.world_size()):
+            with suppress(FileNotFoundError), sign_path(self._folder, rank).open() as file:
+                signs[rank] = Sign(**json.load(file))
+                written[rank] = os.fstat(file.fileno()).st_mtime
+        now = max(written.values(), default=0.0)
+        ages = {rank: now - then for rank, then in written.items()}
+        return list(signs.values()), {rank: age for rank, age in ages.items() if age > SILENT_S}
+
+
+def sign_path(folder: Path, rank: int) -> Path:
+    """Return the file in which a rank gives signs of life."""
+    return folder / f"{rank:05d}.json"
 
 
 def describe(signs: Sequence[Sign], silent: Mapping[int, float]) -> str:
@@ -191,15 +218,36 @@ def describe(signs: Sequence[Sign], silent: Mapping[int, float]) -> str:
     blamed = blamed or [sign for sign in signs if common and sign.work != common[0][0]]
     if not blamed or len(blamed) == len(signs) > 1:
         blamed = list(signs)
-    lines = [
-        f"rank {sign.rank} (process {sign.pid} on {sign.host}): {sign.work}, for "
-        f"{sign.phase_s + silent.get(sign.rank, 0):.0f} s"
-        + (f", no sign of life for {silent[sign.rank]:.0f} s" if sign.rank in silent else "")
-        for sign in blamed[:NUM_LISTED]
-    ]
-    if len(blamed) > NUM_LISTED:
-        lines.append(f"... and {len(blamed) - NUM_LISTED} more")
+    lines = _shortened([_describe_sign(sign, silent) for sign in blamed])
     if len(blamed) < len(signs):
         work = common[0][0] if common else "the same"
         lines.append(f"The other {len(signs) - len(blamed)} wait: {work}")
     return "\n".join(lines)
+
+
+def describe_lost(
+    signs: Sequence[Sign], silent: Mapping[int, float], ended: Iterable[int] = ()
+) -> str:
+    """Return which ranks were lost: those that give no sign, and those that have ended."""
+    lines = [_describe_sign(sign, silent) for sign in signs if sign.rank in silent]
+    lines += [f"rank {rank} has ended; what it printed says why" for rank in sorted(ended)]
+    return "\n".join(_shortened(lines))
+
+
+def is_of_collective(error: RuntimeError) -> bool:
+    """Return whether an error says that a collective has failed; gloo has no class for it."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
+def _describe_sign(sign: Sign, silent: Mapping[int, float]) -> str:
+    age_s = silent.get(sign.rank)
+    return (
+        f"rank {sign.rank} (process {sign.pid} on {sign.host}): {sign.work}, for "
+        f"{sign.phase_s + (age_s or 0):.0f} s"
+        + (f", no sign of life for {age_s:.0f} s" if age_s is not None else "")
+    )
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = [f"... and {len(lines) - NUM_LISTED} more"] if len(lines) > NUM_LISTED else []
+    return lines[:NUM_LISTED] + more

@@ -1,7 +1,9 @@
 """The run's folder: its configuration on disk and its lock."""
 
 import dataclasses
+import errno
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,14 @@ def test_an_unknown_field_is_named_with_the_nearest(tmp_path: Path) -> None:
         ValueError, match=r"no field model\.rope_teta; did you mean model\.rope_theta"
     ):
         read_config(tmp_path)
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    lock_run(dataclasses.replace(tiny(), run_dir=str(tmp_path)))
+    assert "no locks here ([Errno 38] Function not implemented)" in caplog.text
