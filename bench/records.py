@@ -16,7 +16,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tresse", "numpy", "torch", "triton", "deepspeed")
-PEERS = ("liger-kernel", "quack-kernels", "flash-attn", "flash-attn-4")
+PACKAGES += ("transformers", "accelerate", "liger-kernel")
+PEERS = ("quack-kernels", "flash-attn", "flash-attn-4")
 
 
 def write_records(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -1,191 +1,198 @@
-"""Tokens per second, MFU and peak memory of a recipe's step, beside plain DDP on the same model.
+"""Whole training steps of a recipe beside what others would train it with, measured in turn.
 
-Random units are written as a corpus. torchrun trains the recipe, cut to one stage of `--steps`
-steps, with engine/train.py. The results come from its metrics.jsonl, without the first steps. Then
-the control, torch's DistributedDataParallel with fp32 weights, takes as many steps (bench/step.py).
+    python bench/throughput.py
+    python bench/throughput.py --recipes 1b-interleave 360m-interleave --peer-dir nanochat \
+        --json bench/results/throughput.json --plot bench/results/throughput.png
 
-    python bench/throughput.py --recipes 360m-interleave 1b-interleave --json bench/results/throughput.json
-"""  # noqa: E501
+Ways, all with the same shapes, tokens, precision, clip and settings of AdamW:
+
+    tresse        ours: the real command, engine/train.py
+    ddp           the control: torch's DistributedDataParallel on our model (bench/step.py)
+    trainer       Hugging Face's Trainer on transformers' model, as SlamKit uses it
+    transformers  transformers' model, torch.compile and fused AdamW in a plain loop
+    liger         the same with Liger's kernels; needs a GPU
+
+With `--peer-dir` also a checkout of karpathy/nanochat or tiagoCuervo/interleaved_lm. Every round
+takes all ways in turn, each in fresh processes that warm up (and compile) and then take their share
+of the steps. A result is the median over the steps of all rounds, with the 20th and the 80th
+percentile and each round's median.
+"""
 
 import dataclasses
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 
-from tresse.bench.records import quantiles, write_records
-from tresse.data.store.corpus_writer import write_corpus
-from tresse.data.store.documents import Document
-from tresse.data.store.tokenizer import Tokenizer
-from tresse.engine.run.config import RunConfig
-from tresse.engine.run.logbook import read_metrics
-from tresse.engine.run.recipes import RECIPES
-from tresse.engine.run.run_folder import write_config
-from tresse.engine.run.typed_json import Record
+from tresse.bench.peers.checkout import recognise
+from tresse.bench.peers.workload import Compile
+from tresse.bench.records import write_records
+from tresse.bench.throughput_report import draw, make_records, ratios, table
+from tresse.bench.throughput_ways import Job, Sample, WayFailedError, measure
 
-ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("recipe", "way", "ranks", "rows_per_step", "micro_rows", "tokens_per_s", "step_ms")
-COLUMNS += ("mfu_causal", "mfu_full", "memory_gib", "data_wait_ms")
+Way = Literal["tresse", "ddp", "trainer", "transformers", "liger"]
+PACKAGES = {
+    "trainer": ("transformers", "accelerate"),
+    "transformers": ("transformers",),
+    "liger": ("transformers", "liger_kernel"),
+    "interleaved_lm": ("transformers",),
+}
+"""Packages without which a way is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure the training step of recipes: tokens per second, MFU, memory."""
+    """Measure training steps of recipes: tokens per second, MFU, memory, beside other ways."""
 
-    recipes: tuple[str, ...] = ("360m-interleave", "1b-interleave")
-    """Names of the recipes to measure."""
+    recipes: tuple[str, ...] = ()
+    """Names of the recipes to measure; empty: the paper's two on a GPU, `tiny` on CPUs."""
+    ways: tuple[Way, ...] = ("tresse", "ddp", "trainer", "transformers", "liger")
+    """Ways to train."""
+    peer_dir: tuple[str, ...] = ()
+    """Checkouts of nanochat or interleaved_lm to measure too."""
     ranks: int = 1
     """Number of processes on this machine, one per GPU if it has any."""
-    rows: int = 75
-    """Rows per step on each rank; the paper has 75 of 2,048 tokens."""
-    micro_rows: int = 25
-    """Rows per forward and backward pass."""
+    rows: int = 0
+    """Rows per step on each rank; 0: the paper's 75 on a GPU, 8 on CPUs."""
+    micro_rows: int = 0
+    """Rows per forward and backward pass; 0: 25 on a GPU, 4 on CPUs. The ways that are not ours
+    take fewer where memory is short, and the record says how many."""
     steps: int = 20
-    """Number of steps, warm-up included."""
-    warmup: int = 5
-    """Number of first steps that do not count."""
+    """Number of steps that count, of each way and over all rounds."""
+    rounds: int = 4
+    """Number of rounds."""
+    warmup: int = 3
+    """Number of first steps of each round that do not count."""
     compile: bool = False
-    """Compile each block (torch.compile)."""
-    control: bool = True
-    """Measure plain DDP too."""
+    """Compile each block of our model, in `tresse` and `ddp`."""
+    peer_compile: Compile = "whole"
+    """What `transformers` and `liger` compile; `layers` starts sooner than `whole`."""
+    peer_attention: str = "sdpa"
+    """transformers' attn_implementation, such as flash_attention_2 where it is installed."""
+    minutes: float = 0
+    """Begin no further round of a recipe that would end after its share of these; 0: no limit."""
     json: str = ""
     """File for the results; empty: none."""
+    plot: str = ""
+    """Image file for a bar chart; empty: none."""
 
 
-def main(options: Options) -> None:
-    """Measure every recipe and print a table."""
-    records = []
-    print("  ".join(COLUMNS))
-    for recipe in options.recipes:
-        for measured in (measure, measure_control)[: 1 + options.control]:
-            with tempfile.TemporaryDirectory() as folder:
-                records.append(measured(recipe, options, Path(folder)))
-            print("  ".join(_format(records[-1].get(name)) for name in COLUMNS), flush=True)
-            if options.json:
-                write_records(options.json, records)
-        if options.control:
-            ours, control = (record["tokens_per_s"] for record in records[-2:])
-            print(f"{recipe}: {ours / control:.3f} times the tokens per second of plain DDP")
+def main(options: Options) -> int:
+    """Measure every recipe, print a table and the ratios; returns 1 if a way failed."""
+    options = complete(options)
+    try:
+        folders = {recognise(folder): folder for folder in options.peer_dir}
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    ways = present([*options.ways, *folders])
+    records, failed, start_s = [], [], time.monotonic()
+    for number, recipe in enumerate(options.recipes, start=1):
+        ends_s = start_s + 60 * options.minutes * number / len(options.recipes)
+        rounds = Rounds(first_job(recipe, options, folders), ways, options, records)
+        rounds.run(ends_s if options.minutes else float("inf"))
+        records, failed = rounds.records(), failed + rounds.failed
+    print(table(records))
+    print("\n".join(ratios(records)), flush=True)
+    if options.plot:
+        draw(records, options.plot)
+    return 1 if failed else 0
 
 
-def measure(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
-    """Run a recipe for a few steps and return the medians of its log."""
-    config = cut(RECIPES[recipe](), options, folder)
-    write_units(folder / "corpus", config.stages[0].tokens)
-    write_config(config)
-    command = [*torchrun("engine/train.py", options), "--run-dir", config.run_dir]
-    logged = run_steps(command, Path(config.run_dir), options.steps)[options.warmup :]
-    seconds, low, high = quantiles([record["step_s"] for record in logged])
-    tokens = config.rows_per_step * config.data.packing.row_length
-    return {
-        "recipe": recipe,
-        "way": "tresse",
-        "ranks": options.ranks,
-        "rows_per_step": config.rows_per_step,
-        "micro_rows": config.micro_rows,
-        "compile": config.compile,
-        "precision": config.sharding.precision,
-        "tokens_per_s": tokens / seconds,
-        "step_ms": 1000 * seconds,
-        "step_ms_p20_p80": [1000 * low, 1000 * high],
-        "mfu_causal": _median(logged, "mfu_causal"),
-        "mfu_full": _median(logged, "mfu_full"),
-        "memory_gib": logged[-1]["memory_gib"],
-        "data_wait_ms": 1000 * quantiles([record["data_wait_s"] for record in logged])[0],
-    }
-
-
-def measure_control(recipe: str, options: Options, folder: Path) -> dict[str, Any]:
-    """Let plain DDP take the steps that count."""
-    out = folder / "step.json"
-    flags = {
-        "recipes": recipe,
-        "ways": "ddp",
-        "rows": options.rows,
-        "micro-rows": options.micro_rows,
-        "steps": options.steps - options.warmup,
-        "warmup": options.warmup - 1,
-        "compile": options.compile,
-        "precision": RECIPES[recipe]().sharding.precision,
-        "json": out,
-    }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    subprocess.run(
-        [*torchrun("bench/step.py", options), *words], check=True, stdout=subprocess.DEVNULL
-    )
-    return json.loads(out.read_text())[0]
-
-
-def torchrun(script: str, options: Options) -> list[str]:
-    """Return the command that starts a script on every rank."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
-    return [sys.executable, *launcher, str(ROOT / script)]
-
-
-def run_steps(command: list[str], run_dir: Path, num_steps: int) -> list[Record]:
-    """Train for `num_steps` steps and return their metrics.
-
-    The process is stopped before it writes a checkpoint: 12 GB for 1B parameters can take longer
-    than the steps.
-    """
-    at_once = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"}  # the launcher would wait 30 s
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=at_once) as process:
-        logged: list[Record] = []
-        while len(logged) < num_steps and process.poll() is None:
-            time.sleep(0.1)
-            logged = [record for record in read_metrics(run_dir) if "loss" in record]
-        process.terminate()
-    if len(logged) < num_steps:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return logged
-
-
-def cut(config: RunConfig, options: Options, folder: Path) -> RunConfig:
-    """Return the config cut to a few steps of its first stage, on random units."""
-    rows = options.rows * options.ranks
-    tokens = options.steps * rows * config.data.packing.row_length
-    data = dataclasses.replace(config.data, corpus=str(folder / "corpus"), story_world=None)
+def complete(options: Options) -> Options:
+    """Fill in what depends on the machine."""
+    on_gpu = torch.cuda.is_available()
+    recipes = ("360m-interleave", "1b-interleave") if on_gpu else ("tiny",)
     return dataclasses.replace(
-        config,
-        run_dir=str(folder / "run"),
-        data=data,
-        stages=(dataclasses.replace(config.stages[0], tokens=tokens),),
-        rows_per_step=rows,
+        options,
+        recipes=options.recipes or recipes,
+        rows=options.rows or (75 if on_gpu else 8),
+        micro_rows=options.micro_rows or (25 if on_gpu else 4),
+        rounds=min(options.rounds, options.steps),
+    )
+
+
+def present(ways: Sequence[str]) -> list[str]:
+    """Return the ways that this machine can take; a line says why another is left out."""
+    taken = []
+    for way in ways:
+        absent = [name for name in PACKAGES.get(way, ()) if find_spec(name) is None]
+        if way == "liger" and not torch.cuda.is_available():
+            print("liger is left out: Liger's kernels need a GPU", flush=True)
+        elif absent:
+            print(f"{way} is left out: not installed: {', '.join(absent)}", flush=True)
+        else:
+            taken.append(way)
+    return taken
+
+
+def first_job(recipe: str, options: Options, folders: dict[str, str]) -> Job:
+    """Return what all ways do in the first round."""
+    return Job(
+        recipe=recipe,
+        ranks=options.ranks,
+        rows=options.rows,
         micro_rows=options.micro_rows,
+        steps=options.steps,
+        warmup=options.warmup,
         compile=options.compile,
+        peer_compile=options.peer_compile,
+        peer_attention=options.peer_attention,
+        folders=folders,
     )
 
 
-def write_units(out: Path, tokens: int) -> None:
-    """Write at least `tokens` random units as stories of 450 in sentences of 45."""
-    rng = np.random.default_rng(0)
-    num_documents = tokens // 450 + 2
-    documents = (
-        Document(key=f"{i:08d}", language="en", sentences=list(rng.integers(0, 2048, (10, 45))))
-        for i in range(num_documents)
-    )
-    write_corpus(out, documents, Tokenizer("random", "", "25/2", 2048))
+class Rounds:
+    """The rounds of a recipe: samples of every way, written after each one."""
 
+    def __init__(self, job: Job, ways: Sequence[str], options: Options, before: list) -> None:
+        self.job, self.options, self.before = job, options, before
+        self.samples: dict[str, list[Sample]] = {way: [] for way in ways}
+        self.micro_rows = dict.fromkeys(ways, job.micro_rows)
+        self.failed: list[str] = []
 
-def _median(records: list[dict[str, Any]], name: str) -> float | None:
-    values = [record[name] for record in records if name in record]
-    return quantiles(values)[0] if values else None
+    def run(self, ends_s: float) -> None:
+        """Take all rounds, or as many as end in time; the first one always."""
+        share, rest = divmod(self.options.steps, self.options.rounds)
+        for number in range(self.options.rounds):
+            start_s = time.monotonic()
+            for way in [way for way in self.samples if way not in self.failed]:
+                self.take(way, number, share + (number < rest))
+            if 2 * time.monotonic() - start_s > ends_s and number + 1 < self.options.rounds:
+                print(f"{self.job.recipe}: no time for more than {number + 1} rounds", flush=True)
+                return
 
+    def take(self, way: str, number: int, steps: int) -> None:
+        """Let a way train its steps of a round."""
+        job = dataclasses.replace(self.job, steps=steps, micro_rows=self.micro_rows[way])
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                sample = measure(way, job, Path(folder))
+        except WayFailedError as error:
+            if way == "tresse":
+                raise
+            print(f"{way} failed, and takes no further part:\n{error}", flush=True)
+            self.failed.append(way)
+            return
+        self.micro_rows[way] = sample["micro_rows"]
+        self.samples[way].append(sample)
+        times = " ".join(f"{ms:,.0f}" for ms in sample["steps_ms"])
+        print(f"{job.recipe} round {number + 1} {way}: {times} ms", flush=True)
+        if self.options.json:
+            write_records(self.options.json, self.records())
 
-def _format(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    def records(self) -> list:
+        """Return the records so far, those of earlier recipes included."""
+        return self.before + make_records(self.job, self.samples)
 
 
 if __name__ == "__main__":
     if torch.cuda.is_available():
         print(torch.cuda.get_device_name())
-    main(tyro.cli(Options))
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

@@ -37,18 +37,6 @@ def records_of(path: Path) -> list[dict]:
     return records
 
 
-def test_throughput_measures_a_recipe_through_the_main_job(tmp_path: Path) -> None:
-    out = tmp_path / "records.json"
-    size = "--recipes tiny --rows 4 --micro-rows 2 --steps 4 --warmup 1 --no-compile"
-    bench("throughput", size, out)
-    records = records_of(out)
-    assert [record["way"] for record in records] == ["tresse", "ddp"]
-    for record in records:
-        assert record["recipe"] == "tiny"
-        assert record["tokens_per_s"] == pytest.approx(1000 * 4 * 256 / record["step_ms"])
-        assert record["mfu_causal"] is None, "no peak is known of a CPU"
-
-
 def test_a_step_is_measured_in_every_way_and_its_operators_are_named(tmp_path: Path) -> None:
     out = tmp_path / "records.json"
     size = "--recipes tiny --rows 3 --micro-rows 2 --steps 2 --warmup 1 --profile"
