@@ -6,6 +6,13 @@
 #   bench/on_gpu.sh [FOLDER]                      FOLDER for logs and results; $OUT or on_gpu/
 #   PARTS="tests step" MINUTES=20 GPUS=4 RECIPES=1b-interleave KERNELS=mlp,rope_qkv bench/on_gpu.sh
 #
+# Whole steps of both models beside the Trainer, transformers and Liger, in one to three rounds, as
+# many as there is time for; each takes about three minutes a model, with PEER_COMPILE=whole four.
+# PEERS names checkouts of nanochat or interleaved_lm:
+#
+#   PARTS=throughput MINUTES=9 RECIPES="1b-interleave 360m-interleave" \
+#       WAYS="tresse ddp trainer transformers liger" PEERS=nanochat bench/on_gpu.sh
+#
 # Each part has its share of the minutes and its log; a part that fails does not stop the next one.
 # The exit status is 1 if a part failed. The project must be installed for $PYTHON, with its extra
 # dev for the tests; no network is needed. Without git, COMMIT is written into the results.
@@ -20,9 +27,9 @@
 #       pygments pytest pytest-timeout pytest-xdist shtab sortedcontainers tensorboard typeguard \
 #       typing-extensions typing-inspection tyro xxhash
 #
-# (17 MB; for the comparison add liger-kernel, and quack-kernels and flash-attn-4 with their own
-# dependencies and site/nvidia_cutlass_dsl/dsl_packages on the path). Then run there, in the root of
-# a copy of this tree with the wheels in it,
+# (17 MB; for the comparisons add liger-kernel, transformers and accelerate, and quack-kernels and
+# flash-attn-4 with their own dependencies and site/nvidia_cutlass_dsl/dsl_packages on the path).
+# Then run there, in the root of a copy of this tree with the wheels in it,
 #
 #   python3 -m pip install --no-index --no-deps --target site wheels/*.whl
 #   PYTHONPATH=$PWD/site COMMIT=... MINUTES=9 bench/on_gpu.sh
@@ -78,8 +85,10 @@ step() {
     return $status
 }
 throughput() {
-    "$PYTHON" bench/throughput.py --recipes ${RECIPES:-1b-interleave} --ranks ${GPUS:-1} \
-        --steps 12 --warmup 4 --json "$folder/throughput.json"
+    "$PYTHON" bench/throughput.py --recipes ${RECIPES:-1b-interleave} --ways ${WAYS:-tresse ddp} \
+        ${PEERS:+--peer-dir $PEERS} --ranks ${GPUS:-1} --steps 18 --rounds 3 --warmup 2 \
+        --peer-compile ${PEER_COMPILE:-layers} --minutes "$1" \
+        --json "$folder/throughput.json" --plot "$folder/throughput.png"
 }
 packer() {
     "$PYTHON" bench/packer.py --tokens 20000000 --passes 5 --batches 100 \

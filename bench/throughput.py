@@ -100,7 +100,9 @@ def main(options: Options) -> int:
         records, failed = rounds.records(), failed + rounds.failed
     print(table(records))
     print("\n".join(ratios(records)), flush=True)
-    if options.plot:
+    if options.plot and find_spec("matplotlib") is None:
+        print("no chart: matplotlib is not installed")
+    elif options.plot:
         draw(records, options.plot)
     return 1 if failed else 0
 

@@ -35,9 +35,7 @@ def build_model(workload: Workload, device: torch.device) -> Any:
 
     description = configuration(workload.config.model, workload.row_length)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(
-            description, attn_implementation=workload.attention, dtype=torch.float32
-        )
+        return AutoModelForCausalLM.from_config(description, attn_implementation=workload.attention)
 
 
 def configuration(config: ModelConfig, row_length: int) -> Any:
@@ -45,7 +43,7 @@ def configuration(config: ModelConfig, row_length: int) -> Any:
     from transformers import AutoConfig
 
     fields = hf_config(config, WIDTH, row_length, None, None, torch.float32)
-    del fields["torch_dtype"]  # the name of `dtype` before transformers 4.56
+    del fields["torch_dtype"]  # deprecated; without it older versions take fp32 too
     return AutoConfig.for_model(fields.pop("model_type"), **fields | {"use_cache": False})
 
 
