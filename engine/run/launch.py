@@ -17,13 +17,15 @@ import shlex
 import signal
 import sys
 import tempfile
-import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+# Read when torch is imported: its store would print a stack where another launcher ends first.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import psutil
 import torch
@@ -38,7 +40,6 @@ from tresse.engine.run.command_line import COMMAND, STATUS, parse_config
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.run_folder import find_changes
 
-WAIT_FOR_FIRST_S = 5.0
 SCRIPT = Path(__file__).parents[1] / "train.py"
 
 
@@ -63,19 +64,12 @@ def train(arguments: Sequence[str]) -> NoReturn:
 def _parse(job: list[str]) -> RunConfig:
     """Parse the command line before ranks start, so that a mistake is said once.
 
-    On several nodes of a SLURM job, the first one says it; the others wait for `srun
-    --kill-on-bad-exit` to end them.
+    Under `srun` the first node says which flag is wrong, and each node what is wrong with files.
     """
-    wait_s = 0.0 if os.environ.get("SLURM_PROCID", "0") == "0" else WAIT_FOR_FIRST_S
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            config = parse_config(job)
-            find_changes(config)
-    except (SystemExit, ValueError):
-        time.sleep(wait_s)
-        print(said.getvalue(), end="", file=sys.stderr)
-        raise
+    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+    with nullcontext() if is_first else redirect_stderr(io.StringIO()):
+        config = parse_config(job)
+        find_changes(config)
     return config
 
 
@@ -119,8 +113,9 @@ def _run_torchrun(arguments: list[str], config: RunConfig) -> None:
         os.environ.setdefault(name, value)
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _pass_on)
-    # It reports each rank that fails; below is one line.
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    # They report ranks that fail and launchers that end before this one; below is one line.
+    for name in ("multiprocessing.api", "rendezvous.dynamic_rendezvous", "agent.server.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     try:
         run(parsed)
     except ChildFailedError as failed:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from tests.support.processes import ROOT, finish, start
 from tests.support.small_run import (
@@ -15,6 +14,7 @@ from tests.support.small_run import (
     STAGES,
     TRAIN,
     arguments,
+    final_state,
     step_records,
     wait_for_step,
 )
@@ -23,14 +23,6 @@ from tresse.engine.checkpoint.checkpoint import newest, verify
 from tresse.engine.checkpoint.state import read_state
 
 pytestmark = pytest.mark.slow
-
-
-def final_state(run_dir: Path) -> dict[str, bytes]:
-    """Every tensor of the last stage's last checkpoint, weights and moments, as bytes."""
-    path = newest(run_dir / "en-fr")
-    assert path is not None
-    files = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
-    return {name: array.tobytes() for file in files for name, array in file.items()}
 
 
 WRITER = "tresse.engine.checkpoint.writer"

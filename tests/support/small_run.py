@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from tests.support.processes import TIMEOUT_S, end
+from tresse.engine.checkpoint.checkpoint import newest
 from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.typed_json import Record
 
@@ -39,6 +41,14 @@ def step_records(run_dir: Path) -> list[Record]:
     """Return the records of the steps, without the fields that depend on the clock."""
     kept = ("stage", "step", "loss", "loss_by_language", "grad_norm", "lr", "tokens")
     return [{k: r[k] for k in kept} for r in read_metrics(run_dir) if "loss" in r]
+
+
+def final_state(run_dir: Path) -> dict[str, bytes]:
+    """Every tensor of the last stage's last checkpoint, weights and moments, as bytes."""
+    path = newest(run_dir / "en-fr")
+    assert path is not None
+    files = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
+    return {name: array.tobytes() for file in files for name, array in file.items()}
 
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import ROOT, TIMEOUT_S, checked, end, environment
@@ -34,10 +35,15 @@ SERVER.set_forkserver_preload(
 
 
 def torchrun(
-    processes: int, script: str, *arguments: str, cwd: Path = ROOT, check: bool = True
+    processes: int,
+    script: str,
+    *arguments: str,
+    cwd: Path = ROOT,
+    check: bool = True,
+    meeting: Sequence[str] = ("--standalone",),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script of the repository under torchrun on a free port."""
-    command = ["--standalone", "--run-path", "--start-method=fork"]
+    """Run a script of the repository under torchrun, on a free port or where `meeting` says."""
+    command = [*meeting, "--run-path", "--start-method=fork"]
     command += [f"--nproc-per-node={processes}", str(ROOT / script), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]

@@ -2,7 +2,8 @@
 
 torchrun ... tests/support/workers/killed.py MODULE.FUNCTION N RANK [arguments of engine/train.py]
 
-By SIGKILL, or by the signal of the variable DEADLY_SIGNAL. After a restart nobody dies.
+By SIGKILL, or by the signal of the variable DEADLY_SIGNAL. After a restart nobody dies. With the
+variable DEADLY_TO_NODE its launcher dies first, as if the whole node did.
 """
 
 import importlib
@@ -23,6 +24,8 @@ def dying(function: Callable[..., Any], last: int) -> Callable[..., Any]:
         nonlocal calls
         calls += 1
         if calls == last:
+            if "DEADLY_TO_NODE" in os.environ:
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), int(os.environ.get("DEADLY_SIGNAL", signal.SIGKILL)))
         return function(*args, **kwargs)
 
