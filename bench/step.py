@@ -108,7 +108,7 @@ class ByEngine:
             config.sharding,
             config.optim,
             ranks,
-            micro_rows=config.micro_rows,
+            micro_rows=max(sizes(config, ranks)),
             num_micro_batches=len(sizes(config, ranks)),
             lean=lean,
         )
@@ -217,8 +217,8 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
     """Train for some steps in one way; the result is the first rank's."""
     start_s = time.perf_counter()
     row_length, device = config.data.packing.row_length, ranks.device
-    shapes = parameter_shapes(config.model, WIDTH).values()
-    keep_h = keeps_h(config, sum(shape.numel() for shape in shapes), ranks)
+    num_elements = [shape.numel() for shape in parameter_shapes(config.model, WIDTH).values()]
+    keep_h = keeps_h(config, num_elements, ranks, options.micro_rows)
     attend = choose_attention(config, ranks)
     mlp = choose_mlp(config.kernels.mlp, device, DTYPES[config.sharding.precision])
     with torch.device(device):
@@ -283,6 +283,7 @@ def fill_normal(model: Transformer) -> None:
 
 def sizes(config: RunConfig, ranks: Ranks) -> list[int]:
     """Return the rows of each micro-batch."""
+    assert config.micro_rows != "auto"
     return micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)
 
 

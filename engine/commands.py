@@ -33,6 +33,11 @@ def main() -> None:
             from tresse.engine.run.launch import train
 
             train(arguments)
+        if verb == ["plan"]:
+            from tresse.engine.forecast.command import plan
+
+            plan(arguments)
+            return
         if verb == ["prepare"]:
             from tresse.data.prepare import main as prepare
 
@@ -54,6 +59,11 @@ def _train() -> None:
 
     `tresse train --help` says more.
     """
+
+
+@app.command(name="plan")
+def _plan() -> None:
+    """Forecast a run: memory, days, price: `tresse plan [RECIPE] [--gpus 4 8] [--field ...]`."""
 
 
 @app.command(name="prepare")

@@ -14,7 +14,7 @@ Qwen2ForCausalLM; `hugging_face.py` maps the names.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import cast
@@ -22,6 +22,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tresse.data import processes
 from tresse.engine.run.config import ModelConfig
@@ -43,8 +44,9 @@ class Transformer(nn.Module):
 
     vocab_width: rows of the embedding and columns of the logits, with padding; vocab_used: number
     of ids; attend: one of `kernels.attention_backends`; keep_h: as in `kernels.swiglu`; mlp: one of
-    `kernels.mlp_backends`, or None for the layers' own. Parameters have no values: call
-    `init_weights` or load a checkpoint before use.
+    `kernels.mlp_backends`, or None for the layers' own; num_recomputed: the first layers, whose
+    backward pass computes their activations again. Parameters have no values: call `init_weights`
+    or load a checkpoint before use.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Transformer(nn.Module):
         *,
         keep_h: bool = False,
         mlp: Mlp | None = None,
+        num_recomputed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < vocab_used <= vocab_width:
@@ -63,6 +66,7 @@ class Transformer(nn.Module):
         self.config = config
         self.vocab_width = vocab_width
         self.vocab_used = vocab_used
+        self.num_recomputed = num_recomputed
         self.embedding = nn.Embedding(vocab_width, config.hidden_size)
         self.layers = nn.ModuleList(
             Block(config, attend, keep_h=keep_h, mlp=mlp) for _ in range(config.num_layers)
@@ -87,7 +91,7 @@ class Transformer(nn.Module):
         """
         tables = self._rope_tables(tokens)
         branch, residual = self.embedding(tokens), None
-        for layer in self.layers:
+        for layer in self._training_layers():
             branch, residual = layer(branch, residual, tables, cu_seqlens)
         hidden, _ = self.norm(branch, residual)
         tied = self.config.tie_embeddings
@@ -139,6 +143,15 @@ class Transformer(nn.Module):
 
     def _draw(self, parameter: nn.Parameter, key: str) -> None:
         parameter.data.copy_(_normal(parameter.shape, self.config.init_std, key))
+
+    def _training_layers(self) -> Iterator[Callable[..., tuple[torch.Tensor, torch.Tensor]]]:
+        """Yield the layers; of the first `num_recomputed` autograd keeps only the inputs."""
+        for index, layer in enumerate(self.layers):
+            if index < self.num_recomputed:
+                layer = functools.partial(
+                    checkpoint, layer, use_reentrant=False, preserve_rng_state=False
+                )
+            yield layer
 
     def _rope_tables(self, tokens: torch.Tensor) -> Tables:
         config = self.config

@@ -25,9 +25,9 @@ from tresse.engine.checkpoint.checkpoint import (
 )
 from tresse.engine.checkpoint.state import State
 from tresse.engine.checkpoint.writer import Writer
+from tresse.engine.forecast.memory import choose_micro_rows, keeps_h
 from tresse.engine.fp8 import use_fp8
 from tresse.engine.hugging_face import check_config, load_pretrained
-from tresse.engine.forecast.memory import keeps_h
 from tresse.engine.model import Transformer, parameter_shapes
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
@@ -54,6 +54,8 @@ class Stage:
     engine: Engine
     ranks: Ranks
     corpus: Corpus
+    micro_rows: int
+    """Largest number of rows of a micro-batch."""
     step: int
     """Number of optimizer steps taken in this stage, the one under way included."""
     num_updates: int
@@ -101,7 +103,7 @@ class Stage:
             self.plan.copies if on_device else self.plan.fill,
             self.plan.num_rows,
             rows_per_step=self.config.rows_per_step,
-            micro_rows=self.config.micro_rows,
+            micro_rows=self.micro_rows,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             first_step=self.step,
@@ -230,7 +232,11 @@ def build_stage(
     """
     start_s = time.perf_counter()
     source = own or _open_on_all(_initial(config, stage) if ranks.is_first else None, ranks)
-    model = _build_model(config, plan, ranks, attend, mlp)
+    shapes = parameter_shapes(config.model, plan.vocabulary.width)
+    sizes = [shape.numel() for shape in shapes.values()]
+    micro_rows = choose_micro_rows(config, sizes, ranks)
+    keep_h = keeps_h(config, sizes, ranks, micro_rows)
+    model = _build_model(config, plan, ranks, attend, mlp, keep_h=keep_h)
     if source:
         source.check_tokenizer(corpora.train)
         source.load_into(model)
@@ -246,7 +252,7 @@ def build_stage(
 
     if own and ranks.is_first:
         print(f"stage {stage.name}: resuming from {own.path}")
-    engine = _build_engine(model, config, ranks)
+    engine = _build_engine(model, config, ranks, micro_rows)
     step, num_updates = (own.state.step, own.state.num_updates) if own else (0, 0)
     set_full_state(engine, read, num_updates)
     return Stage(
@@ -256,6 +262,7 @@ def build_stage(
         engine,
         ranks,
         corpora.train,
+        micro_rows,
         step=max(step, first_step),
         num_updates=num_updates,
         recent_norms=deque(own.state.recent_norms if own else (), NUM_NORMS),
@@ -265,13 +272,10 @@ def build_stage(
 
 
 def _build_model(
-    config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend, mlp: Mlp | None
+    config: RunConfig, plan: Plan, ranks: Ranks, attend: Attend, mlp: Mlp | None, *, keep_h: bool
 ) -> Transformer:
     """Build the model on the rank's device, with memory that nothing has been written to."""
     vocabulary = plan.vocabulary
-    shapes = parameter_shapes(config.model, vocabulary.width)
-    num_parameters = sum(shape.numel() for shape in shapes.values())
-    keep_h = keeps_h(config, num_parameters, ranks)
     with torch.device("meta"):
         model = Transformer(
             config.model,
@@ -280,6 +284,7 @@ def _build_model(
             attend,
             keep_h=keep_h,
             mlp=mlp,
+            num_recomputed=config.recompute_layers,
         )
     if config.sharding.fp8:
         use_fp8(model, ranks.device)
@@ -314,7 +319,7 @@ def _fill_new(model: Transformer, config: RunConfig) -> None:
                 model.get_parameter(name).copy_(tensor)
 
 
-def _build_engine(model: Transformer, config: RunConfig, ranks: Ranks) -> Engine:
+def _build_engine(model: Transformer, config: RunConfig, ranks: Ranks, micro_rows: int) -> Engine:
     if config.compile:
         # At level 3 dynamo would recompile the hooks without end, so its own limit stays.
         if config.sharding.zero_stage < 3:
@@ -326,8 +331,6 @@ def _build_engine(model: Transformer, config: RunConfig, ranks: Ranks) -> Engine
         config.sharding,
         config.optim,
         ranks,
-        micro_rows=config.micro_rows,
-        num_micro_batches=len(
-            micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)
-        ),
+        micro_rows=micro_rows,
+        num_micro_batches=len(micro_batches(config.rows_per_step, micro_rows, ranks.world_size)),
     )

@@ -149,7 +149,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     changes = find_changes(config)
-    micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size)  # or an error
+    micro_batches(config.rows_per_step, 1, ranks.world_size)  # or an error
     attend = choose_attention(config, ranks)
     if config.sharding.fp8:
         check_fp8(ranks.device)
@@ -355,8 +355,7 @@ def write_saves(stage: Stage, log: Logbook) -> None:
 
 def write_heldout_losses(stage: Stage, job: Job, log: Logbook, progress: Progress) -> None:
     """Measure the held-out loss of each language."""
-    config = stage.config
-    losses = heldout_losses(stage.engine, job.heldout, config.micro_rows, stage.ranks)
+    losses = heldout_losses(stage.engine, job.heldout, stage.micro_rows, stage.ranks)
     log.write(stage.step, {"heldout_loss": losses})
     rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     progress.say(f"stage {stage.name}, step {stage.step}: held-out loss: {rounded}")

@@ -1,54 +1,174 @@
-"""The memory that a training step needs on one GPU, computed before it runs."""
+"""The memory that a training step needs on one rank, by part, computed before it runs."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psutil
 import torch
 
+from tresse.data.packing.loader import micro_batches
 from tresse.engine.model import DTYPES
 from tresse.engine.run.config import ModelConfig, RunConfig
 from tresse.engine.run.ranks import Ranks
 
 SHARE = 0.95
 """Part of a GPU's memory that may be planned: the rest is for CUDA, NCCL and fragmentation."""
+BUCKET = 100_000_000
+"""Largest number of gradients that DeepSpeed reduces at once at levels 2 and 3."""
+LIVE = 1_000_000_000
+"""Largest number of weights that a rank holds in full at ZeRO level 3."""
 
 
-def activation_bytes(model: ModelConfig, tokens: int, itemsize: int, *, keep_h: bool) -> int:
-    """Return what the layers keep of a micro-batch for the backward pass; see model.Block."""
+class Memory(NamedTuple):
+    """Bytes on one rank at the peak of a step."""
+
+    weights: int
+    """Weights in the dtype of the computation, and those gathered at ZeRO level 3."""
+    gradients: int
+    """Summed gradients, in fp32."""
+    optimizer: int
+    """Masters and both moments, in fp32; none where they are offloaded."""
+    buffers: int
+    """DeepSpeed's bucket of gradients that it reduces at once."""
+    activations: int
+    """What the layers keep of a micro-batch for the backward pass."""
+    working: int
+    """What a layer's backward pass needs beside them."""
+    host: int = 0
+    """Memory of the host: what is offloaded."""
+
+    @property
+    def device(self) -> int:
+        """The sum of what lies on the device."""
+        return sum(self) - self.host
+
+
+def step_memory(
+    config: RunConfig, sizes: Sequence[int], world_size: int, micro_rows: int, *, keep_h: bool
+) -> Memory:
+    """Return the memory of a step with micro-batches of `micro_rows` rows.
+
+    sizes: number of elements of each parameter, as in `model.parameter_shapes`.
+    """
+    model, sharding = config.model, config.sharding
+    tokens = micro_rows * config.data.packing.row_length
+    itemsize = DTYPES[sharding.precision].itemsize
+    state = state_memory(config, sizes, world_size)
+    return state._replace(
+        activations=activation_bytes(
+            model, tokens, itemsize, keep_h=keep_h, num_recomputed=config.recompute_layers
+        ),
+        working=working_bytes(model, tokens, itemsize, recomputes=config.recompute_layers > 0),
+    )
+
+
+def state_memory(config: RunConfig, sizes: Sequence[int], world_size: int) -> Memory:
+    """Return weights, gradients, masters, moments and DeepSpeed's buffers, without activations.
+
+    sizes: number of elements of each parameter.
+    """
+    sharding, number = config.sharding, sum(sizes)
+    level, offloads = sharding.zero_stage, sharding.offload_optimizer
+    itemsize = DTYPES[sharding.precision].itemsize
+    share = -(-number // world_size)
+    gathered = itemsize * min(number, LIVE) if level == 3 else 0
+    weights = itemsize * (share if level == 3 else number) + gathered
+    own = 12 * (share if level else number)
+    if level == 0:
+        own -= 4 * number  # fp32 weights are their own masters
+    gradients = 4 * (share if level >= 2 else number)
+    if level == 1 and sharding.precision == "fp32":
+        gradients += 4 * share
+    buffers = 4 * bucket_numel(sizes) if level >= 2 or offloads else 0
+    if not offloads:
+        return Memory(weights, gradients, own, buffers, 0, 0)
+    # In fp32: the gradients of a step and their sum; below level 3 also the updated weights.
+    host = own + 8 * share + (itemsize * share if level < 3 else 0)
+    return Memory(weights, 0, 0, buffers, 0, 0, host)
+
+
+def bucket_numel(sizes: Sequence[int]) -> int:
+    """Return the number of gradients in DeepSpeed's bucket: all of a small model at once."""
+    return max(max(sizes), min(sum(sizes), BUCKET))
+
+
+def activation_bytes(
+    model: ModelConfig, tokens: int, itemsize: int, *, keep_h: bool, num_recomputed: int = 0
+) -> int:
+    """Return what the layers keep of a micro-batch for the backward pass; see model.Block.
+
+    num_recomputed: number of layers that keep only the branch and the residual they begin with.
+    """
+    per_token = _layer_bytes(model, itemsize, keep_h=keep_h)
+    recomputed = 2 * model.hidden_size * itemsize
+    num_kept = model.num_layers - num_recomputed
+    return tokens * (num_kept * per_token + num_recomputed * recomputed)
+
+
+def _layer_bytes(model: ModelConfig, itemsize: int, *, keep_h: bool) -> int:
     heads = 2 * model.num_heads + 2 * model.num_kv_heads
     products = 3 if keep_h else 2
     values = 4 * model.hidden_size + heads * model.head_dim + products * model.intermediate_size
-    per_token = itemsize * values + 4 * (2 + model.num_heads)
-    return model.num_layers * tokens * per_token
+    return itemsize * values + 4 * (2 + model.num_heads)
 
 
-def working_bytes(model: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Return the largest gradients that a layer's backward pass holds at once: SwiGLU's."""
-    return 3 * model.intermediate_size * tokens * itemsize
+def working_bytes(model: ModelConfig, tokens: int, itemsize: int, *, recomputes: bool) -> int:
+    """Return the largest gradients that a layer's backward pass holds at once: SwiGLU's.
+
+    recomputes: the activations of a layer are computed again before.
+    """
+    gradients = 3 * model.intermediate_size * itemsize
+    again = _layer_bytes(model, itemsize, keep_h=False) if recomputes else 0
+    return tokens * (gradients + again)
 
 
-def state_bytes(config: RunConfig, num_parameters: int, world_size: int) -> int:
-    """Return weights, gradients, masters and moments on one rank."""
-    sharding = config.sharding
-    weights, gradients, masters = DTYPES[sharding.precision].itemsize, 4, 12
-    shared = [sharding.zero_stage >= 3, sharding.zero_stage >= 2, sharding.zero_stage >= 1]
-    if sharding.offload_optimizer:
-        masters = 0
-    parts = zip((weights, gradients, masters), shared, strict=True)
-    return num_parameters * sum(
-        -(-size // world_size) if divided else size for size, divided in parts
-    )
+def largest_micro_rows(
+    config: RunConfig, sizes: Sequence[int], world_size: int, memory_bytes: float
+) -> int:
+    """Return the most rows of a micro-batch that fit, shared out evenly; 0 if not even one does.
+
+    memory_bytes: memory of the device that may be used.
+    """
+    share = config.rows_per_step // world_size
+
+    def needed(rows: int) -> int:
+        return step_memory(config, sizes, world_size, rows, keep_h=False).device
+
+    fitting = next((rows for rows in range(share, 0, -1) if needed(rows) <= memory_bytes), 0)
+    return fitting and max(micro_batches(share, fitting, 1))
 
 
-def step_bytes(config: RunConfig, num_parameters: int, world_size: int, *, keep_h: bool) -> int:
-    """Return the memory that a step needs at its peak, on one rank."""
-    tokens = config.micro_rows * config.data.packing.row_length
-    itemsize = DTYPES[config.sharding.precision].itemsize
-    return (
-        state_bytes(config, num_parameters, world_size)
-        + activation_bytes(config.model, tokens, itemsize, keep_h=keep_h)
-        + working_bytes(config.model, tokens, itemsize)
-    )
+def choose_micro_rows(config: RunConfig, sizes: Sequence[int], ranks: Ranks) -> int:
+    """Return the rows of the largest micro-batch: as the configuration says, or as many as fit.
+
+    Prints the choice of `auto` on the first rank. Raises ValueError if not even one row fits.
+    """
+    if config.micro_rows != "auto":
+        return max(micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size))
+    total = _free_memory(ranks)
+    fitting = largest_micro_rows(config, sizes, ranks.world_size, SHARE * total)
+    rows = min(ranks.gather(fitting))
+    if not rows:
+        needed = step_memory(config, sizes, ranks.world_size, 1, keep_h=False).device
+        raise ValueError(
+            f"micro_rows=auto: a step needs {needed / 1e9:.1f} GB with a single row, a rank has "
+            f"{total / 1e9:.1f} GB; raise --recompute-layers or --sharding.zero-stage, or take "
+            "more GPUs (tresse plan shows what fits)"
+        )
+    if ranks.is_first:
+        print(f"micro-batches: {rows} rows, the most that fit {total / 1e9:.1f} GB")
+    return rows
 
 
-def keeps_h(config: RunConfig, num_parameters: int, ranks: Ranks) -> bool:
+def _free_memory(ranks: Ranks) -> int:
+    """Return the bytes of a GPU without what tensors hold, or this rank's share of the host's."""
+    if ranks.device.type == "cuda":
+        total = torch.cuda.mem_get_info(ranks.device)[1]
+        return total - torch.cuda.memory_allocated(ranks.device)  # a pool of tokens
+    return psutil.virtual_memory().total // ranks.world_size
+
+
+def keeps_h(config: RunConfig, sizes: Sequence[int], ranks: Ranks, micro_rows: int) -> bool:
     """Return whether SwiGLU's product is kept, as the configuration says or as memory allows.
 
     Prints the choice of `auto` on the first rank. All ranks choose alike.
@@ -56,9 +176,8 @@ def keeps_h(config: RunConfig, num_parameters: int, ranks: Ranks) -> bool:
     choice = config.kernels.keep_swiglu
     if choice != "auto" or ranks.device.type != "cuda":
         return choice == "yes"
-    needed = step_bytes(config, num_parameters, ranks.world_size, keep_h=True)
-    needed += torch.cuda.memory_allocated(ranks.device)  # a pool of tokens
-    total = torch.cuda.mem_get_info(ranks.device)[1]
+    needed = step_memory(config, sizes, ranks.world_size, micro_rows, keep_h=True).device
+    total = _free_memory(ranks)
     keep = not ranks.any(needed > SHARE * total)
     if ranks.is_first:
         verb = "kept" if keep else "computed again"

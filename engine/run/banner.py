@@ -1,20 +1,17 @@
 """What a run says of itself at its start, and what it warns of."""
 
 import logging
-import math
 from collections.abc import Mapping
 
 import torch
 
 from tresse.data.packing.packer import Plan
+from tresse.engine.forecast.forecast import BYTES_SAVED
+from tresse.engine.forecast.memory import state_memory
 from tresse.engine.model import parameter_shapes
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
 
-BYTES_SAVED = 12
-"""Bytes of a parameter in a checkpoint: weight and two moments in fp32."""
-BYTES_TRAINED = {"bf16": 20, "fp32": 16}
-"""Bytes of a parameter in training, without activations, undivided."""
 MANY_EPOCHS = 100
 LARGE_FOR_CPU = 50_000_000
 
@@ -24,8 +21,8 @@ logger = logging.getLogger(__name__)
 def print_banner(config: RunConfig, plans: Mapping[str, Plan], ranks: Ranks) -> None:
     """Print the size of the run and where it runs, and warn of what is seldom meant."""
     width = next(iter(plans.values())).vocabulary.width
-    shapes = parameter_shapes(config.model, width).values()
-    num_parameters = sum(math.prod(shape) for shape in shapes)
+    sizes = [shape.numel() for shape in parameter_shapes(config.model, width).values()]
+    num_parameters = sum(sizes)
     print(
         f"model: {num_parameters:,} parameters, {_source(config)}; a checkpoint takes "
         f"{_size(BYTES_SAVED * num_parameters)}"
@@ -35,8 +32,9 @@ def print_banner(config: RunConfig, plans: Mapping[str, Plan], ranks: Ranks) -> 
         f"level {config.sharding.zero_stage}"
     )
     if ranks.device.type == "cpu" and num_parameters > LARGE_FOR_CPU:
-        needed = BYTES_TRAINED[config.sharding.precision] * num_parameters
-        logger.warning("this model is large for a CPU: it will take %s and long", _size(needed))
+        state = state_memory(config, sizes, ranks.world_size)
+        needed = _size(ranks.world_size * (state.device + state.host))
+        logger.warning("this model is large for a CPU: it will take %s and long", needed)
     for name, plan in plans.items():
         for stream in plan.streams:
             if stream.epochs > MANY_EPOCHS:

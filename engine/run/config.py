@@ -294,9 +294,13 @@ class RunConfig:
     """Stages, trained in this order."""
     rows_per_step: int
     """Number of rows per optimizer step, over all ranks and micro-batches."""
-    micro_rows: int
+    micro_rows: int | Literal["auto"]
     """Largest number of rows of a micro-batch: one forward and backward pass on one rank.
-    The rows of a rank are split into as few as possible, which differ by one row at most."""
+    The rows of a rank are split into as few as possible, which differ by one row at most.
+    `auto` takes as many as fit the memory of every GPU."""
+    recompute_layers: int = 0
+    """Number of layers, from the first, that keep only their inputs and compute their activations
+    again in the backward pass (activation checkpointing). Saves memory; the bits stay the same."""
     optim: OptimConfig = OptimConfig()
     sharding: ShardingConfig = ShardingConfig()
     spikes: SpikesConfig = SpikesConfig()
@@ -323,8 +327,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("rows_per_step", "micro_rows", "valid_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more")
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise ValueError(f"{name}={value}; expected 1 or more")
+        if not 0 <= self.recompute_layers <= self.model.num_layers:
+            raise ValueError(
+                f"recompute_layers={self.recompute_layers}; expected 0 to the model's "
+                f"{self.model.num_layers} layers"
+            )
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed={self.seed}; expected 0 to 2**63 - 1")
         names = [stage.name for stage in self.stages]

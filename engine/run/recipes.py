@@ -27,6 +27,20 @@ LLAMA_1B = ModelConfig(
     rope_scaling=RopeScaling(),
     norm_eps=1e-5,
 )
+LLAMA_3B = replace(
+    LLAMA_1B, hidden_size=3072, num_layers=28, num_heads=24, num_kv_heads=8, head_dim=128
+)
+LLAMA_8B = replace(
+    LLAMA_1B,
+    hidden_size=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    intermediate_size=14336,
+    tie_embeddings=False,
+    rope_scaling=RopeScaling(factor=8.0),
+)
 QWEN_360M = ModelConfig(
     hidden_size=896,
     num_layers=24,
@@ -112,6 +126,11 @@ def paper(recipe: str, model: ModelConfig, schedule: str) -> RunConfig:
     )
 
 
+def larger(recipe: str, model: ModelConfig) -> RunConfig:
+    """Return the paper's stages for a larger model, in steps of 320 rows that 64 GPUs can share."""
+    return replace(paper(recipe, model, "table3"), rows_per_step=320, micro_rows="auto")
+
+
 def baselines(recipe: str, model: ModelConfig) -> RunConfig:
     """Return Table 3's FR and EN+FR baselines. Its EN baseline is the first of the three stages."""
     en, fr = (steps * TOKENS_PER_STEP for steps in BASELINE_STEPS)
@@ -155,6 +174,18 @@ def llama_1b_interleave_text() -> RunConfig:
     return paper("1b-interleave-text", LLAMA_1B, "text")
 
 
+def llama_3b_interleave() -> RunConfig:
+    """The paper's stages for a 3B model (Llama-3.2-3B)."""
+    return larger("3b-interleave", LLAMA_3B)  # on 4 GPUs of 80 GB it needs no layers recomputed
+
+
+def llama_8b_interleave() -> RunConfig:
+    """The paper's stages for an 8B model (Llama-3.1-8B), half its layers recomputed."""
+    # At level 1 it fits 4 GPUs of 80 GB with 2 rows at once and little to spare.
+    config = larger("8b-interleave", LLAMA_8B)
+    return replace(config, sharding=ShardingConfig(zero_stage=3), recompute_layers=16)
+
+
 def qwen_360m_baselines() -> RunConfig:
     """The 360M model without interleaving: FR and EN+FR with Table 3's token budgets."""
     return baselines("360m-baselines", QWEN_360M)
@@ -174,4 +205,6 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "1b-interleave": llama_1b_interleave,
     "1b-interleave-text": llama_1b_interleave_text,
     "1b-baselines": llama_1b_baselines,
+    "3b-interleave": llama_3b_interleave,
+    "8b-interleave": llama_8b_interleave,
 }

@@ -39,6 +39,7 @@ CONFIG, CORPORA, CHANGES, LOCK = "config.json", "corpora.json", "changes.jsonl",
 EXECUTION = (
     "run_dir",
     "micro_rows",
+    "recompute_layers",
     "compile",
     "checkpoint.",
     "valid_every",

@@ -8,7 +8,8 @@ times, and reduces the whole gradient on every rank. This one works on the same 
     accumulate   the first micro-batch's gradient is copied, later ones are added, bf16 to fp32, as
                  soon as autograd has one; nothing is zeroed and no bf16 gradient is kept
     reduce       the slice of a rank is summed on that rank alone, as soon as its last gradient has
-                 come: behind the rest of the backward pass, in an order that all ranks have
+                 come: behind the rest of the backward pass, in an order that all ranks have. Among
+                 more than MAX_SLICES ranks all slices are summed at once, at the end
     norm         of the own slice, plus one number over the ranks
     update       AdamW reads the clip as a coefficient on the device and writes the bf16 weights too
     gather       the bf16 slices of all ranks, in place
@@ -27,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tresse.engine.forecast.communication import MAX_SLICES
 from tresse.engine.run.ranks import Ranks
 from tresse.kernels.adamw import AdamW, clip_coefficient, sum_of_squares
 
@@ -65,6 +67,8 @@ class _Group:
     master: Tensor
     gradient: Tensor
     """Of the own slice, fp32."""
+    gradients: Tensor
+    """All fp32 gradients of the group."""
     weights: Tensor
     """All bf16 weights of the group."""
     own_weights: Tensor
@@ -98,7 +102,7 @@ class LeanStep:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of a micro-batch; after the last one the slices are reduced."""
         self._is_last = last
-        if last:
+        if last and self._reduces_slices:
             for target in self._targets.values():
                 for part in target.slices:
                     part.missing += 1
@@ -122,6 +126,10 @@ class LeanStep:
             self._gather()
         return norm, is_small
 
+    @property
+    def _reduces_slices(self) -> bool:
+        return self.ranks.world_size <= MAX_SLICES
+
     def close(self) -> None:
         """Remove the hooks and drop the buffers."""
         for hook in self._hooks:
@@ -144,6 +152,7 @@ class LeanStep:
             parts,
             optimizer.fp32_groups_flat_partition[index],
             optimizer.fp32_groups_gradient_flat_partition[index],
+            flat,
             optimizer.bf16_groups_flat[index],
             optimizer.bf16_partitioned_groups[index][rank],
         )
@@ -158,7 +167,7 @@ class LeanStep:
         else:
             target.view.copy_(gradient)
         target.has_gradient, parameter.grad = True, None
-        if self._is_last:
+        if self._is_last and self._reduces_slices:
             self._arrived(target)
 
     def _arrived(self, target: _Target) -> None:
@@ -181,6 +190,10 @@ class LeanStep:
             if not target.has_gradient:  # no micro-batch used this parameter
                 target.view.zero_()
             target.has_gradient = False
+        if not self._reduces_slices:
+            for group in self._groups:
+                dist.reduce_scatter_tensor(group.gradient, group.gradients)
+            return
         while self._num_reduced < len(self._order):
             self._reduce_next()
         self._num_reduced = 0

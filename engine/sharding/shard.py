@@ -9,6 +9,7 @@ import deepspeed
 import torch
 from torch import nn
 
+from tresse.engine.forecast.memory import LIVE, bucket_numel
 from tresse.engine.run.config import OptimConfig, ShardingConfig
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding.guard import Guard
@@ -23,9 +24,13 @@ deepspeed.utils.logger.addFilter(lambda record: "untested optimizer" not in reco
 
 
 def deepspeed_config(
-    sharding: ShardingConfig, clip: float, micro_rows: int, num_micro_batches: int
+    sharding: ShardingConfig, clip: float, micro_rows: int, num_micro_batches: int, bucket: int
 ) -> dict[str, Any]:
-    """Return DeepSpeed's configuration, with every key whose default has changed in a release."""
+    """Return DeepSpeed's configuration, with every key whose default has changed in a release.
+
+    bucket: number of gradients that levels 2 and 3 reduce at once. The forecast of memory counts
+    it, and the weights that level 3 may hold in full.
+    """
     offload = {"device": "cpu", "pin_memory": True} if sharding.offload_optimizer else None
     return {
         "train_micro_batch_size_per_gpu": micro_rows,
@@ -45,6 +50,9 @@ def deepspeed_config(
             "overlap_comm": False,
             "contiguous_gradients": True,
             "reduce_scatter": True,
+            "reduce_bucket_size": bucket,
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
             "round_robin_gradients": False,
             "offload_optimizer": offload,
             # True would replace torch.nn.functional.linear in the whole process.
@@ -95,7 +103,8 @@ def shard(
     to the compute dtype; `set_full_state` sets their fp32 values.
     """
     optimizer = make_optimizer(model, sharding, optim, ranks.device)
-    config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches)
+    bucket = bucket_numel([parameter.numel() for parameter in model.parameters()])
+    config = deepspeed_config(sharding, optim.clip, micro_rows, num_micro_batches, bucket)
     with redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory tables at any log level
         engine: Engine
         engine, *_ = deepspeed.initialize(

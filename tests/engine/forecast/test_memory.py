@@ -1,4 +1,4 @@
-"""The memory of a step, computed, against what an H200 has measured."""
+"""The memory of a step, computed, against what an H200 has measured and what autograd keeps."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -7,21 +7,27 @@ from typing import Any
 import pytest
 import torch
 
-from tresse.engine.forecast.memory import activation_bytes, keeps_h, state_bytes, step_bytes
-from tresse.engine.model import parameter_shapes
+from tresse.engine.forecast.memory import (
+    activation_bytes,
+    choose_micro_rows,
+    keeps_h,
+    largest_micro_rows,
+    state_memory,
+    step_memory,
+)
+from tresse.engine.model import Transformer, parameter_shapes
 from tresse.engine.run.config import RunConfig, ShardingConfig
-from tresse.engine.run.recipes import LLAMA_1B, RECIPES
+from tresse.engine.run.recipes import LLAMA_1B, RECIPES, TINY
 
 CONFIG = dataclasses.replace(RECIPES["1b-interleave"](), rows_per_step=75)
-WIDTH = 2176
-NUM_PARAMETERS = sum(shape.numel() for shape in parameter_shapes(LLAMA_1B, WIDTH).values())
+SIZES = [shape.numel() for shape in parameter_shapes(LLAMA_1B, 2176).values()]
 # Peaks of bench/results/step.json, FlashAttention 4, lean step, one GPU.
 MEASURED = {False: 64.45 * 2**30, True: 76.14 * 2**30}
 
 
 @pytest.mark.parametrize("keep_h", [False, True])
 def test_the_peak_is_the_one_that_was_measured(keep_h: bool) -> None:
-    computed = step_bytes(CONFIG, NUM_PARAMETERS, 1, keep_h=keep_h)
+    computed = step_memory(CONFIG, SIZES, 1, 25, keep_h=keep_h).device
     assert computed == pytest.approx(MEASURED[keep_h], rel=0.015)
 
 
@@ -30,22 +36,58 @@ def test_the_product_of_swiglu_is_one_width_per_token_and_layer() -> None:
     assert kept - again == LLAMA_1B.num_layers * 1000 * LLAMA_1B.intermediate_size * 2
 
 
+def test_a_recomputed_layer_keeps_what_autograd_keeps_of_it() -> None:
+    """One more layer, recomputed, adds its inputs to what autograd saves, and nothing else."""
+    saved = [saved_bytes(num_layers) for num_layers in (2, 3)]
+    predicted = [
+        activation_bytes(with_layers(n), 64, 4, keep_h=False, num_recomputed=n) for n in (2, 3)
+    ]
+    assert saved[1] - saved[0] == predicted[1] - predicted[0] == 2 * 64 * TINY.hidden_size * 4
+
+
+def with_layers(num_layers: int) -> Any:
+    """A small model with so many layers."""
+    return dataclasses.replace(TINY, num_layers=num_layers)
+
+
+def saved_bytes(num_layers: int) -> int:
+    """Bytes that autograd saves for 64 tokens, weights apart, with all layers recomputed."""
+    model = Transformer(with_layers(num_layers), 128, 100, num_recomputed=num_layers)
+    model.init_weights(0)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.is_floating_point():
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    rows = torch.randint(100, (1, 65))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _ = model(rows[:, :-1], rows[:, 1:])  # type: ignore[misc]
+    loss.backward()
+    return sum(saved.values())
+
+
 @pytest.mark.parametrize(
-    ("sharding", "world_size", "per_parameter"),
+    ("sharding", "world_size", "per_parameter", "on_host"),
     [
-        (ShardingConfig(), 1, 18),
-        (ShardingConfig(), 4, 2 + 4 + 3),
-        (ShardingConfig(zero_stage=2), 4, 2 + 1 + 3),
-        (ShardingConfig(zero_stage=3), 2, 1 + 2 + 6),
-        (ShardingConfig(zero_stage=0, precision="fp32"), 4, 20),
-        (ShardingConfig(offload_optimizer=True), 4, 6),
+        (ShardingConfig(), 1, 18, 0),
+        (ShardingConfig(), 4, 2 + 4 + 3, 0),
+        (ShardingConfig(zero_stage=2), 4, 2 + 1 + 3 + 4, 0),
+        (ShardingConfig(zero_stage=3), 2, 1 + 2 + 2 + 6 + 4, 0),
+        (ShardingConfig(zero_stage=0, precision="fp32"), 4, 16, 0),
+        (ShardingConfig(offload_optimizer=True), 4, 2 + 4, 3 + 2 + 0.5),
     ],
 )
 def test_the_state_is_divided_as_the_level_says(
-    sharding: ShardingConfig, world_size: int, per_parameter: int
+    sharding: ShardingConfig, world_size: int, per_parameter: int, on_host: float
 ) -> None:
     config = dataclasses.replace(CONFIG, sharding=sharding)
-    assert state_bytes(config, 1000, world_size) == 1000 * per_parameter
+    memory = state_memory(config, [400, 600], world_size)
+    assert memory.device == 1000 * per_parameter
+    assert memory.host == 1000 * on_host
 
 
 @pytest.mark.parametrize(
@@ -66,14 +108,41 @@ def test_the_product_is_kept_where_it_fits_or_as_told(
     world_size: int,
     kept: bool,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, gigabytes * 10**9))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
-    ranks: Any = SimpleNamespace(
-        device=torch.device("cuda"), world_size=world_size, is_first=True, any=bool
-    )
-    assert keeps_h(with_choice(choice), NUM_PARAMETERS, ranks) == kept
+    ranks = on_gpus(monkeypatch, gigabytes, world_size)
+    assert keeps_h(with_choice(choice), SIZES, ranks, 25) == kept
     printed = capsys.readouterr().out
     assert (f"of {gigabytes}.0 GB" in printed) == (choice == "auto")
+
+
+@pytest.mark.parametrize(("gigabytes", "rows"), [(85, 25), (110, 38), (200, 75), (25, 2), (19, 0)])
+def test_as_many_rows_fit_as_memory_allows_shared_evenly(gigabytes: int, rows: int) -> None:
+    assert largest_micro_rows(CONFIG, SIZES, 1, 0.95 * gigabytes * 1e9) == rows
+
+
+def test_auto_takes_the_rows_that_fit_every_rank(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(CONFIG, micro_rows="auto")
+    assert choose_micro_rows(config, SIZES, on_gpus(monkeypatch, 110, 1)) == 38
+    assert "micro-batches: 38 rows" in capsys.readouterr().out
+    assert choose_micro_rows(CONFIG, SIZES, on_gpus(monkeypatch, 110, 1)) == 25
+    few = dataclasses.replace(CONFIG, rows_per_step=30)
+    assert choose_micro_rows(few, SIZES, on_gpus(monkeypatch, 110, 1)) == 15
+    with pytest.raises(ValueError, match=r"19\.\d GB with a single row, a rank has 18\.0 GB"):
+        choose_micro_rows(config, SIZES, on_gpus(monkeypatch, 18, 1))
+
+
+def on_gpus(monkeypatch: pytest.MonkeyPatch, gigabytes: int, world_size: int) -> Any:
+    """Ranks on GPUs of so much memory."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, gigabytes * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    return SimpleNamespace(
+        device=torch.device("cuda"),
+        world_size=world_size,
+        is_first=True,
+        any=bool,
+        gather=lambda value: [value, value + 1],
+    )
 
 
 def with_choice(choice: Any) -> RunConfig:

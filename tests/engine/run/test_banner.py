@@ -41,4 +41,4 @@ def test_many_epochs_and_a_large_model_on_a_cpu_are_warned_of(
     print_banner(config, plans(101.0), ALONE)
     assert "weights of runs/a/en" in capsys.readouterr().out
     assert "stage en repeats its documents 101 times" in caplog.text
-    assert "this model is large for a CPU: it will take 7." in caplog.text
+    assert "this model is large for a CPU: it will take 6." in caplog.text

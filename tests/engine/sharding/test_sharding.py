@@ -22,6 +22,12 @@ def test_the_lean_step_has_the_masters_of_deepspeeds_own(ranks: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_layers_that_are_computed_again_change_no_bit(ranks: int) -> None:
+    torchrun(ranks, "tests/support/workers/recompute.py")
+
+
+@pytest.mark.slow
 def test_the_lean_step_moves_few_bytes_and_waits_for_nothing() -> None:
     processes.torchrun(2, "tests/support/workers/ledger.py")
 
@@ -29,10 +35,11 @@ def test_the_lean_step_moves_few_bytes_and_waits_for_nothing() -> None:
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_gradients_are_accumulated_and_reduced_in_fp32(zero_stage: int) -> None:
     sharding = ShardingConfig(zero_stage=zero_stage, precision="bf16")  # type: ignore[arg-type]
-    config = deepspeed_config(sharding, clip=1.0, micro_rows=1, num_micro_batches=3)
+    config = deepspeed_config(sharding, clip=1.0, micro_rows=1, num_micro_batches=3, bucket=7)
     assert config["data_types"]["grad_accum_dtype"] == "fp32"
     assert config["communication_data_type"] == "fp32"
     assert config["gradient_accumulation_steps"] == 3
+    assert config["zero_optimization"]["reduce_bucket_size"] == 7
 
 
 def test_matrices_decay_and_norms_and_biases_do_not() -> None:

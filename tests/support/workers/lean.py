@@ -15,6 +15,7 @@ from tests.support.workers.sharding import State, build, snapshot, steps
 from tests.support.workers.step import make_model
 from tresse.engine.run.config import ShardingConfig
 from tresse.engine.run.ranks import Ranks, join, leave
+from tresse.engine.sharding import lean as lean_module
 from tresse.engine.sharding.shard import release
 
 LEVEL_1 = ShardingConfig(zero_stage=1, precision="bf16")
@@ -62,6 +63,11 @@ def main() -> None:
         else:
             compare(lean, by_deepspeed, bound, f"clip {clip}")
     lean = trained(fresh, 0, LEVEL_1, True, ranks)
+    if ranks.world_size == 2:
+        lean_module.MAX_SLICES = 1
+        at_once = trained(fresh, 0, LEVEL_1, True, ranks)
+        compare(at_once, lean, 0.0, "all slices at once")
+        lean_module.MAX_SLICES = 64
     middle = {name: tensors for name, tensors in lean.items() if name != "losses"}
     further = trained(middle, NUM_STEPS, LEVEL_1, True, ranks)
     for level in (2, 3):

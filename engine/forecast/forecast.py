@@ -1,0 +1,173 @@
+"""A run, forecast: does it fit, how long does it take, what does it write."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tresse.data.packing.packer import Plan
+from tresse.engine.forecast.flops import Flops, flops_per_token, peak_flops
+from tresse.engine.forecast.gpus import Gpu
+from tresse.engine.forecast.memory import SHARE, Memory, largest_micro_rows, step_memory
+from tresse.engine.forecast.schedule import StageForecast, forecast_stages, vocabulary
+from tresse.engine.forecast.step_time import StepShape, Work, step_seconds, step_work
+from tresse.engine.model import parameter_shapes
+from tresse.engine.run.config import RunConfig
+
+BYTES_SAVED = 12
+"""Bytes of a parameter in a checkpoint: weight and two moments in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A run on a number of GPUs at a ZeRO level."""
+
+    num_gpus: int
+    zero_stage: int
+    rows_per_step: int
+    """Rows of a step: the recipe's, or the next multiple of the number of GPUs."""
+    micro_rows: int
+    """Rows of a micro-batch: the recipe's, or as many as fit; 0 if not even one does."""
+    keep_h: bool
+    memory: Memory
+    """Of a step with these rows, or with one."""
+    fits: bool
+    work: dict[str, Work]
+    """Work of each part of a step; empty if it does not fit."""
+    seconds: dict[str, float]
+    """Predicted seconds of each part of a step; empty if it does not fit."""
+    tokens_per_s: float
+    """Predicted tokens per second of all GPUs."""
+    mfu: float | None
+    """Model FLOPs utilisation with the causal count; None if no peak is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A run, forecast for several numbers of GPUs."""
+
+    config: RunConfig
+    gpu: Gpu
+    num_parameters: int
+    flops: Flops
+    layouts: list[Layout]
+    stages: list[StageForecast]
+    """What each stage trains on, in steps of the first layout."""
+    num_checkpoints: int
+    """Checkpoints that the run's folder holds at most."""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint."""
+        return BYTES_SAVED * self.num_parameters
+
+    @property
+    def num_tokens(self) -> int:
+        """Targets of all stages."""
+        return sum(stage.tokens for stage in self.config.stages)
+
+    def days(self, tokens_per_s: float) -> float:
+        """Return the days of training at a rate of all GPUs, without scoring."""
+        return self.num_tokens / tokens_per_s / 86400
+
+
+def forecast_run(
+    config: RunConfig,
+    gpu: Gpu,
+    numbers_of_gpus: Sequence[int],
+    levels: Sequence[int],
+    plans: dict[str, Plan],
+) -> Forecast:
+    """Forecast a run on each number of GPUs at each ZeRO level.
+
+    plans: the rows of each stage, or none without a corpus.
+    """
+    ids = vocabulary(config, plans)
+    shapes = parameter_shapes(config.model, ids.width).values()
+    sizes = [shape.numel() for shape in shapes]
+    layouts = [
+        forecast_layout(_at_level(config, level), gpu, number, sizes, ids.width)
+        for number in numbers_of_gpus
+        for level in levels
+    ]
+    stages = forecast_stages(config, layouts[0].rows_per_step, plans)
+    return Forecast(
+        config=config,
+        gpu=gpu,
+        num_parameters=sum(sizes),
+        flops=flops_per_token(config.model, config.data.packing.row_length, ids.width),
+        layouts=layouts,
+        stages=stages,
+        num_checkpoints=sum(_checkpoints(config, stage.num_steps) for stage in stages) + 1,
+    )
+
+
+def _at_level(config: RunConfig, level: int) -> RunConfig:
+    return replace(config, sharding=replace(config.sharding, zero_stage=level))
+
+
+def forecast_layout(
+    config: RunConfig, gpu: Gpu, num_gpus: int, sizes: Sequence[int], vocab_width: int
+) -> Layout:
+    """Forecast a step on a number of GPUs; sizes: number of elements of each parameter."""
+    rows_per_step = math.ceil(config.rows_per_step / num_gpus) * num_gpus
+    config = replace(config, rows_per_step=rows_per_step)
+    usable = SHARE * gpu.memory_bytes
+    micro_rows = largest_micro_rows(config, sizes, num_gpus, usable)
+    if config.micro_rows != "auto":
+        micro_rows = min(micro_rows, config.micro_rows, rows_per_step // num_gpus)
+
+    def memory_of(keep_h: bool) -> Memory:
+        return step_memory(config, sizes, num_gpus, max(micro_rows, 1), keep_h=keep_h)
+
+    keep = config.kernels.keep_swiglu
+    keep_h = keep == "yes" or (keep == "auto" and memory_of(True).device <= usable)
+    memory = memory_of(keep_h)
+    layout = Layout(
+        num_gpus,
+        config.sharding.zero_stage,
+        rows_per_step,
+        micro_rows,
+        keep_h,
+        memory,
+        fits=micro_rows > 0 and memory.device <= usable,
+        work={},
+        seconds={},
+        tokens_per_s=0.0,
+        mfu=None,
+    )
+    return _with_times(layout, config, gpu, sum(sizes), vocab_width) if layout.fits else layout
+
+
+def _with_times(
+    layout: Layout, config: RunConfig, gpu: Gpu, num_parameters: int, vocab_width: int
+) -> Layout:
+    row_length, rows = config.data.packing.row_length, layout.rows_per_step // layout.num_gpus
+    shape = StepShape(
+        tokens=rows * row_length,
+        num_micro=math.ceil(rows / layout.micro_rows),
+        world_size=layout.num_gpus,
+        num_parameters=num_parameters,
+        vocab_width=vocab_width,
+        keep_h=layout.keep_h,
+    )
+    work = step_work(config, shape)
+    seconds = step_seconds(config, shape, gpu, work)
+    rate = shape.tokens / sum(seconds.values())
+    peak = peak_flops(gpu.name, config.sharding.precision)
+    causal = flops_per_token(config.model, row_length, vocab_width).causal
+    return replace(
+        layout,
+        work=work,
+        seconds=seconds,
+        tokens_per_s=rate * layout.num_gpus,
+        mfu=peak and causal * rate / peak,
+    )
+
+
+def _checkpoints(config: RunConfig, num_steps: int) -> int:
+    """Return how many checkpoints of a stage are kept at most."""
+    settings = config.checkpoint
+    milestones = len([step for step in settings.at if step < num_steps])
+    milestones += num_steps // settings.keep_every if settings.keep_every else 0
+    written = math.ceil(num_steps / settings.every) + milestones
+    return min(settings.keep + milestones, written)

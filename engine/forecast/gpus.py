@@ -1,0 +1,84 @@
+"""What GPUs reach in a training step, as far as a forecast needs to know."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tresse.data.lines import decode_json
+from tresse.engine.run.typed_json import from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """Rates of a GPU and of the links between several; FLOP/s and bytes/s."""
+
+    name: str
+    """Name, as torch.cuda.get_device_name has it: `flops.peak_flops` reads it."""
+    memory_bytes: float
+    """Memory that a process can use."""
+    matmul_flops: float
+    """Rate of a bf16 matrix product whose operands cost nothing to move."""
+    matmul_move_share: float
+    """Share of the time to move a product's operands and result that adds to it, 0 to 1."""
+    attention_flops: float
+    """Rate of attention, forward and backward, counted as the causal mask leaves it."""
+    copy_bytes: float
+    """Rate of a copy in device memory, bytes read plus bytes written."""
+    bus_bytes: float
+    """Bus bandwidth of a collective within a node, as nccl-tests defines it."""
+    network_bytes: float
+    """Bandwidth of one GPU's share of the network between nodes."""
+    gpus_per_node: int = 8
+    """GPUs that share the faster links."""
+    host_link_bytes: float = 40e9
+    """Bandwidth between a GPU and the memory of its host, one way."""
+    host_bytes: float = 40e9
+    """One GPU's share of the bandwidth of the host's memory."""
+    latency_s: float = 30e-6
+    """Seconds that a collective takes at least, per doubling of the number of GPUs."""
+
+
+# Measured in steps of the 1B and the 360M model and by bench/kernels (docs/kernels.md): copy,
+# attention (H100: cuDNN; H200: FlashAttention 4), and the two numbers of the matrix products, which
+# are fitted to the products of both models. Assumed: all of the A100, links and networks.
+H100 = Gpu(
+    name="NVIDIA H100 80GB HBM3",
+    memory_bytes=85.0e9,
+    matmul_flops=805e12,
+    matmul_move_share=0.66,
+    attention_flops=277e12,
+    copy_bytes=3.03e12,
+    bus_bytes=330e9,
+    network_bytes=45e9,
+)
+GPUS = {
+    "h100": H100,
+    "h200": replace(
+        H100,
+        name="NVIDIA H200",
+        memory_bytes=150.0e9,
+        matmul_flops=709e12,
+        attention_flops=402e12,
+        copy_bytes=4.26e12,
+    ),
+    "a100": replace(
+        H100,
+        name="NVIDIA A100-SXM4-80GB",
+        memory_bytes=84.9e9,
+        matmul_flops=265e12,
+        attention_flops=150e12,
+        copy_bytes=1.7e12,
+        bus_bytes=230e9,
+        network_bytes=23e9,
+    ),
+}
+
+
+def read_rates(path: Path, base: Gpu) -> Gpu:
+    """Return a GPU with the rates in a file, as bench/gemms.py writes it; others are the base's.
+
+    ValueError names the file and the field that is unknown or of the wrong type.
+    """
+    try:
+        return from_json(Gpu, to_json(base) | decode_json(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: no file of rates ({error}); bench/gemms.py writes one") from None
