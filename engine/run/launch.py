@@ -17,9 +17,11 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,7 +37,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import determine_local_world_size, get_args_parser, parse_args, run
 
-from tresse.data.interrupt import INTERRUPTED
+from tresse.data.interrupt import GRACE_S, INTERRUPTED
 from tresse.engine.run.command_line import COMMAND, STATUS, parse_config
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.run_folder import find_changes
@@ -49,7 +51,7 @@ def train(arguments: Sequence[str]) -> NoReturn:
     options, job = split(get_args_parser(), arguments)
     os.environ[COMMAND] = shlex.join(["tresse", "train", *options])
     config = _parse(job)
-    options = options or _all_gpus()
+    options = options or all_gpus()
     with tempfile.TemporaryDirectory(prefix="tresse-") as folder:
         status = Path(folder) / "status"
         os.environ[STATUS] = str(status)
@@ -90,7 +92,7 @@ def split(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], 
     return own, other
 
 
-def _all_gpus() -> list[str]:
+def all_gpus() -> list[str]:
     """Return options for the GPUs of this machine; none if one process will do."""
     count = torch.cuda.device_count()
     return ["--standalone", f"--nproc-per-node={count}"] if count > 1 else []
@@ -100,17 +102,7 @@ def _run_torchrun(arguments: list[str], config: RunConfig) -> None:
     """Run torchrun in this process; exit if a rank failed or was not there to stop."""
     parsed = parse_args(arguments)
     parsed.signals_to_handle = "SIGQUIT"  # the others are ours
-    wait_s = config.timeouts.step_s + config.timeouts.save_s
-    num_local = determine_local_world_size(parsed.nproc_per_node)
-    variables = {
-        # Otherwise the store outlives the ranks, and a restart hangs (pytorch/pytorch#135712).
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        # After Ctrl-C ranks end their step and save; torchrun's own limit is 30 s.
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(round(wait_s)),
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_local)),
-    }
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
+    _set_variables(determine_local_world_size(parsed.nproc_per_node), config)
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _pass_on)
     # They report ranks that fail and launchers that end before this one; below is one line.
@@ -124,26 +116,45 @@ def _run_torchrun(arguments: list[str], config: RunConfig) -> None:
         why = str(error).removesuffix(" See inner exception for details.")
         sys.exit(f"error: no contact with the other nodes: {why or type(error).__name__}")
     except SignalException:
-        for rank in psutil.Process().children():  # there are some if it came twice
+        for rank in psutil.Process().children():  # there are some if SIGTERM came twice
             rank.kill()
         sys.exit(INTERRUPTED)
+
+
+def _set_variables(num_local: int, config: RunConfig) -> None:
+    """Set variables of torchrun and its ranks that the user has not set."""
+    wait_s = config.timeouts.step_s + config.timeouts.save_s
+    variables = {
+        # Otherwise the store outlives the ranks, and a restart hangs (pytorch/pytorch#135712).
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # A rank that fails leaves the others this time to end; torchrun's own limit is 30 s.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(round(wait_s)),
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_local)),
+    }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def _pass_on(number: int, _frame: FrameType | None) -> None:
     """Send a signal on to the ranks that answer it; where none does, a signal to stop ends all."""
     ranks = [rank for rank in psutil.Process().children() if _answers(rank)]
-    if number != signal.SIGUSR1:
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, _end_at_once)
-        if not ranks:
-            _end_at_once(number, None)
+    if number != signal.SIGUSR1 and not ranks:
+        raise SignalException("there is nothing to save", signal.Signals(number))
+    if number == signal.SIGINT:
+        signal.signal(number, partial(_end_at_once, time.monotonic()))
     for rank in ranks:
         with suppress(psutil.NoSuchProcess):
             rank.send_signal(number)
 
 
-def _end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SignalException("ended at once", signal.Signals(number))
+def _end_at_once(first_s: float, number: int, _frame: FrameType | None) -> None:
+    """Answer a second Ctrl-C, also for ranks that cannot."""
+    if time.monotonic() - first_s <= GRACE_S:
+        return
+    print("ended at once; finished work is kept", file=sys.stderr, flush=True)
+    for rank in psutil.Process().children():
+        rank.kill()
+    raise SignalException("a second Ctrl-C", signal.Signals(number))
 
 
 def _answers(rank: psutil.Process) -> bool:

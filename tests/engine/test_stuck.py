@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,24 @@ def test_a_rank_that_stands_still_is_named_and_the_run_ends(world: Path, tmp_pat
     assert "no sign of life for " in done.stderr
     assert "The other 1 wait: stage en, step " in done.stderr
     assert done.stderr.count("error: ") == 1
+    assert not stopped.is_running()
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_run_whose_rank_stands_still(world: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = endless(world, run_dir, "--checkpoint.every", "100000", processes=2)
+    wait_for(logged(run_dir, 3), process)
+    stopped = ranks_of(process)[1]
+    stopped.suspend()
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)  # so close, two are one
+    process.send_signal(signal.SIGINT)
+    done = finish(process, DEADLINE_S)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        130,
+        "ended at once; finished work is kept",
+    )
     assert not stopped.is_running()
 
 
