@@ -6,11 +6,12 @@
 
 Ways, all with the same shapes, tokens, precision, clip and settings of AdamW:
 
-    tresse        ours: the real command, engine/train.py
-    ddp           the control: torch's DistributedDataParallel on our model (bench/step.py)
-    trainer       Hugging Face's Trainer on transformers' model, as SlamKit uses it
-    transformers  transformers' model, torch.compile and fused AdamW in a plain loop
-    liger         the same with Liger's kernels; needs a GPU
+    tresse           ours: the real command, engine/train.py
+    tresse-compiled  the same with --compile; not measured by default
+    ddp              the control: torch's DistributedDataParallel on our model (bench/step.py)
+    trainer          Hugging Face's Trainer on transformers' model, as SlamKit uses it
+    transformers     transformers' model, torch.compile and fused AdamW in a plain loop
+    liger            the same with Liger's kernels; needs a GPU
 
 With `--peer-dir` also a checkout of karpathy/nanochat or tiagoCuervo/interleaved_lm. Every round
 takes all ways in turn, each in fresh processes that warm up (and compile) and then take their share
@@ -37,7 +38,7 @@ from tresse.bench.records import write_records
 from tresse.bench.throughput_report import draw, make_records, ratios, table
 from tresse.bench.throughput_ways import Job, Sample, WayFailedError, measure
 
-Way = Literal["tresse", "ddp", "trainer", "transformers", "liger"]
+Way = Literal["tresse", "tresse-compiled", "ddp", "trainer", "transformers", "liger"]
 PACKAGES = {
     "trainer": ("transformers", "accelerate"),
     "transformers": ("transformers",),
@@ -177,7 +178,7 @@ class Rounds:
             with tempfile.TemporaryDirectory() as folder:
                 sample = measure(way, job, Path(folder))
         except WayFailedError as error:
-            if way == "tresse":
+            if way == "tresse":  # nothing to compare with
                 raise
             print(f"{way} failed, and takes no further part:\n{error}", flush=True)
             self.failed.append(way)

@@ -63,6 +63,8 @@ def measure(way: str, job: Job, folder: Path) -> Sample:
     """Train in a way in new processes; `folder` is empty and theirs."""
     if way == "tresse":
         return measure_ours(job, folder)
+    if way == "tresse-compiled":
+        return measure_ours(dataclasses.replace(job, compile=True), folder)
     if way == "ddp":
         return measure_control(job, folder)
     return measure_peer(way, job, folder)

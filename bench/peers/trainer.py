@@ -53,7 +53,7 @@ class UnitLM(nn.Module):
 
 def train(workload: Workload, clock: Clock) -> dict[str, Any]:
     """Train for all steps; returns the number of parameters and the mean loss."""
-    model = UnitLM(build_model(workload, torch.device("cpu")))
+    model = UnitLM(build_model(workload, clock.device))
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(model, workload, clock, folder)
         loss = trainer.train().training_loss
