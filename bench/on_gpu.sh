@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run all that needs a GPU: runs by the real command; matrix products; attention; a step and what its
-# time goes into; the other tests; whole steps of the 1B model, beside plain DDP; and, as long as
-# there is time, the other kernels. It takes less than ten minutes on an H100.
+# Run all that needs a GPU: runs by the real command; matrix products and collectives; attention; a
+# profile of a step; steps in several ways; the other tests; whole steps of the 1B model, beside plain
+# DDP; and, as long as there is time, the other kernels. It takes less than ten minutes on an H100.
 #
 #   bench/on_gpu.sh [FOLDER]                      FOLDER for logs and results; $OUT or on_gpu/
 #   PARTS="tests step" MINUTES=20 GPUS=4 RECIPES=1b-interleave KERNELS=mlp,rope_qkv bench/on_gpu.sh
@@ -36,14 +36,14 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
-PARTS=${PARTS:-smoke linear attention step tests throughput kernels packer}
+PARTS=${PARTS:-smoke gemms attention profile step tests throughput kernels packer}
 MINUTES=${MINUTES:-9.5}
 export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
-declare -A weight=([smoke]=9 [linear]=9 [attention]=13 [step]=25 [tests]=15 [throughput]=18
+declare -A weight=([smoke]=9 [gemms]=8 [attention]=13 [profile]=9 [step]=20 [tests]=15 [throughput]=18
     [kernels]=8 [packer]=3)
-declare -A shown=([smoke]=30 [linear]=45 [attention]=30 [step]=130 [tests]=40 [throughput]=40
+declare -A shown=([smoke]=30 [gemms]=60 [attention]=30 [profile]=60 [step]=60 [tests]=40 [throughput]=40
     [kernels]=60 [packer]=20) # last lines of a log
 export RUN="-m torch.distributed.run --standalone --nproc-per-node ${GPUS:-1}"
 
@@ -57,8 +57,15 @@ smoke() {
 tests() {
     run_tests tests/gpu --ignore tests/gpu/test_gpu_run.py
 }
-linear() {
-    measure_kernels linear "$1" --only linear
+gemms() {
+    "$PYTHON" $RUN bench/gemms.py --json "$folder/gemms.json" --rates "$folder/rates.json"
+}
+profile() {
+    local recipe
+    for recipe in ${RECIPES:-1b-interleave 360m-interleave}; do
+        "$PYTHON" $RUN engine/profiling/profile_steps.py "$recipe" --out "$folder/profile-$recipe" \
+            --rows-per-step $((75 * ${GPUS:-1})) && rm -r "$folder/profile-$recipe/corpus" || return 1
+    done
 }
 attention() {
     measure_kernels attention "$1" --only attention
@@ -76,7 +83,7 @@ step() {
             --json "$folder/step-$recipe-$1.json" "${@:2}" || status=1
     }
     for recipe in ${RECIPES:-1b-interleave 360m-interleave}; do
-        measure_step ways --keep-swiglu no --profile
+        measure_step ways --keep-swiglu no
         measure_step variants --ways engine --compile True False --keep-swiglu yes
         if "$PYTHON" -c "import flash_attn.cute" 2>/dev/null; then
             measure_step fa4 --ways engine --keep-swiglu no --attention fa4
@@ -94,7 +101,7 @@ packer() {
     "$PYTHON" bench/packer.py --tokens 20000000 --passes 5 --batches 100 \
         --json "$folder/packer.json"
 }
-export -f run_tests smoke tests linear attention kernels measure_kernels step throughput packer
+export -f run_tests smoke tests gemms attention profile kernels measure_kernels step throughput packer
 
 calculate() { "$PYTHON" -c "print($1)"; }
 

@@ -1,6 +1,6 @@
 """Where the time of a step goes, beside the plainest way to train the same model.
 
-    torchrun --nproc-per-node 4 bench/step.py --recipes 1b-interleave 360m-interleave --profile
+    torchrun --nproc-per-node 4 bench/step.py --recipes 1b-interleave 360m-interleave
 
 Each way trains on random tokens that lie on the device: nothing is read, packed or logged.
 
@@ -9,7 +9,7 @@ Each way trains on random tokens that lie on the device: nothing is read, packed
     ddp        the control: torch's DistributedDataParallel around fp32 weights, which each forward
                pass casts to the compute dtype, and torch's fused AdamW
 
-With `--profile` one more step is traced, and a table names the kernels that took its time.
+`tresse profile` says where the time of a step goes.
 """
 
 import contextlib
@@ -45,11 +45,9 @@ from tresse.engine.step import train_step
 from tresse.kernels.mlp_backends import choose_mlp
 
 NUM_IDS, WIDTH = 2051, 2176  # of the paper's units with separators
-NUM_KERNELS = 30  # lines of the table
-NAME_CHARS = 90
 Keep = Literal["auto", "yes", "no"]
 COLUMNS = ("recipe", "way", "compile", "keep_swiglu", "ranks", "tokens_per_s", "step_ms")
-COLUMNS += ("mfu_causal", "memory_gib", "start_s", "busy")
+COLUMNS += ("mfu_causal", "memory_gib", "start_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +78,6 @@ class Options:
     """Dtype of the computation."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """ZeRO level of `engine`."""
-    profile: bool = False
-    """Trace one more step and print the kernels that took its time."""
     json: str = ""
     """File for the results; empty: none."""
 
@@ -236,7 +232,6 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         trainer.step(batches)
     _wait(device)
     seconds = [timed(trainer, batches, device) for _ in range(options.steps)]
-    busy = profiled(trainer, batches, ranks) if options.profile else None
     trainer.close()
     median_s, low_s, high_s = quantiles(seconds)
     tokens_per_s = config.rows_per_step * row_length / median_s
@@ -263,7 +258,6 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         "mfu_full": peak and flops.full * tokens_per_s / (peak * ranks.world_size),
         "memory_gib": peak_memory_bytes(device) / 2**30,
         "start_s": start_s,
-        "busy": busy,
     }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -301,28 +295,6 @@ def timed(trainer: Way, batches: Sequence[DeviceBatch], device: torch.device) ->
     trainer.step(batches)
     _wait(device)
     return time.perf_counter() - start_s
-
-
-def profiled(trainer: Way, batches: Sequence[DeviceBatch], ranks: Ranks) -> float:
-    """Trace a step, print its kernels on the first rank; return the share of time they ran."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if ranks.device.type == "cuda":
-        activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profiler:
-        start_s = time.perf_counter()
-        trainer.step(batches)
-        _wait(ranks.device)
-        total_ms = 1000 * (time.perf_counter() - start_s)
-    events = profiler.key_averages()
-    on_gpu = ranks.device.type == "cuda"
-    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    kernels = sorted(events, key=lambda event: -getattr(event, key))
-    busy_ms = sum(getattr(event, key) for event in kernels) / 1000
-    if ranks.is_first:
-        for event in kernels[:NUM_KERNELS]:
-            ms = getattr(event, key) / 1000
-            print(f"{ms:9.2f} ms {ms / total_ms:6.1%} {event.count:6d} x {event.key[:NAME_CHARS]}")
-    return busy_ms / total_ms
 
 
 def _wait(device: torch.device) -> None:

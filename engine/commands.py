@@ -38,6 +38,10 @@ def main() -> None:
 
             plan(arguments)
             return
+        if verb == ["profile"]:
+            from tresse.engine.profiling.command import profile
+
+            profile(arguments)
         if verb == ["prepare"]:
             from tresse.data.prepare import main as prepare
 
@@ -64,6 +68,11 @@ def _train() -> None:
 @app.command(name="plan")
 def _plan() -> None:
     """Forecast a run: memory, days, price: `tresse plan [RECIPE] [--gpus 4 8] [--field ...]`."""
+
+
+@app.command(name="profile")
+def _profile() -> None:
+    """Trace a few steps and say where their time goes: `tresse profile [RECIPE] [--field ...]`."""
 
 
 @app.command(name="prepare")

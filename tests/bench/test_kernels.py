@@ -19,7 +19,7 @@ from tresse.bench.kernels.timing import Ceilings
 from tresse.engine.run.recipes import LLAMA_1B, QWEN_360M
 
 KERNELS = {"attention", "linear_cross_entropy", "swiglu_linear", "add_rmsnorm", "rope_qkv"}
-KERNELS |= {"adamw", "cross_entropy", "rmsnorm", "gather", "linear", "mlp"}
+KERNELS |= {"adamw", "cross_entropy", "rmsnorm", "gather", "mlp"}
 CPU = torch.device("cpu")
 
 

@@ -19,7 +19,6 @@ from tresse.bench.kernels.cases.layers import (
     rope_case,
     swiglu_linear_case,
 )
-from tresse.bench.kernels.cases.linear import linear_case, projections
 from tresse.bench.kernels.cases.loss import cross_entropy_case, linear_cross_entropy_case
 from tresse.bench.kernels.cases.mlp import mlp_case
 from tresse.bench.kernels.inputs import Shape, shapes, vocabularies
@@ -41,17 +40,7 @@ def by_vocabulary(make: Callable[[int, int, Shape, torch.device], Case]) -> Make
     ]
 
 
-def by_projection(device: torch.device) -> list[Callable[[], Case]]:
-    """A case of each matrix product of each model."""
-    return [
-        partial(linear_case, shape, name, device)
-        for shape in shapes(device)
-        for name in projections(shape)
-    ]
-
-
 KERNELS: dict[str, Maker] = {
-    "linear": by_projection,
     "mlp": by_shape(mlp_case),
     "attention": attention_cases,
     "linear_cross_entropy": by_vocabulary(linear_cross_entropy_case),

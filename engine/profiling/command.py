@@ -1,0 +1,35 @@
+"""`tresse profile`: a few steps of a recipe, traced, on all GPUs or as torchrun's options say."""
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import get_args_parser, main
+
+from tresse.engine.profiling.profile_steps import parse
+from tresse.engine.run.command_line import parse_config
+from tresse.engine.run.launch import all_gpus, split
+
+SCRIPT = Path(__file__).with_name("profile_steps.py")
+
+
+def profile(arguments: Sequence[str]) -> NoReturn:
+    """Profile the run that the arguments describe."""
+    options, job = split(get_args_parser(), arguments)
+    _, others = parse(job)
+    parse_config(others)  # before ranks start, so that a mistake is said once
+    options = options or all_gpus()
+    if not options:
+        sys.argv = [str(SCRIPT), *job]
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        sys.exit(0)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        main([*options, str(SCRIPT), *job])
+    except ChildFailedError as failed:
+        sys.exit(failed.get_first_failure()[1].exitcode)
+    sys.exit(0)
