@@ -1,4 +1,4 @@
-"""Our tensors under the names of transformers, and back: checkpoints, exports, pretrained weights.
+"""Our tensors under the names of transformers, and back: checkpoints and exports.
 
 transformers stores q, k and v as separate tensors, also gate and up, and does not pad the
 vocabulary. The functions here only cut, join and rename along the first dimension: moments convert
@@ -18,21 +18,21 @@ like weights, and nothing is rounded.
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tresse.data.durable import give_default_permissions, staged_folder, sync_path, write_text
 from tresse.engine.model import parameter_shapes
 from tresse.engine.run.config import ModelConfig
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 VOCABULARY = {"embedding.weight": "model.embed_tokens.weight", "head.weight": "lm_head.weight"}
 
 
@@ -184,95 +184,3 @@ def _hf_scaling(config: ModelConfig) -> dict[str, Any] | None:
     fields = asdict(config.rope_scaling)
     fields["original_max_position_embeddings"] = fields.pop("original_context")
     return {"rope_type": "llama3"} | fields
-
-
-def load_pretrained(folder: str | Path, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Read a Llama or Qwen2 checkpoint under our names, without embedding and head.
-
-    ValueError names every field of config.json that differs from `config`, or the tensor that is
-    missing or of another shape.
-    """
-    folder = Path(folder)
-    check_config(folder, config)
-    files = _tensor_files(folder)
-
-    def read(part: str) -> torch.Tensor:
-        if part not in files:
-            raise ValueError(f"tensor {part} is missing")
-        try:
-            with safe_open(files[part], framework="pt") as file:
-                return file.get_tensor(part)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{files[part]}: cannot read {part}: {error}") from error
-
-    names = [name for name in parameter_shapes(config, vocab_width=1) if name not in VOCABULARY]
-    try:
-        return {name: join_parameter(name, read, config, vocab_width=1) for name in names}
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Map each tensor to its file, by the index or by the names in the single file."""
-    index, single = folder / INDEX, folder / WEIGHTS
-    if index.exists():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ValueError(f"{index}: has no weight_map")
-        return {name: folder / file for name, file in weight_map.items()}
-    if not single.exists():
-        raise ValueError(f"{folder}: holds neither {WEIGHTS} nor {INDEX}")
-    try:
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), single)
-    except SafetensorError as error:
-        raise ValueError(f"{single}: not a safetensors file, or cut short: {error}") from error
-
-
-def check_config(folder: Path, config: ModelConfig) -> None:
-    """Raise ValueError naming every field of a folder's config.json that differs from `config`."""
-    path = folder / CONFIG
-    found = _read_json(path)
-    differences = [
-        f"{name}: found {found_value!r}, expected {expected!r}"
-        for name, found_value, expected in _comparisons(found, config)
-        if found_value != expected
-    ]
-    if differences:
-        raise ValueError(f"{path}: describes another model: {'; '.join(differences)}")
-
-
-def _comparisons(found: dict[str, Any], config: ModelConfig) -> Iterable[tuple[str, Any, Any]]:
-    """Yield each field, its value in config.json or by default, and the value in `config`."""
-    family = "qwen2" if config.qkv_bias else "llama"
-    heads = found.get("num_attention_heads", 0)
-    rope = found.get("rope_parameters") or {}
-    rope = {"rope_theta": found.get("rope_theta", 10_000.0)} | rope
-    rope |= found.get("rope_scaling") or {}
-    rope["rope_type"] = rope.pop("type", rope.get("rope_type", "default"))
-    yield "model_type", found.get("model_type"), family
-    yield "hidden_size", found.get("hidden_size"), config.hidden_size
-    yield "num_hidden_layers", found.get("num_hidden_layers"), config.num_layers
-    yield "num_attention_heads", heads, config.num_heads
-    yield "num_key_value_heads", found.get("num_key_value_heads") or heads, config.num_kv_heads
-    derived = found.get("hidden_size", 0) // max(heads, 1)
-    yield "head_dim", found.get("head_dim") or derived, config.head_dim
-    yield "intermediate_size", found.get("intermediate_size"), config.intermediate_size
-    yield "rms_norm_eps", found.get("rms_norm_eps", 1e-6), config.norm_eps
-    yield "hidden_act", found.get("hidden_act", "silu"), "silu"
-    for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
-        yield name, found.get(name, False), False
-    expected = {"rope_type": "default"} | (_hf_scaling(config) or {})
-    for name in sorted(expected.keys() | rope.keys() - {"rope_theta"}):
-        yield name, rope.get(name), expected.get(name)
-    yield "rope_theta", float(rope["rope_theta"]), config.rope_theta
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
-    return content

@@ -14,7 +14,7 @@ Qwen2ForCausalLM; `hugging_face.py` maps the names.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import cast
@@ -142,7 +142,7 @@ class Transformer(nn.Module):
             self.head.weight[self.vocab_used :] = 0.0
 
     def _draw(self, parameter: nn.Parameter, key: str) -> None:
-        parameter.data.copy_(_normal(parameter.shape, self.config.init_std, key))
+        parameter.data.copy_(normal(parameter.shape, self.config.init_std, key))
 
     def _training_layers(self) -> Iterator[Callable[..., tuple[torch.Tensor, torch.Tensor]]]:
         """Yield the layers; of the first `num_recomputed` autograd keeps only the inputs."""
@@ -259,8 +259,8 @@ def parameter_shapes(config: ModelConfig, vocab_width: int) -> Mapping[str, torc
     return MappingProxyType(shapes)
 
 
-def _normal(shape: torch.Size, std: float, key: str) -> torch.Tensor:
-    """Draw fp32 normals on the CPU, a pure function of the shape and the key."""
+def normal(shape: Sequence[int], std: float, key: str) -> torch.Tensor:
+    """Draw fp32 normals on the CPU: a pure function of the shape and the key."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
     return torch.randn(shape, generator=generator, device="cpu").mul_(std)

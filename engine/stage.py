@@ -27,8 +27,8 @@ from tresse.engine.checkpoint.state import State
 from tresse.engine.checkpoint.writer import Writer
 from tresse.engine.forecast.memory import choose_micro_rows, keeps_h
 from tresse.engine.fp8 import use_fp8
-from tresse.engine.hugging_face import check_config, load_pretrained
 from tresse.engine.model import Transformer, parameter_shapes
+from tresse.engine.pretrained import check_shape, load_pretrained
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
@@ -197,7 +197,7 @@ def check_sources(config: RunConfig) -> None:
     if config.init:
         open_finished(Path(config.init))
     if config.model.pretrained:
-        check_config(Path(config.model.pretrained), config.model)
+        check_shape(config.model)
 
 
 def check_continued(config: RunConfig, corpora: Corpora) -> None:
@@ -241,7 +241,7 @@ def build_stage(
         source.check_tokenizer(corpora.train)
         source.load_into(model)
     else:
-        _fill_new(model, config)
+        fill_new(model, config)
     # DeepSpeed starts the masters from bf16 weights: their fp32 values come from `read`.
     new = {} if source else {name: p.detach().clone() for name, p in model.named_parameters()}
 
@@ -310,13 +310,14 @@ def _open_on_all(path: Path | None, ranks: Ranks) -> Checkpoint | None:
     return Checkpoint(path) if path else None
 
 
-def _fill_new(model: Transformer, config: RunConfig) -> None:
+def fill_new(model: Transformer, config: RunConfig) -> None:
     """Draw the weights, then replace those that a pretrained checkpoint has, if one is named."""
     model.init_weights(config.seed)
     if config.model.pretrained:
+        loaded = load_pretrained(config.model, model.vocab_used, config.seed)
         with torch.no_grad():
-            for name, tensor in load_pretrained(config.model.pretrained, config.model).items():
-                model.get_parameter(name).copy_(tensor)
+            for name, tensor in loaded.items():
+                model.get_parameter(name)[: len(tensor)] = tensor
 
 
 def _build_engine(model: Transformer, config: RunConfig, ranks: Ranks, micro_rows: int) -> Engine:

@@ -57,7 +57,7 @@ def parse_config(arguments: Sequence[str]) -> RunConfig:
         default=default,
         args=arguments,
     )
-    return _with_absolute_paths(replace(parsed, run_dir=str(folder)))
+    return _with_shape(_with_absolute_paths(replace(parsed, run_dir=str(folder))))
 
 
 def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
@@ -126,6 +126,16 @@ def leave_status(status: int) -> None:
     """Leave the exit status for `tresse train`, if that started this process."""
     if path := os.environ.get(STATUS):
         Path(path).write_text(str(status))
+
+
+def _with_shape(config: RunConfig) -> RunConfig:
+    """Read the shape of a model from its checkpoint, if the recipe has none."""
+    from tresse.engine.pretrained import with_shape  # it takes torch
+
+    try:
+        return replace(config, model=with_shape(config.model))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def usage() -> str:

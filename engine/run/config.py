@@ -36,21 +36,32 @@ class RopeScaling:
     """Context length in tokens for which the unscaled frequencies were trained."""
 
 
+SIZES = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "intermediate_size",
+)
+"""Fields of a model's shape without a default of their own."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The model: a decoder of the Llama 3.2 or Qwen2 family."""
 
-    hidden_size: int
-    """Model width D."""
-    num_layers: int
+    hidden_size: int = 0
+    """Model width D. If this and the five fields below are 0, the shape is that of `pretrained`."""
+    num_layers: int = 0
     """Number of decoder blocks."""
-    num_heads: int
+    num_heads: int = 0
     """Number of query heads H."""
-    num_kv_heads: int
+    num_kv_heads: int = 0
     """Number of key and value heads; must divide `num_heads`."""
-    head_dim: int
+    head_dim: int = 0
     """Width K of a head; must be even."""
-    intermediate_size: int
+    intermediate_size: int = 0
     """Width of the SwiGLU layer between its projections."""
     qkv_bias: bool = False
     """Add a bias to the query, key and value projections, as Qwen2 does."""
@@ -67,10 +78,15 @@ class ModelConfig:
     pretrained: str = ""
     """Folder of a Hugging Face checkpoint to start from, without its text embedding (TWIST).
     The default starts from random weights."""
+    new_embedding: Literal["normal", "mean-cov", "slice"] = "normal"
+    """Embedding of the units, and head if it is not tied, in place of a checkpoint's.
+    `normal`: drawn with `init_std`. `mean-cov`: drawn with the mean and covariance of its rows.
+    `slice`: its first rows, as SlamKit has it."""
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
-        for name in sizes:
+        if not self.has_shape:
+            return
+        for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}; expected 1 or more")
         if self.num_heads % self.num_kv_heads:
@@ -82,6 +98,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.head_dim={self.head_dim}; expected an even number, as RoPE rotates pairs"
             )
+
+    @property
+    def has_shape(self) -> bool:
+        """False if the shape is still to be read from the checkpoint."""
+        return any(getattr(self, name) for name in SIZES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

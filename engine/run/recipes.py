@@ -186,6 +186,11 @@ def llama_8b_interleave() -> RunConfig:
     return replace(config, sharding=ShardingConfig(zero_stage=3), recompute_layers=16)
 
 
+def any_interleave() -> RunConfig:
+    """The paper's stages for the model of any checkpoint (--model.pretrained FOLDER)."""
+    return replace(paper("interleave", ModelConfig(), "table3"), micro_rows="auto")
+
+
 def qwen_360m_baselines() -> RunConfig:
     """The 360M model without interleaving: FR and EN+FR with Table 3's token budgets."""
     return baselines("360m-baselines", QWEN_360M)
@@ -205,6 +210,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "1b-interleave": llama_1b_interleave,
     "1b-interleave-text": llama_1b_interleave_text,
     "1b-baselines": llama_1b_baselines,
+    "interleave": any_interleave,
     "3b-interleave": llama_3b_interleave,
     "8b-interleave": llama_8b_interleave,
 }
