@@ -23,7 +23,7 @@ COLUMNS += ("step_ms_p20_p80", "mfu_causal", "mfu_full", "memory_gib", "tresse_o
 # Okabe and Ito's palette, which colour-blind people can tell apart.
 COLOURS = {
     "tresse": "#0072B2",
-    "tresse-compiled": "#000000",
+    "tresse-compiled": "#BBBBBB",
     "ddp": "#56B4E9",
     "trainer": "#E69F00",
     "transformers": "#009E73",
