@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 
 from tresse.bench.peers.workload import Compile, Workload
-from tresse.data.store.corpus_writer import write_corpus
-from tresse.data.store.documents import Document
-from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.worlds.random_units import write_random_units
 from tresse.engine.run.config import CheckpointConfig, RunConfig
 from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.recipes import RECIPES
@@ -73,7 +71,7 @@ def measure(way: str, job: Job, folder: Path) -> Sample:
 def measure_ours(job: Job, folder: Path) -> Sample:
     """Train with the real command; it is stopped before it writes a checkpoint."""
     config = cut(job, folder)
-    write_units(folder / "corpus", config.stages[0].tokens)
+    write_random_units(folder / "corpus", ["en"], config.stages[0].tokens)
     write_config(config)
     command = [*torchrun("engine/train.py", job), "--run-dir", config.run_dir]
     logged = run_steps(command, Path(config.run_dir), job, folder)[job.warmup :]
@@ -207,14 +205,3 @@ def cut(job: Job, folder: Path) -> RunConfig:
         compile=job.compile,
         checkpoint=CheckpointConfig(every=num_steps),  # after all of them
     )
-
-
-def write_units(out: Path, tokens: int) -> None:
-    """Write at least `tokens` random units as stories of 450 in sentences of 45."""
-    rng = np.random.default_rng(0)
-    num_documents = tokens // 450 + 2
-    documents = (
-        Document(key=f"{i:08d}", language="en", sentences=list(rng.integers(0, 2048, (10, 45))))
-        for i in range(num_documents)
-    )
-    write_corpus(out, documents, Tokenizer("random", "", "25/2", 2048))

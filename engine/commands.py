@@ -222,6 +222,50 @@ def score(
 
 
 @app.command
+def table(
+    runs: Annotated[tuple[Path, ...], Argument],
+    /,
+    *,
+    format: Literal["text", "markdown", "csv", "latex"] = "text",
+) -> None:
+    """Print the scores of several runs as one table, like the paper's Table 3.
+
+    Args:
+        runs: Folders of scored runs.
+        format: How the table is written; `latex` needs the package booktabs.
+    """
+    from tresse.engine.scoring.tables import format_tables, read_tables
+
+    if not runs:
+        raise ValueError("name one or more runs")
+    print(format_tables(read_tables(runs), format))
+
+
+@app.command
+def compare(
+    first: Annotated[str, Argument],
+    second: Annotated[str, Argument],
+    /,
+    *,
+    measure: Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"] = (
+        "mean_full"
+    ),
+) -> None:
+    """Say which differences between two scored stages are real, by a paired bootstrap.
+
+    Args:
+        first: RUN/STAGE; a quoted pattern such as "runs/seed-*/en-fr" stands for several seeds.
+        second: The stage or the seeds to compare it with.
+        measure: Log-likelihood that decides an item, as in `score_by` of a run.
+    """
+    from tresse.engine.scoring.compare import compare as compare_setups
+    from tresse.engine.scoring.compare import folders_of, format_differences
+
+    found = compare_setups(folders_of(first), folders_of(second), measure)
+    print(format_differences((first, second), found))
+
+
+@app.command
 def export(
     stage: Annotated[Path, Argument], /, *, out: Path, dtype: Literal["bf16", "fp32"] = "bf16"
 ) -> None:

@@ -57,6 +57,15 @@ def accuracies(answers: Iterable[Answer]) -> list[Accuracy]:
     return [_accuracy(task, pair, group) for (task, pair), group in groups.items()]
 
 
+def item_scores(answers: Iterable[Answer], measure: str) -> dict[str, float]:
+    """Return the score of each item by its name, 0 to 1; those of a group have their mean."""
+    scores: dict[str, list[float]] = {}
+    for answer in answers:
+        name = f"group {answer.group}" if answer.group else f"item {answer.id}"
+        scores.setdefault(name, []).append(_score(answer, measure))
+    return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
 def lines_of(labels: Mapping[str, str | int]) -> dict[str, str]:
     """Return the tables in which an item with these labels counts, and its line in each."""
     found = {}

@@ -43,20 +43,33 @@ def read_scores(setup: str, folder: Path, measure: str) -> Record:
 
 def format_scores(lines: list[Record]) -> str:
     """Return a table: millions of tokens per language, accuracies in percent ± standard error."""
-    languages = list(lines[-1]["tokens"])
-    columns = [(task, pair) for task, pairs in lines[0]["scores"].items() for pair in pairs]
+    text = format_table(score_cells(lines), num_left=0)
+    if truncated := max(line["truncated"] for line in lines):
+        text += f"\n{truncated} sequences lost the start of their prompts (--truncate-prompt left)"
+    return text
+
+
+def score_cells(lines: list[Record]) -> list[list[str]]:
+    """Return the cells of the table, its header first, with every column that any line has."""
+    languages = list(dict.fromkeys(name for line in lines for name in line["tokens"]))
+    columns = dict.fromkeys(
+        (task, pair) for line in lines for task, pairs in line["scores"].items() for pair in pairs
+    )
     table = [["setup", *(f"M {name}" for name in languages), *map(" ".join, columns)]]
     for line in lines:
         cells = [line["setup"]]
         cells += [f"{line['tokens'].get(name, 0) / 1e6:.2f}" for name in languages]
-        for task, pair in columns:
-            value, error = line["scores"][task][pair], line["stderr"][task][pair]
-            cells.append(" ".join(filter(None, (f"{100 * value:.1f}", _format_error(error)))))
-        table.append(cells)
-    text = format_table(table, num_left=0)
-    if truncated := max(line["truncated"] for line in lines):
-        text += f"\n{truncated} sequences lost the start of their prompts (--truncate-prompt left)"
-    return text
+        table.append([*cells, *(_format_cell(line, *column) for column in columns)])
+    return table
+
+
+def _format_cell(line: Record, task: str, pair: str) -> str:
+    """Return an accuracy and its standard error, or nothing for a cell that a line lacks."""
+    value = line["scores"].get(task, {}).get(pair)
+    if value is None:
+        return ""
+    error = _format_error(line["stderr"][task][pair])
+    return " ".join(filter(None, (f"{100 * value:.1f}", error)))
 
 
 def format_by_labels(folder: Path, measure: str) -> str:

@@ -115,6 +115,7 @@ def answer(
     """
     sequences = questions.sequences
     sums = _log_likelihoods(model, sequences, batch_tokens, ranks)
+    _check_finite(questions, sums)
     measures = [_measures(*each) for each in zip(sequences, sums.tolist(), strict=True)]
     return [
         Answer(item.task, item.id, pair_name(pair), correct, incorrect, item.group, item.labels)
@@ -122,6 +123,17 @@ def answer(
             questions.asked, measures[::2], measures[1::2], strict=True
         )
     ]
+
+
+def _check_finite(questions: Questions, sums: torch.Tensor) -> None:
+    """Raise FloatingPointError if a log-likelihood is not finite: it would count as wrong."""
+    broken = (~sums.isfinite()).any(1).nonzero().flatten().tolist()
+    if broken:
+        item, pair = questions.asked[broken[0] // 2]
+        raise FloatingPointError(
+            f"{len(broken)} of {len(sums)} log-likelihoods are not finite, first of {item.task} "
+            f"{item.id} {pair_name(pair)}: the weights are damaged, or the model has diverged"
+        )
 
 
 def to_jsonl(answers: Iterable[Answer]) -> str:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.corpora.tiny import contents
 from tests.support.foreign.units import NUMBERED
-from tests.support.tiny_corpora import contents
 from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.left_out import ContradictionError, LeftOut
 from tresse.data.naming import Naming, stem

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.corpora.tiny import UNITS, story
 from tests.support.evaluation_trees import write_tree
-from tests.support.tiny_corpora import UNITS, story
 from tresse.data.audio.recordings import read_recordings
 from tresse.data.evaluation.listing import list_languages
 from tresse.data.evaluation.triples import read_triples

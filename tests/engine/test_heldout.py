@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.corpora.in_memory import memory_corpus
 from tests.support.labels import counted_labels
-from tests.support.memory_corpus import memory_corpus
 from tresse.data.packing.settings import Packing
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.run.ranks import Ranks

@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tests.support.corpora.tiny import contents
 from tests.support.foreign.units import write_parquet
-from tests.support.tiny_corpora import contents
 from tresse.data.formats.parquet import Columns, read_columns
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus

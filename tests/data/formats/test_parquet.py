@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.corpora.tiny import contents
 from tests.support.foreign.units import (
     COLUMNS,
     LINES,
@@ -20,7 +21,6 @@ from tests.support.foreign.units import (
     write_arrow_file,
     write_parquet,
 )
-from tests.support.tiny_corpora import contents
 from tresse.data.formats.parquet import Columns, read_columns
 from tresse.data.left_out import LeftOut
 from tresse.data.prepare import main

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.corpora.tiny import contents
 from tests.support.foreign.units import HEARD, NAMES, dedup, units_of, write_features, write_tokens
-from tests.support.tiny_corpora import contents
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus

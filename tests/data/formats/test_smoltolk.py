@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.corpora.tiny import contents
 from tests.support.foreign.units import META, SAMPLES, write_hubert, write_mimi
-from tests.support.tiny_corpora import contents
 from tresse.data.formats.plain_pickle import read_plain_pickle
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.prepare import main

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.corpora.tiny import contents
 from tests.support.foreign.units import HEARD, dedup, transcribe
-from tests.support.tiny_corpora import contents
 from tresse.data.formats.textless import read_textless
 from tresse.data.prepare import main
 from tresse.data.store.corpus import Corpus

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.support.memory_corpus import memory_corpus, random_texts
+from tests.support.corpora.in_memory import memory_corpus, random_texts
 from tresse.data.packing.loader import Loader, micro_batches
 from tresse.data.packing.packer import Batch, Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.labels import counted_labels
-from tests.support.memory_corpus import (
+from tests.support.corpora.in_memory import (
     corpora,
     packings,
     plan_or_reject,
     streams_of,
 )
+from tests.support.labels import counted_labels
 from tresse.data.packing.packer import Batch, Plan
 from tresse.data.packing.reference import Row, reference_rows
 

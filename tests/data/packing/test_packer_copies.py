@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.memory_corpus import (
+from tests.support.corpora.in_memory import (
     MemoryCorpus,
     corpora,
     memory_corpus,
@@ -18,8 +18,8 @@ from tests.support.memory_corpus import (
     random_texts,
     streams_of,
 )
+from tests.support.corpora.unique import unique_corpus
 from tests.support.small_run import KILLED, TRAIN, arguments, step_records
-from tests.support.unique_corpus import unique_corpus
 from tests.support.warm import torchrun
 from tresse.data.packing.packer import Copies, Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream

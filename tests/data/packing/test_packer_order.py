@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from tests.support.memory_corpus import MemoryCorpus, memory_corpus, random_texts
-from tests.support.unique_corpus import Origin, concat_stream, unique_corpus
+from tests.support.corpora.in_memory import MemoryCorpus, memory_corpus, random_texts
+from tests.support.corpora.unique import Origin, concat_stream, unique_corpus
 from tresse.data import _packer
 from tresse.data.packing import reference
 from tresse.data.packing.packer import plan_rows

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.memory_corpus import MemoryCorpus, packings, plan_or_reject, random_texts
+from tests.support.corpora.in_memory import MemoryCorpus, packings, plan_or_reject, random_texts
 from tresse.data.packing import table_cache
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from tests.support.corpora.in_memory import MemoryCorpus, memory_corpus, random_texts
+from tests.support.corpora.unique import batches, unique_corpus
 from tests.support.labels import counted_labels
-from tests.support.memory_corpus import MemoryCorpus, memory_corpus, random_texts
-from tests.support.unique_corpus import batches, unique_corpus
 from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
 from tresse.data.packing.settings import Packing, Specials, Stream, Vocabulary, split_targets

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from tests.support.memory_corpus import MemoryCorpus, random_texts
+from tests.support.corpora.in_memory import MemoryCorpus, random_texts
 from tresse.data.packing import table_cache
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.tiny_corpora import UNITS, contents, small, stories, story
+from tests.support.corpora.tiny import UNITS, contents, small, stories, story
 from tresse.data.store import documents as documents_module
 from tresse.data.store.corpus import Corpus, verify_corpus
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus

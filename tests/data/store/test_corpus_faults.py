@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.sparse_corpus import poke
-from tests.support.tiny_corpora import UNITS, small, stories
+from tests.support.corpora.sparse import poke
+from tests.support.corpora.tiny import UNITS, small, stories
 from tresse.data import durable
 from tresse.data.store import corpus_writer
 from tresse.data.store.corpus import Corpus, verify_corpus

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.corpora.tiny import UNITS, contents, small, stories
 from tests.support.foreign.units import units_of
 from tests.support.processes import run
-from tests.support.tiny_corpora import UNITS, contents, small, stories
 from tresse.data.formats.commands import Output
 from tresse.data.naming import normal_key
 from tresse.data.prepare import main, prepare_manifest

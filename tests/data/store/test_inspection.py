@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.corpora.sparse import poke
+from tests.support.corpora.tiny import UNITS, contents, small, stories, story
 from tests.support.processes import run
-from tests.support.sparse_corpus import poke
-from tests.support.tiny_corpora import UNITS, contents, small, stories, story
 from tresse.data.store.corpus import Corpus, verify_corpus
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document

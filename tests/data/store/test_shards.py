@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.support.sparse_corpus import poke, write_sparse_corpus
+from tests.support.corpora.sparse import poke, write_sparse_corpus
 from tresse.data._packer import map_file
 from tresse.data.naming import normal_key
 from tresse.data.store.documents import key_hash, pack

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.tiny_corpora import UNITS, small, story
+from tests.support.corpora.tiny import UNITS, small, story
 from tresse.data.prepare import main
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_corpora import small
+from tests.support.corpora.tiny import small
 from tresse.engine.forecast.command import plan
 from tresse.engine.forecast.forecast import forecast_run
 from tresse.engine.forecast.gpus import GPUS, H100, read_rates

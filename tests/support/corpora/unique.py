@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.support.memory_corpus import MemoryCorpus
+from tests.support.corpora.in_memory import MemoryCorpus
 from tresse.data.packing.packer import Batch, Plan
 
 
