@@ -16,10 +16,7 @@ from tresse.data.formats.arrow_values import NullError, read_lists, read_texts
 from tresse.data.formats.codebooks import Lines, choose_codebook, refuse_codebooks
 from tresse.data.formats.utterances import Utterance
 from tresse.data.left_out import LeftOut
-from tresse.data.lines import decode_json
-
-BATCH_LINES = 1024
-ARROW_MAGIC, PARQUET_MAGIC = b"ARROW1", b"PAR1"
+from tresse.data.tables import find_tables, read_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +72,7 @@ def read_columns(
     """
     columns.check()
     left_out = left_out or LeftOut()
-    lines = _read_lines(_find_files(paths, split), columns, left_out)
+    lines = _read_lines(find_tables(paths, split), columns, left_out)
     if columns.codebook is not None:
         lines = choose_codebook(lines, columns.units, columns.codebook)
     elif columns.sentences and not columns.equal_sentences:
@@ -92,112 +89,16 @@ def read_columns(
             yield Utterance(name, name, units, where, lengths, language)
 
 
-def _find_files(paths: Sequence[str | Path], split: str) -> list[Path]:
-    files = [file for path in paths for file in _expand_folder(Path(path), split)]
-    if not files:
-        raise ValueError("no Parquet files, Arrow files or folders of datasets")
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"{file}: no such file")
-    return files
-
-
-def _expand_folder(path: Path, split: str) -> list[Path]:
-    """Return the files of a folder that `save_to_disk` wrote, in their order."""
-    if not path.is_dir():
-        return [path]
-    if (path / "dataset_dict.json").is_file():
-        splits = _load(path / "dataset_dict.json", "splits")
-        if not split and len(splits) == 1:
-            split = splits[0]
-        if split not in splits:
-            raise ValueError(f"{path}: has the splits {', '.join(splits)}; choose one by --split")
-        path = path / _plain(split, path)
-    if not (path / "state.json").is_file():
-        raise ValueError(
-            f"{path}: no state.json, so save_to_disk did not write it; give the Parquet files "
-            "themselves"
-        )
-    entries = _load(path / "state.json", "_data_files")
-    if indices := _load(path / "state.json", "_indices_files", []):
-        raise ValueError(f"{path}: lines are selected by {indices}; save it again, flattened")
-    if not entries:
-        raise ValueError(f"{path}/state.json: lists no files")
-    return [path / _plain(entry, path) for entry in entries]
-
-
-def _load(path: Path, field: str, default: list[str] | None = None) -> list[str]:
-    """Return the names in a list field of a file that `save_to_disk` wrote."""
-    try:
-        content = decode_json(path.read_bytes())
-        values = content[field] if default is None else content.get(field, default)
-        return [value if isinstance(value, str) else value["filename"] for value in values]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: has no list {field!r}; did save_to_disk write it?") from error
-
-
-def _plain(name: str, folder: Path) -> str:
-    """Return the name of a file in the folder; ValueError for one that leads out of it."""
-    if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
-        raise ValueError(f"{folder}: lists {name!r}, expected a plain file name")
-    return name
-
-
 def _read_lines(files: list[Path], columns: Columns, left_out: LeftOut) -> Lines:
     """Yield the place of each line and its cells by column."""
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise ValueError(
-            "Parquet and Arrow files need pyarrow: pip install 'tresse[arrow]'"
-        ) from None
     total = sum(path.stat().st_size for path in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
         for path in files:
             first, before = 0, bar.n
-            try:
-                for batch, share in _read_batches(path, columns.names):
-                    yield from _good_lines(batch, columns, path, first, left_out)
-                    first += batch.num_rows
-                    bar.update(before + int(share * path.stat().st_size) - bar.n)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}: cannot be read: {error}") from error
-
-
-def _read_batches(path: Path, names: list[str]) -> Iterator[tuple[Any, float]]:
-    """Yield batches of the columns `names`, each with the share of the file read so far."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with path.open("rb") as file:
-        magic = file.read(6)
-    if magic.startswith(PARQUET_MAGIC):
-        with pq.ParquetFile(path) as parquet:
-            _check_columns(path, parquet.schema_arrow.names, names)
-            num_lines, read = max(parquet.metadata.num_rows, 1), 0
-            for batch in parquet.iter_batches(BATCH_LINES, columns=names):
-                read += batch.num_rows
-                yield batch, read / num_lines
-        return
-    with pa.memory_map(str(path)) as source:
-        reader: Any
-        if magic == ARROW_MAGIC:
-            reader = pa.ipc.open_file(source)
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        else:  # save_to_disk writes streams
-            batches = reader = pa.ipc.open_stream(source)
-        _check_columns(path, reader.schema.names, names)
-        for batch in batches:
-            batch.validate(full=True)  # offsets in a damaged file may lead out of it
-            yield batch.select(names), source.tell() / source.size()
-
-
-def _check_columns(path: Path, found: list[str], names: list[str]) -> None:
-    for name in names:
-        if found.count(name) != 1:
-            raise ValueError(
-                f"{path}: {found.count(name) or 'no'} column {name!r}; it has {', '.join(found)}"
-            )
+            for batch, share in read_batches(path, columns.names):
+                yield from _good_lines(batch, columns, path, first, left_out)
+                first += batch.num_rows
+                bar.update(before + int(share * path.stat().st_size) - bar.n)
 
 
 def _good_lines(batch: Any, columns: Columns, path: Path, first: int, left_out: LeftOut) -> Lines:
