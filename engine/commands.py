@@ -269,7 +269,7 @@ def compare(
 def export(
     stage: Annotated[Path, Argument], /, *, out: Path, dtype: Literal["bf16", "fp32"] = "bf16"
 ) -> None:
-    """Write weights as a folder that transformers loads.
+    """Write weights as a folder that transformers and vLLM load, with a tokenizer of units.
 
     Args:
         stage: Folder RUN/STAGE of a finished stage, or RUN/STAGE/step-N.
@@ -279,7 +279,7 @@ def export(
     from tresse.engine.checkpoint.checkpoint import export_stage
 
     export_stage(stage, out, dtype)
-    print(f"wrote {out}: model.safetensors, config.json, state.json")
+    print(f"wrote {out}: model.safetensors, config.json, tokenizer.json, state.json")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
-from tresse.engine.checkpoint.checkpoint import Checkpoint
+from tresse.engine.checkpoint.checkpoint import Checkpoint, export_stage
 from tresse.engine.fp8 import check_fp8
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Meter, Progress
@@ -68,6 +68,9 @@ from tresse.kernels.mlp_backends import Mlp, choose_mlp
 WAIT_FOR_FIRST_S = 5.0
 End = Literal["finished", "stopped", "spike"]
 """How the training of a stage ended."""
+
+EXPORTED = "exported"
+"""Folder of a stage for transformers."""
 
 logger = logging.getLogger(__name__)
 
@@ -189,12 +192,23 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
             print(f"stage {stage.name}: finished before, at step {own.state.step}")
         if not is_finished and not run_stage(job, stage, own, ranks, interrupt):
             return False
+        folder = Path(job.config.run_dir) / stage.name
+        if ranks.is_first:
+            export_finished(folder, job.config, ranks)
         if job.questions:
-            folder = Path(job.config.run_dir) / stage.name
             score_stage(folder, job.questions, job.corpora.valid, ranks, job.attend)
         if ranks.any(asks_to_stop(interrupt, job.config)):
             return False
     return True
+
+
+def export_finished(folder: Path, config: RunConfig, ranks: Ranks) -> None:
+    """Write a finished stage for transformers, if the configuration asks for it, once."""
+    out, dtype = folder / EXPORTED, config.checkpoint.export
+    if dtype != "no" and not out.exists():
+        ranks.watch.enter("save", f"stage {folder.name}, {EXPORTED}")
+        export_stage(folder, out, dtype)
+        print(f"wrote {out}, for transformers")
 
 
 def asks_to_stop(interrupt: Interrupt, config: RunConfig) -> bool:

@@ -33,6 +33,7 @@ from tresse.engine.checkpoint.state import (
 from tresse.engine.hugging_face import WEIGHTS, export, join_parameter
 from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.sharding.full_state import MOMENTS
+from tresse.engine.unit_tokenizer import write_tokenizer
 from tresse.kernels.attention import Attend, attention
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ def load_model(
 def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> None:
     """Write the weights of `open_checkpoint` as a folder that transformers loads.
 
-    Its state.json says what they were trained on, so that it can be scored as well.
+    Its state.json says what they were trained on, so that it can be scored as well; a tokenizer
+    and generation settings are beside it.
     """
     checkpoint = open_checkpoint(folder)
     model = load_model(checkpoint, torch.float32, torch.device("cpu"))
@@ -183,6 +185,7 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     specials = vocabulary.specials(packing)
 
     def write_own(folder: Path) -> None:
+        write_tokenizer(folder, vocabulary, packing)
         path = folder / WEIGHTS
         file = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
         write_state(folder, replace(checkpoint.state, files={path.name: file}))

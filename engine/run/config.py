@@ -231,6 +231,8 @@ class CheckpointConfig:
     """Number of newest checkpoints kept per stage; older ones are removed."""
     keep_every: int = 0
     """Checkpoints at multiples of this number of steps are never removed; 0: none."""
+    export: Literal["no", "bf16", "fp32"] = "no"
+    """Write each finished stage for transformers too, to STAGE/exported, in this dtype."""
     on_sigusr1: Literal["save", "stop"] = "save"
     """What SIGUSR1 asks for, as a batch system sends it some time before it ends a job:
     a checkpoint after the step under way, or one and the end of the run."""

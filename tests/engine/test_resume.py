@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from tests.support.processes import ROOT, finish, start
 from tests.support.small_run import (
@@ -54,7 +55,7 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("processes", "flags"),
-    [(1, ["--micro-rows", "4"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
+    [(1, ["--micro-rows", "auto"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
 )
 def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level(
     killed_run: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
@@ -65,6 +66,21 @@ def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level(
     for found, expected in zip(step_records(run_dir), step_records(finished_run), strict=True):
         assert found["tokens"] == expected["tokens"], "the rows are the same"
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+
+
+def test_a_run_resumes_with_layers_recomputed_bit_for_bit_and_exports_its_stages(
+    killed_run: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(killed_run, tmp_path / "run")
+    flags = ["--recompute-layers", "2", "--checkpoint.export", "fp32"]
+    torchrun(2, TRAIN, "--run-dir", str(run_dir), *flags)
+    assert step_records(run_dir) == step_records(finished_run)
+    state = final_state(finished_run)
+    assert final_state(run_dir) == state
+    for stage in STAGES:
+        assert (run_dir / stage / "exported" / "tokenizer.json").exists()
+    exported = load_file(run_dir / "en-fr" / "exported" / "model.safetensors")
+    assert {name: array.tobytes() for name, array in exported.items()}.items() <= state.items()
 
 
 def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_it_used(
