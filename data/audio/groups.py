@@ -33,7 +33,7 @@ class Grouping(NamedTuple):
     """All groups of a job."""
 
     groups: list[Group]
-    hash: str  # of all recordings, their spans and the sizes of their files
+    hash: str  # of all recordings, their spans and texts, and the sizes of their files
 
 
 def form_groups(recordings: Sequence[Recording], group_seconds: float) -> Grouping:
@@ -93,4 +93,5 @@ def _estimate(recording: Recording, sizes: dict[Source, int]) -> float:
 
 def _describe(recording: Recording, sizes: dict[Source, int]) -> bytes:
     spans = [(str(s.source), sizes[s.source], s.start, s.end) for s in recording.sentences]
-    return repr((recording.key, recording.language, spans)).encode()
+    texts = (recording.texts,) if recording.texts else ()
+    return repr((recording.key, recording.language, spans, *texts)).encode()

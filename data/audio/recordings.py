@@ -38,6 +38,8 @@ class Recording:
     """At least one."""
     where: str = ""
     """Place in the manifest, for messages: "train.jsonl:12"."""
+    texts: tuple[str, ...] = ()
+    """A text for each sentence, or none."""
 
     def __str__(self) -> str:
         return f"{self.language}/{self.key}"

@@ -5,6 +5,7 @@ Every rank (RANK and WORLD_SIZE, which torchrun or a batch system sets) encodes 
 the rank that finds all groups there write the corpus.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from tresse.data.audio.groups import form_groups, groups_of_rank
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import AudioTokenizer
+from tresse.data.durable import replaced_file
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import (
     PREPARED,
@@ -35,6 +37,8 @@ from tresse.data.store.documents import Document
 from tresse.data.store.translations import check_translations
 from tresse.data.text_table import format_table
 
+TEXTS = "texts.jsonl"
+"""Texts of the documents, beside the corpus, where the recordings came with texts."""
 MISALIGNED = "; correct them, or leave such keys out (--skip-misaligned)"
 
 
@@ -86,7 +90,8 @@ def tokenise(
     def write(folder: Path, results: Iterator[dict[str, Any]]) -> None:
         assembly = _Assembly(recordings, results)
         documents, identity = assembly.documents(), tokenizer.identity
-        write_corpus(folder, documents, identity, skip_misaligned=settings.skip_misaligned)
+        corpus = write_corpus(folder, documents, identity, skip_misaligned=settings.skip_misaligned)
+        _write_texts(folder, recordings, corpus)
         write_faults(folder, [*faults, *assembly.skipped])
         write_report(folder, job, assembly.counts() | {"unread": len(faults)})
 
@@ -151,6 +156,22 @@ class _Assembly:
 
     def _note(self, recording: Recording, reason: str) -> None:
         self.skipped.append(Fault(recording.key, recording.language, recording.where, reason))
+
+
+def _write_texts(folder: Path, recordings: Sequence[Recording], corpus: Corpus) -> None:
+    """Write the texts of the corpus' documents as a manifest of texts, if there are any."""
+    if not any(recording.texts for recording in recordings):
+        return
+    written = {
+        (language, corpus.key(language, i))
+        for language in corpus.languages
+        for i in range(corpus.num_documents(language))
+    }
+    with replaced_file(folder / TEXTS) as file:
+        for own in recordings:
+            if own.texts and (own.language, own.key) in written:
+                record = {"key": own.key, "lang": own.language, "sentences": own.texts}
+                file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 def _all_left_out(skipped: Sequence[Fault]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.sources import Span
 from tresse.data.left_out import ContradictionError, LeftOut
-from tresse.data.naming import Naming, find_fault
+from tresse.data.naming import Naming, find_fault, normal_key
 
 
 class Piece(NamedTuple):
@@ -25,8 +25,11 @@ class Piece(NamedTuple):
     """Place in the file, for messages."""
     language: str = ""
     """Language by the file; empty when it names none."""
-    sentence: int | None = None
-    """Number of the sentence by the file; None when it gives none."""
+    sentence: float | None = None
+    """Number of the sentence by the file; None when it gives none.
+    An integer is counted; a float only puts the sentences in order, and may have gaps before it."""
+    texts: tuple[str, ...] = ()
+    """A text for each sentence, where the file has them."""
 
 
 @dataclass
@@ -34,8 +37,21 @@ class _Document:
     """The pieces of a document so far, by the number of the sentence."""
 
     where: str
-    pieces: dict[int, tuple[Span, ...]] = field(default_factory=dict)
+    pieces: dict[float, tuple[tuple[Span, ...], tuple[str, ...]]] = field(default_factory=dict)
+    """Spans and texts of each piece."""
     is_numbered: bool = False
+
+    @property
+    def is_counted(self) -> bool:
+        """True when its numbers must have no gaps."""
+        return self.is_numbered and all(isinstance(number, int) for number in self.pieces)
+
+    def recording(self, key: str, language: str) -> Recording:
+        """Return the sentences in order of number."""
+        own = [self.pieces[number] for number in sorted(self.pieces)]
+        spans = tuple(span for spans, _ in own for span in spans)
+        texts = tuple(text for _, texts in own for text in texts)
+        return Recording(key, language, spans, self.where, texts)
 
 
 def gather_recordings(
@@ -54,15 +70,18 @@ def gather_recordings(
             raise ContradictionError(f"{piece.where}: {error}") from None
         except ValueError as error:
             left_out.add(piece.where, str(error))
-    numbers = [n for own in documents.values() if own.is_numbered for n in own.pieces]
+    numbers = [int(n) for own in documents.values() if own.is_counted for n in own.pieces]
     first = min(*numbers, 1) if numbers else 0
+    broken = {(fault.lang, normal_key(fault.key)): fault.where for fault in left_out.faults}
     recordings = []
     for (language, key), own in documents.items():
         found = np.array(sorted(own.pieces))
-        fault = find_fault(found, np.ones_like(found), first) if own.is_numbered else ""
+        fault = find_fault(found, np.ones_like(found), first) if own.is_counted else ""
+        if own.is_numbered and not own.is_counted:
+            place = broken.get((language, key), broken.get(("", key)))
+            fault = f"its line {place} cannot be used" if place else ""
         if left_out.keeps(own.where, key, language, fault):
-            spans = (span for number in found.tolist() for span in own.pieces[number])
-            recordings.append(Recording(key, language, tuple(spans), own.where))
+            recordings.append(own.recording(key, language))
     return recordings
 
 
@@ -73,7 +92,7 @@ def _add(documents: dict[tuple[str, str], _Document], piece: Piece, naming: Nami
     if own.pieces and (number is None or not own.is_numbered):
         raise ContradictionError(
             f"key {name.key!r} is in {name.language} already ({own.where}); give files different "
-            "names, or number the sentences of a document by --key-pattern"
+            "names, or number the sentences of a document by --key-pattern or a column"
         )
     own.is_numbered = number is not None
     if own.is_numbered and len(piece.spans) > 1:
@@ -85,4 +104,4 @@ def _add(documents: dict[tuple[str, str], _Document], piece: Piece, naming: Nami
         raise ContradictionError(
             f"sentence {number} of {name.key!r} ({name.language}) occurs twice"
         )
-    own.pieces[number or 0] = piece.spans
+    own.pieces[number or 0] = piece.spans, piece.texts
