@@ -19,6 +19,7 @@ from tresse.data.evaluation.listing import (
     list_languages,
     recordings,
 )
+from tresse.data.evaluation.pair_tables import PairColumns, read_pair_tables
 from tresse.data.evaluation.pairs import read_pairs, read_storycloze
 from tresse.data.evaluation.triples import read_triples
 from tresse.data.evaluation.zerospeech import read_gold
@@ -27,13 +28,15 @@ from tresse.data.store.cloze import ITEMS, Item, write_items
 from tresse.data.store.corpus import Corpus
 
 Kind = Literal["zerospeech", "storycloze", "pairs", "triples", "cloze"]
-READERS: Mapping[Kind, Reader] = {
+AudioKind = Kind | Literal["table"]
+READERS: Mapping[str, Reader] = {
     "storycloze": read_storycloze,
     "pairs": read_pairs,
     "triples": read_triples,
     "cloze": read_triples,
 }
 DEFAULTS = JobSettings()
+NO_COLUMNS = PairColumns()
 TASK = re.compile("([^/=]+)=")  # no "/": a path may have a "=" after one
 
 
@@ -43,17 +46,20 @@ class EvaluationSet:
 
     task: str
     folder: Path
-    read: Reader
+    read: Reader | None
+    """Function that returns the items; None for a table, whose lines are the items."""
 
 
 def prepare_eval(
-    kind: Annotated[Kind, tyro.conf.Positional],
+    kind: Annotated[AudioKind, tyro.conf.Positional],
     folders: Annotated[tuple[str, ...], tyro.conf.Positional],
     /,
     *,
     out: Path,
     tokenizer: tyro.conf.OmitArgPrefixes[TokenizerSettings],
     lang: str = "",
+    columns: PairColumns = NO_COLUMNS,
+    split: str = "",
     job: tyro.conf.OmitArgPrefixes[JobSettings] = DEFAULTS,
 ) -> Corpus | None:
     """Turn the recordings of evaluation sets into a corpus with an items.jsonl for scoring.
@@ -66,20 +72,31 @@ def prepare_eval(
             `zerospeech`: a lexical or syntactic folder with a gold.csv.
             `storycloze`: TWIST's pairs of stories. `pairs`, `triples`: SlamKit's layouts.
             `cloze`: triples in a folder for each language.
+            `table`: Parquet, Arrow or Hugging Face datasets with a pair of sounds in each line.
         folders: Sets, each as FOLDER or TASK=FOLDER. The default task is the folder's name.
+            For `table` FOLDER may also be a file.
         out: Folder of the corpus; it must not exist, or be empty.
         tokenizer: Tokenizer of the units; it must be that of the training corpus.
         lang: Language of the recordings, such as "en".
             Leave it empty for `cloze`, where folders have the names of languages.
+        columns: Names of the columns of tables.
+        split: Split of tables to read, such as "train"; needed where a folder has several.
         job: Rules and speed of the work.
     """
     check_packages()
     from tresse.data.audio.tokenise import tokenise
 
     _check_language(kind, lang)
+    if kind != "table" and (columns != NO_COLUMNS or split):
+        raise ValueError(f"--columns and --split are for table, the kind is {kind}")
     found: list[Recording] = []
     items: list[Item] = []
     for each in _sets(kind, folders):
+        if each.read is None:
+            table = read_pair_tables(each.task, lang, each.folder, columns, split)
+            items += table.items
+            found += table.recordings
+            continue
         listed = (
             list_languages(each.folder) if kind == "cloze" else {lang: list_folder(each.folder)}
         )
@@ -119,12 +136,13 @@ def prepare_eval_items(
     languages = (lang,) if lang else opened.languages
     items: list[Item] = []
     for each in _sets(kind, folders):
+        assert each.read is not None
         items += each.read(each.task, list_corpus(opened, languages, each.task))
     _write(opened, items)
     return opened
 
 
-def _check_language(kind: Kind, lang: str) -> None:
+def _check_language(kind: AudioKind, lang: str) -> None:
     if kind == "cloze" and lang:
         raise ValueError("--lang is not for cloze: its folders have the names of languages")
     if kind != "cloze":
@@ -133,7 +151,7 @@ def _check_language(kind: Kind, lang: str) -> None:
         check_language(lang)
 
 
-def _sets(kind: Kind, folders: Sequence[str]) -> list[EvaluationSet]:
+def _sets(kind: AudioKind, folders: Sequence[str]) -> list[EvaluationSet]:
     """Return the sets that the command line names, each with its task."""
     sets: dict[str, EvaluationSet] = {}
     for argument in folders:
@@ -144,7 +162,8 @@ def _sets(kind: Kind, folders: Sequence[str]) -> list[EvaluationSet]:
             gold = read_gold(folder)
             one = EvaluationSet(task or gold.task, folder, gold.read)
         else:
-            one = EvaluationSet(task or normal_key(folder.name), folder, READERS[kind])
+            own = folder.stem if kind == "table" and folder.is_file() else folder.name
+            one = EvaluationSet(task or normal_key(own), folder, READERS.get(kind))
         if one.task in sets:
             raise ValueError(
                 f"{folder} and {sets[one.task].folder} are both called {one.task}; give one a "
