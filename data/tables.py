@@ -225,12 +225,12 @@ def _find_shards(path: Path, split: str) -> list[Path]:
             f"{path}: no state.json, so save_to_disk did not write it, and no Parquet files in it; "
             "give the folder that has the files, or the files themselves"
         )
+    if not any(SHARD.fullmatch(file.name) for file in files):
+        return files
     of_split: dict[str, list[Path]] = {}
     for file in files:
         found = SHARD.fullmatch(file.name)
-        of_split.setdefault(found[1] if found else "", []).append(file)
-    if list(of_split) == [""]:
-        return files
+        of_split.setdefault(found[1] if found else file.stem, []).append(file)
     return of_split[_choose(path, list(of_split), split)]
 
 

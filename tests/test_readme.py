@@ -21,6 +21,7 @@ from tests.support.evaluation_trees import (
     write_gold,
     write_tree,
 )
+from tests.support.foreign.audio_tables import dataset, sound, to_parquet
 from tests.support.processes import ROOT, run
 from tests.support.synthetic_audio import write_buzz
 from tresse.data.formats.commands import Output
@@ -70,6 +71,20 @@ def write_manifests(corpus: Corpus, folder: Path, name: str) -> list[Path]:
     return paths
 
 
+def write_tables(folder: Path) -> None:
+    """Write FLEURS and the mirror of sBLIMP as they come from the hub, with few lines."""
+    for language in ("en_us", "fr_fr"):
+        lines = [
+            {"id": i // 2, "audio": sound(f"{i}.wav", i), "transcription": "a", "lang_id": language}
+            for i in range(4)
+        ]
+        found = dataset(lines, classes={"lang_id": ["en_us", "fr_fr"]})
+        to_parquet(folder / "fleurs" / language / "train" / "0000.parquet", found)
+    pairs = [{"id": i, "positive": sound(None, i), "negative": sound(None, 9)} for i in range(2)]
+    found = dataset(pairs, ("positive", "negative"))
+    to_parquet(folder / "sBLIMP" / "data" / "train-00000-of-00001.parquet", found)
+
+
 @pytest.fixture(scope="module")
 def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the manifests, recordings and the cloze corpus that they suppose."""
@@ -80,6 +95,7 @@ def workspace(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             path = write_buzz(folder / "en" / f"{i}.flac", 6, seed=i)
             record = {"path": str(path.relative_to(folder)), "key": str(i), "lang": "en"}
             print(json.dumps(record | {"sentences": [[0, 2.4], [2.4, 6]]}), file=file)
+    write_tables(folder)
     zerospeech = folder / "sLM21-dataset"
     write_gold(zerospeech / "lexical" / "dev", LEXICAL, lexical_lines())
     write_gold(zerospeech / "syntactic" / "dev", SYNTACTIC, syntactic_lines())
@@ -108,6 +124,9 @@ def test_every_command_runs(workspace: Path) -> None:
     assert [line["setup"] for line in scores] == ["en", "interleave", "en-fr"]
     assert (workspace / "exported" / "model.safetensors").exists()
     assert (workspace / "scores" / "scores.json").exists()
+    fleurs = Corpus.open(workspace / "corpora" / "fleurs")
+    assert [fleurs.key("fr_fr", i) for i in range(4)] == ["0", "0/2", "1", "1/2"]
+    assert len(list(read_items(workspace / "corpora" / "sblimp" / "items.jsonl"))) == 2
     items = list(read_items(workspace / "corpora" / "evaluation" / "items.jsonl"))
     assert {(item.task, item.languages) for item in items} == {
         ("sWUGGY-dev", ("en",)),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,25 @@ def test_a_damaged_table_is_named_and_leaves_out_its_lines(tmp_path: Path) -> No
     path.write_bytes(whole[:1000])
     with pytest.raises(ValueError, match=r"t\.parquet: cannot be read"):
         read(path)
+
+
+@pytest.mark.parametrize("write", [to_parquet, to_disk])
+def test_a_damaged_table_is_refused_or_read_but_never_crashes(
+    write: Writer, tmp_path: Path
+) -> None:
+    own = [{"audio": sound(f"{i}.wav", i, 0.1, "wav"), "id": i} for i in range(3)]
+    path = write(tmp_path / "t", dataset(own))
+    (file, *_) = sorted(path.glob("*.arrow")) if path.is_dir() else [path]
+    whole = file.read_bytes()
+    last = range(len(whole) - 2500, len(whole), 23)  # where Parquet has its footer
+    for place in (*range(0, len(whole), 211), *last):
+        bad = bytearray(whole)
+        bad[place] ^= 0xFF
+        file.write_bytes(bad)
+        with suppress(ValueError):
+            for recording in read(path, columns=AudioColumns(key="id")):
+                with suppress(ValueError):
+                    list(read_spans(recording.sentences, 24_000))
 
 
 @pytest.mark.slow
