@@ -110,7 +110,9 @@ class ArrowTable:
             self._is_file = file.read(len(ARROW_MAGIC)) == ARROW_MAGIC
         self._source = pa.memory_map(str(path))
         self._reader = self._open()
-        self._next, self._batch = 0, None
+        self._batch: Any = None
+        self._next = 0
+        """Number of the group after `_batch`; 0 for none."""
         self.schema = self._reader.schema
 
     def close(self) -> None:
@@ -131,7 +133,6 @@ class ArrowTable:
         batch = self._go_to(group)
         if batch is None:
             raise IndexError(f"no record batch {group}")
-        batch.validate(full=True)  # offsets in a damaged file may lead out of it
         whole = [name if name in batch.schema.names else name.partition(".")[0] for name in names]
         for start in range(0, batch.num_rows, batch_lines):
             yield batch.select(whole).slice(start, batch_lines)
@@ -165,17 +166,22 @@ class ArrowTable:
 
     def _go_to(self, group: int) -> Any:
         """Return a record batch, or None beyond the last one; a stream is read from its start."""
+        if group == self._next - 1:
+            return self._batch
         if self._is_file:
-            last = self._reader.num_record_batches
-            return self._reader.get_batch(group) if group < last else None
-        if group < self._next - 1:
-            self._reader, self._next = self._open(), 0
-        while self._next <= group:
-            try:
-                self._batch = self._reader.read_next_batch()
-            except StopIteration:
+            if group >= self._reader.num_record_batches:
                 return None
-            self._next += 1
+            self._batch = self._reader.get_batch(group)
+        else:
+            if group < self._next:
+                self._reader, self._next = self._open(), 0
+            for _ in range(group - self._next + 1):
+                self._batch = next(self._reader, None)
+            if self._batch is None:
+                self._reader, self._next = self._open(), 0
+                return None
+        self._batch.validate(full=True)  # offsets in a damaged file may lead out of it
+        self._next = group + 1
         return self._batch
 
 
