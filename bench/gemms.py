@@ -5,8 +5,9 @@
     tresse plan 1b-interleave --rates rates.json
 
 For each recipe's model it times the 12 matrix products of a layer at the sizes of a micro-batch and
-in the layouts that a step has: y = x w^T, dx = dy w and dw = dy^T x of the projections qkv, o, gate
-and up, down. Each is shown as a share of the fastest square product of the same run. Two numbers
+with the layouts of a step: y = x w^T, dx = dy w and dw = dy^T x of the projections qkv, o, gate and
+up, down; then the addition of dw to the summed gradient. Each is shown as a share of the fastest
+square product, or copy, of the same run. Two numbers
 are fitted to them: t = FLOPs / rate + share * bytes / copy. Among several ranks it times the
 collectives of a step, as bus bandwidth (nccl-tests).
 """
@@ -25,14 +26,15 @@ import torch.distributed as dist
 import tyro
 from torch import Tensor
 
-from tresse.bench.kernels.timing import Call, measure
+from tresse.bench.kernels.timing import Call, ceiling_calls, measure
 from tresse.bench.records import quantiles, write_records
+from tresse.data import processes
 from tresse.data.durable import write_text
 from tresse.data.text_table import format_table
 from tresse.engine.attention import choose_attention
 from tresse.engine.forecast.communication import Collective, Kind
 from tresse.engine.forecast.step_time import projections
-from tresse.engine.profiling.machine import measure_rates, wait
+from tresse.engine.profiling.machine import wait
 from tresse.engine.run.config import ModelConfig, RunConfig
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.recipes import RECIPES
@@ -70,7 +72,7 @@ def main(options: Options) -> None:
     if ranks.world_size > 1:
         records += collectives(options, ranks)
     if ranks.is_first:
-        rates = fitted(records, best) | link_rates(records)
+        rates = fitted(records, best) | link_rates(records, ranks)
         print(f"{table(records)}\n\n{json.dumps(rates, indent=2)}")
         if options.json:
             write_records(options.json, records)
@@ -82,9 +84,9 @@ def main(options: Options) -> None:
 
 def ceilings(device: torch.device) -> Iterator[dict[str, Any]]:
     """Time a large copy and a large square product."""
-    rates = measure_rates(device, torch.bfloat16)
-    for name, rate in (("matmul", rates.matmul_flops), ("copy", rates.copy_bytes)):
-        yield {"name": name, "ms": None, "ms_p20_p80": None, "rate": rate, "share": 1.0}
+    calls, work = ceiling_calls(device)
+    for name, times in measure(calls, device, BUDGET_MS).items():
+        yield record(name, times, work[name], 1.0)
 
 
 def layer_products(
@@ -98,6 +100,9 @@ def layer_products(
         for direction, times in measure(calls, ranks.device, BUDGET_MS).items():
             found = record(f"{config.recipe} {name} {direction}", times, flops, best["matmul"])
             yield found | {"flops": flops, "bytes": moved}
+        call, num_bytes = accumulation(width, out, ranks.device)
+        times = measure({"sum": call}, ranks.device, BUDGET_MS)["sum"]
+        yield record(f"{config.recipe} {name} accumulation", times, num_bytes, best["copy"])
     call, flops = attention_call(config, options, ranks)
     times = measure({"attention": call}, ranks.device, BUDGET_MS)["attention"]
     yield record(f"{config.recipe} attention", times, flops, best["matmul"])
@@ -114,6 +119,13 @@ def product_calls(tokens: int, width: int, out: int, device: torch.device) -> di
         "dx": Call(lambda: dy @ w),
         "dweight": Call(lambda: dy.T @ x),
     }
+
+
+def accumulation(width: int, out: int, device: torch.device) -> tuple[Call, float]:
+    """Return the addition of a bf16 gradient to the summed fp32 one, and the bytes it moves."""
+    total = torch.zeros(out, width, device=device)
+    gradient = torch.randn(out, width, device=device).bfloat16()
+    return Call(lambda: total.add_(gradient)), 10.0 * total.numel()
 
 
 def attention_call(config: RunConfig, options: Options, ranks: Ranks) -> tuple[Call, float]:
@@ -195,6 +207,7 @@ def fitted(records: list[dict[str, Any]], best: dict[str, float]) -> dict[str, A
     return {
         "name": name,
         **({"memory_bytes": memory} if memory else {}),
+        "best_flops": best["matmul"],
         "matmul_flops": float(1 / per_flop),
         "matmul_move_share": float(share),
         "attention_flops": float(np.mean(attention)),
@@ -202,17 +215,24 @@ def fitted(records: list[dict[str, Any]], best: dict[str, float]) -> dict[str, A
     }
 
 
-def link_rates(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the slowest bus bandwidth of the collectives, if any were timed."""
+def link_rates(records: list[dict[str, Any]], ranks: Ranks) -> dict[str, float]:
+    """Return the slowest bus bandwidth of the collectives, if any were timed: within a node, or of
+    a GPU's share of the network between nodes.
+    """
     rates = [found["rate"] for found in records if found["name"] in KINDS]
-    return {"bus_bytes": min(rates)} if rates else {}
+    if not rates:
+        return {}
+    local = processes.local_world_size()
+    if local == ranks.world_size:
+        return {"bus_bytes": min(rates)}
+    return {"network_bytes": min(rates) / local, "gpus_per_node": local}
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """Return a line per measurement: milliseconds, rate, share of the best product."""
     lines = [["", "ms", "TFLOP/s or TB/s", "of the best"]]
     for found in records:
-        ms = f"{found['ms']:.3f}" if found["ms"] else ""
+        ms = f"{found['ms']:.3f}"
         rate = f"{found['rate'] / 1e12:.3f}"
         lines.append([found["name"], ms, rate, f"{found['share']:.0%}"])
     return format_table(lines)

@@ -37,7 +37,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 export PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1 PYTHONPATH=.:${PYTHONPATH:-}
 PARTS=${PARTS:-smoke gemms attention profile step tests throughput kernels packer}
-MINUTES=${MINUTES:-9.5}
+MINUTES=${MINUTES:-8}
 export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
@@ -64,7 +64,7 @@ profile() {
     local recipe
     for recipe in ${RECIPES:-1b-interleave 360m-interleave}; do
         "$PYTHON" $RUN engine/profiling/profile_steps.py "$recipe" --out "$folder/profile-$recipe" \
-            --rows-per-step $((75 * ${GPUS:-1})) && rm -r "$folder/profile-$recipe/corpus" || return 1
+            --rows-per-step $((75 * ${GPUS:-1})) || return 1
     done
 }
 attention() {

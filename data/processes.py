@@ -18,9 +18,14 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_world_size() -> int:
+    """Return the number of processes on this machine, LOCAL_WORLD_SIZE; 1 when it is not set."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def share_of_cores() -> int:
     """Return the number of cores for this process, if those on this machine share them alike."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, len(os.sched_getaffinity(0)) // local_world_size())
 
 
 def device() -> str:

@@ -56,6 +56,8 @@ class Stage:
     corpus: Corpus
     micro_rows: int
     """Largest number of rows of a micro-batch."""
+    keeps_h: bool
+    """True if SwiGLU's product is kept for the backward pass."""
     step: int
     """Number of optimizer steps taken in this stage, the one under way included."""
     num_updates: int
@@ -243,7 +245,9 @@ def build_stage(
     else:
         fill_new(model, config)
     # DeepSpeed starts the masters from bf16 weights: their fp32 values come from `read`.
-    new = {} if source else {name: p.detach().clone() for name, p in model.named_parameters()}
+    # They wait in the host's memory: on the device they would be one copy too many.
+    drawn = () if source else model.named_parameters()
+    new = {name: parameter.detach().to("cpu", copy=True) for name, parameter in drawn}
 
     def read(name: str) -> dict[str, Tensor]:
         if own:
@@ -263,6 +267,7 @@ def build_stage(
         ranks,
         corpora.train,
         micro_rows,
+        keep_h,
         step=max(step, first_step),
         num_updates=num_updates,
         recent_norms=deque(own.state.recent_norms if own else (), NUM_NORMS),

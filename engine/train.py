@@ -251,8 +251,8 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> End:
     )
     freeze()
     with log, progress:
-        if stage.step:
-            log.write(stage.step, {"load_s": stage.load_s})
+        chosen = {"micro_rows": stage.micro_rows, "keeps_swiglu": stage.keeps_h}
+        log.write(stage.step, chosen | ({"load_s": stage.load_s} if stage.step else {}))
         try:
             end = take_steps(stage, job, interrupt, log, progress)
         except BaseException:

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from tresse.engine.profiling.machine import plain_work
+
 BURNER_BYTES = 2**30
 ROUNDS = 5
 WARMUP_CALLS = 3  # compilation, the first launch, and an ordinary call
 MAX_CALLS = 40  # of a round
-COPY_BYTES = {"cuda": 2**32, "cpu": 2**20}
-MATMUL_WIDTH = {"cuda": 8192, "cpu": 64}
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,6 @@ def _burner() -> torch.Tensor:
 
 def ceiling_calls(device: torch.device) -> tuple[dict[str, Call], dict[str, float]]:
     """Return the copy and the matrix product, and the bytes or operations of each."""
-    size, width = COPY_BYTES[device.type], MATMUL_WIDTH[device.type]
-    source = torch.randint(2**31 - 1, (size // 4,), device=device, dtype=torch.int32)
-    target = torch.empty_like(source)
-    a, b = (torch.randn(width, width, device=device, dtype=torch.bfloat16) for _ in range(2))
-    calls = {"copy": Call(lambda: target.copy_(source)), "matmul": Call(lambda: a @ b)}
-    return calls, {"copy": 2.0 * size, "matmul": 2.0 * width**3}
+    plain = plain_work(device, torch.bfloat16)
+    calls = {name: Call(work.call) for name, work in plain.items()}
+    return calls, {name: work.amount for name, work in plain.items()}

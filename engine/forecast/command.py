@@ -1,10 +1,13 @@
 """`tresse plan`: what a run needs, how long it takes and what it costs, before GPUs are rented."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -12,12 +15,13 @@ import tyro
 from tresse.data.durable import write_text
 from tresse.data.packing.packer import Plan
 from tresse.engine.forecast.forecast import Forecast, forecast_run
-from tresse.engine.forecast.gpus import GPUS, Gpu, read_rates
+from tresse.engine.forecast.gpus import GPUS, read_rates
 from tresse.engine.forecast.tables import Given, format_forecast
-from tresse.engine.run.command_line import parse_config, usage
+from tresse.engine.run.command_line import COMMAND, parse_config, usage
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.corpora import open_corpora
 from tresse.engine.run.ranks import Ranks
+from tresse.engine.run.recipes import RECIPES
 from tresse.engine.run.typed_json import Record, to_json
 from tresse.engine.stage import plan_stages
 
@@ -30,8 +34,8 @@ class Options:
 
     gpus: tuple[int, ...] = (4,)
     """Numbers of GPUs."""
-    gpu: str = "h100"
-    """The kind of GPU: h100, h200 or a100."""
+    gpu: Literal["h100", "h200", "a100"] = "h100"
+    """The kind of GPU."""
     rates: Path | None = None
     """File with the rates of your own GPU, as bench/gemms.py writes it."""
     tokens_per_s: float | None = None
@@ -41,37 +45,42 @@ class Options:
     json: Path | None = None
     """File for the forecast as JSON."""
 
+    def __post_init__(self) -> None:
+        if not self.gpus or min(self.gpus) < 1:
+            raise ValueError(f"gpus={self.gpus}; expected one or more numbers above 0")
+        for name in ("tokens_per_s", "price"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                raise ValueError(f"{name}={value}; expected a number above 0")
+        if self.json and not self.json.parent.is_dir():
+            raise ValueError(f"{self.json}: there is no folder {self.json.parent}")
+
 
 def plan(arguments: Sequence[str]) -> None:
     """Forecast the run that the arguments describe, and print it."""
+    os.environ.setdefault(COMMAND, "tresse train")  # mistakes name its help
     options, others = tyro.cli(
         Options,
-        args=arguments,
+        args=recipe_first(arguments),
         prog="tresse plan [RECIPE] [--field value ...]",
         description=f"{Options.__doc__}\n\nAll else is as for `tresse train`:\n\n{usage()}",
         return_unknown_args=True,
     )
-    config = parse_config(others)
-    forecast = forecast_run(
-        config, _gpu(options), _numbers(options), _levels(config), _plans(config)
-    )
+    config, gpu = parse_config(others), GPUS[options.gpu]
+    if options.rates:
+        gpu = read_rates(options.rates, gpu)
+    numbers = tuple(dict.fromkeys(options.gpus))
+    forecast = forecast_run(config, gpu, numbers, _levels(config), _plans(config))
     print(format_forecast(forecast, Given(options.tokens_per_s, options.price)))
     if options.json:
         write_text(options.json, json.dumps(_as_json(forecast), indent=2) + "\n")
         print(f"wrote {options.json}")
 
 
-def _gpu(options: Options) -> Gpu:
-    if options.gpu not in GPUS:
-        raise ValueError(f"no GPU {options.gpu!r}; expected {', '.join(GPUS)}, or --rates FILE")
-    base = GPUS[options.gpu]
-    return read_rates(options.rates, base) if options.rates else base
-
-
-def _numbers(options: Options) -> tuple[int, ...]:
-    if not options.gpus or min(options.gpus) < 1:
-        raise ValueError(f"gpus={options.gpus}; expected one or more numbers above 0")
-    return options.gpus
+def recipe_first(arguments: Sequence[str]) -> list[str]:
+    """Move the name of a recipe to the front, so that no list of numbers before it takes it."""
+    names = [word for word in arguments if word in RECIPES][:1]
+    return names + [word for word in arguments if word not in names]
 
 
 def _levels(config: RunConfig) -> tuple[int, ...]:

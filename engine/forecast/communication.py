@@ -1,6 +1,6 @@
 """The collectives of a training step: which, how many bytes, and how long they take.
 
-tests/engine/forecast/test_communication.py counts the same on 2 and 4 ranks. With N parameters, m
+tests/engine/forecast/test_counted.py counts the same on 2 and 4 ranks. With N parameters, m
 micro-batches and weights of w bytes:
 
     level 0    all-reduce of 4 N, after the last micro-batch
@@ -9,20 +9,17 @@ micro-batches and weights of w bytes:
                of w N
     level 2    all-reduce of 4 N in every micro-batch, as DeepSpeed does it; all-gather of w N
     level 3    in every micro-batch, all-gathers of w N for the forward pass, and again for the
-               backward pass of what does not stay; reduce-scatter of 4 N
+               backward pass of what does not stay; reduce-scatter of 4 N. A recomputed layer
+               keeps what it gathers until its own backward pass, as LIVE is more than two layers
 """
 
 import math
 from typing import Literal, NamedTuple
 
 from tresse.engine.forecast.gpus import Gpu
-from tresse.engine.forecast.memory import BUCKET, LIVE
 from tresse.engine.model import DTYPES
 from tresse.engine.run.config import RunConfig
-
-MAX_SLICES = 64
-"""Number of ranks up to which the lean step reduces each slice by itself, behind the backward pass:
-with more of them the latency of so many collectives is longer than that."""
+from tresse.engine.sharding.sizes import BUCKET, LIVE, MAX_SLICES
 
 Kind = Literal["reduce", "all_reduce", "all_gather", "reduce_scatter"]
 
@@ -35,7 +32,7 @@ class Collective(NamedTuple):
     """Bytes of the tensors in full, of all calls together."""
     num_calls: int
     is_hidden: bool = False
-    """True if it runs behind the backward pass."""
+    """True if it runs during the backward pass."""
 
     def bus_bytes(self, world_size: int) -> float:
         """Return the bytes that each link carries, as nccl-tests counts bus bandwidth."""
@@ -82,3 +79,9 @@ def collectives(
         Collective("all_gather", num_micro * (weights + again), num_micro * num_gathers),
         Collective("reduce_scatter", num_micro * gradients, num_micro * buckets),
     ]
+
+
+def floor_seconds(found: list[Collective], gpu: Gpu, world_size: int) -> float:
+    """Return the least seconds of the collectives that nothing hides: bytes at the links' rate."""
+    visible = sum(each.bus_bytes(world_size) for each in found if not each.is_hidden)
+    return visible / bus_rate(gpu, world_size)

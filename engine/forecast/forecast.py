@@ -4,10 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Plan
+from tresse.engine.forecast.communication import collectives, floor_seconds
 from tresse.engine.forecast.flops import Flops, flops_per_token, peak_flops
 from tresse.engine.forecast.gpus import Gpu
-from tresse.engine.forecast.memory import SHARE, Memory, largest_micro_rows, step_memory
+from tresse.engine.forecast.memory import (
+    SHARE,
+    Memory,
+    largest_micro_rows,
+    micro_rows_of,
+    step_memory,
+)
 from tresse.engine.forecast.schedule import StageForecast, forecast_stages, vocabulary
 from tresse.engine.forecast.step_time import StepShape, Work, step_seconds, step_work
 from tresse.engine.model import parameter_shapes
@@ -26,7 +34,9 @@ class Layout:
     rows_per_step: int
     """Rows of a step: the recipe's, or the next multiple of the number of GPUs."""
     micro_rows: int
-    """Rows of a micro-batch: the recipe's, or as many as fit; 0 if not even one does."""
+    """Rows of the largest micro-batch: the recipe's, or as many as fit; 1 if not even one does."""
+    largest: int
+    """The most rows that fit; 0 if not even one does."""
     keep_h: bool
     memory: Memory
     """Of a step with these rows, or with one."""
@@ -35,6 +45,8 @@ class Layout:
     """Work of each part of a step; empty if it does not fit."""
     seconds: dict[str, float]
     """Predicted seconds of each part of a step; empty if it does not fit."""
+    floors: dict[str, float]
+    """Least seconds of each part; empty if it does not fit."""
     tokens_per_s: float
     """Predicted tokens per second of all GPUs."""
     mfu: float | None
@@ -47,13 +59,19 @@ class Forecast:
 
     config: RunConfig
     gpu: Gpu
-    num_parameters: int
+    sizes: list[int]
+    """Number of elements of each parameter."""
     flops: Flops
     layouts: list[Layout]
     stages: list[StageForecast]
     """What each stage trains on, in steps of the first layout."""
     num_checkpoints: int
     """Checkpoints that the run's folder holds at most."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, padding included."""
+        return sum(self.sizes)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -93,12 +111,25 @@ def forecast_run(
     return Forecast(
         config=config,
         gpu=gpu,
-        num_parameters=sum(sizes),
+        sizes=sizes,
         flops=flops_per_token(config.model, config.data.packing.row_length, ids.width),
         layouts=layouts,
         stages=stages,
         num_checkpoints=sum(_checkpoints(config, stage.num_steps) for stage in stages) + 1,
     )
+
+
+def memory_by_rows(forecast: "Forecast", layout: Layout) -> dict[int, Memory]:
+    """Return the memory of a layout with 1, 2, 4 and more rows in a micro-batch, as many as fit."""
+    config = replace(
+        _at_level(forecast.config, layout.zero_stage), rows_per_step=layout.rows_per_step
+    )
+    share = layout.rows_per_step // layout.num_gpus
+    counts = sorted({min(2**k, share) for k in range(share.bit_length() + 1)} | {layout.micro_rows})
+    return {
+        rows: step_memory(config, forecast.sizes, layout.num_gpus, rows, keep_h=layout.keep_h)
+        for rows in counts
+    }
 
 
 def _at_level(config: RunConfig, level: int) -> RunConfig:
@@ -112,12 +143,11 @@ def forecast_layout(
     rows_per_step = math.ceil(config.rows_per_step / num_gpus) * num_gpus
     config = replace(config, rows_per_step=rows_per_step)
     usable = SHARE * gpu.memory_bytes
-    micro_rows = largest_micro_rows(config, sizes, num_gpus, usable)
-    if config.micro_rows != "auto":
-        micro_rows = min(micro_rows, config.micro_rows, rows_per_step // num_gpus)
+    largest = largest_micro_rows(config, sizes, num_gpus, usable)
+    micro_rows = micro_rows_of(config, max(largest, 1), num_gpus)
 
     def memory_of(keep_h: bool) -> Memory:
-        return step_memory(config, sizes, num_gpus, max(micro_rows, 1), keep_h=keep_h)
+        return step_memory(config, sizes, num_gpus, micro_rows, keep_h=keep_h)
 
     keep = config.kernels.keep_swiglu
     keep_h = keep == "yes" or (keep == "auto" and memory_of(True).device <= usable)
@@ -127,11 +157,13 @@ def forecast_layout(
         config.sharding.zero_stage,
         rows_per_step,
         micro_rows,
+        largest,
         keep_h,
         memory,
-        fits=micro_rows > 0 and memory.device <= usable,
+        fits=memory.device <= usable,
         work={},
         seconds={},
+        floors={},
         tokens_per_s=0.0,
         mfu=None,
     )
@@ -144,7 +176,7 @@ def _with_times(
     row_length, rows = config.data.packing.row_length, layout.rows_per_step // layout.num_gpus
     shape = StepShape(
         tokens=rows * row_length,
-        num_micro=math.ceil(rows / layout.micro_rows),
+        num_micro=len(micro_batches(rows, layout.micro_rows, 1)),
         world_size=layout.num_gpus,
         num_parameters=num_parameters,
         vocab_width=vocab_width,
@@ -152,6 +184,10 @@ def _with_times(
     )
     work = step_work(config, shape)
     seconds = step_seconds(config, shape, gpu, work)
+    best = gpu.fp32_flops if config.sharding.precision == "fp32" else gpu.best_flops
+    floors = {name: part.floor_s(best, gpu.copy_bytes) for name, part in work.items()}
+    links = collectives(config, num_parameters, shape.world_size, shape.num_micro)
+    floors["communication"] = floor_seconds(links, gpu, shape.world_size)
     rate = shape.tokens / sum(seconds.values())
     peak = peak_flops(gpu.name, config.sharding.precision)
     causal = flops_per_token(config.model, row_length, vocab_width).causal
@@ -159,6 +195,7 @@ def _with_times(
         layout,
         work=work,
         seconds=seconds,
+        floors=floors,
         tokens_per_s=rate * layout.num_gpus,
         mfu=peak and causal * rate / peak,
     )

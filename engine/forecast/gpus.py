@@ -1,6 +1,7 @@
 """What GPUs reach in a training step, as far as a forecast needs to know."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from math import inf
 from pathlib import Path
 
 from tresse.data.lines import decode_json
@@ -12,15 +13,19 @@ class Gpu:
     """Rates of a GPU and of the links between several; FLOP/s and bytes/s."""
 
     name: str
-    """Name, as torch.cuda.get_device_name has it: `flops.peak_flops` reads it."""
+    """Name that torch.cuda.get_device_name returns: `flops.peak_flops` reads it."""
     memory_bytes: float
     """Memory that a process can use."""
+    best_flops: float
+    """Rate of the fastest square product in bf16: what floors are computed with."""
     matmul_flops: float
-    """Rate of a bf16 matrix product whose operands cost nothing to move."""
+    """Rate of a product in bf16 whose operands cost nothing to move; fitted, see `read_rates`."""
     matmul_move_share: float
-    """Share of the time to move a product's operands and result that adds to it, 0 to 1."""
+    """Share of the time to move a product's operands and result that adds to it, 0 to 1; fitted."""
+    fp32_flops: float
+    """Rate of a product in fp32, without TF32."""
     attention_flops: float
-    """Rate of attention, forward and backward, counted as the causal mask leaves it."""
+    """Rate of attention in bf16, forward and backward, counted as the causal mask leaves it."""
     copy_bytes: float
     """Rate of a copy in device memory, bytes read plus bytes written."""
     bus_bytes: float
@@ -36,15 +41,27 @@ class Gpu:
     latency_s: float = 30e-6
     """Seconds that a collective takes at least, per doubling of the number of GPUs."""
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "matmul_move_share" and not 0 <= value <= 1:
+                raise ValueError(f"{each.name}={value}; expected 0 to 1")
+            if each.name not in ("name", "matmul_move_share") and not 0 < value < inf:
+                raise ValueError(f"{each.name}={value}; expected a number above 0")
 
-# Measured in steps of the 1B and the 360M model and by bench/kernels (docs/kernels.md): copy,
-# attention (H100: cuDNN; H200: FlashAttention 4), and the two numbers of the matrix products, which
-# are fitted to the products of both models. Assumed: all of the A100, links and networks.
+
+# Measured: the H100's best product, copy and attention (cuDNN) in the profile of a 1B step
+# (docs/log.md), the H200's in bench/results/kernels.csv (FlashAttention 4). The H100's two fitted
+# numbers come from the products of a 1B and a 360M step; the H200 has its best product instead, and
+# the H100's share. Assumed: fp32, links, networks, hosts, all of the A100, and that attention with
+# heads of 128 has the rate of heads of 64.
 H100 = Gpu(
     name="NVIDIA H100 80GB HBM3",
     memory_bytes=85.0e9,
+    best_flops=739e12,
     matmul_flops=805e12,
     matmul_move_share=0.66,
+    fp32_flops=50e12,
     attention_flops=277e12,
     copy_bytes=3.03e12,
     bus_bytes=330e9,
@@ -56,6 +73,7 @@ GPUS = {
         H100,
         name="NVIDIA H200",
         memory_bytes=150.0e9,
+        best_flops=709e12,
         matmul_flops=709e12,
         attention_flops=402e12,
         copy_bytes=4.26e12,
@@ -64,7 +82,9 @@ GPUS = {
         H100,
         name="NVIDIA A100-SXM4-80GB",
         memory_bytes=84.9e9,
+        best_flops=255e12,
         matmul_flops=265e12,
+        fp32_flops=17e12,
         attention_flops=150e12,
         copy_bytes=1.7e12,
         bus_bytes=230e9,
@@ -76,9 +96,12 @@ GPUS = {
 def read_rates(path: Path, base: Gpu) -> Gpu:
     """Return a GPU with the rates in a file, as bench/gemms.py writes it; others are the base's.
 
-    ValueError names the file and the field that is unknown or of the wrong type.
+    ValueError names the file and the field that is unknown, of the wrong type or out of range.
     """
     try:
-        return from_json(Gpu, to_json(base) | decode_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+        found = decode_json(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+        return from_json(Gpu, to_json(base) | found)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no file of rates ({error}); bench/gemms.py writes one") from None

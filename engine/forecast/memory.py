@@ -6,17 +6,15 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from tresse.data import processes
 from tresse.data.packing.loader import micro_batches
 from tresse.engine.model import DTYPES
 from tresse.engine.run.config import ModelConfig, RunConfig
 from tresse.engine.run.ranks import Ranks
+from tresse.engine.sharding.sizes import LIVE, bucket_numel
 
 SHARE = 0.95
 """Part of a GPU's memory that may be planned: the rest is for CUDA, NCCL and fragmentation."""
-BUCKET = 100_000_000
-"""Largest number of gradients that DeepSpeed reduces at once at levels 2 and 3."""
-LIVE = 1_000_000_000
-"""Largest number of weights that a rank holds in full at ZeRO level 3."""
 
 
 class Memory(NamedTuple):
@@ -58,7 +56,9 @@ def step_memory(
         activations=activation_bytes(
             model, tokens, itemsize, keep_h=keep_h, num_recomputed=config.recompute_layers
         ),
-        working=working_bytes(model, tokens, itemsize, recomputes=config.recompute_layers > 0),
+        working=working_bytes(
+            model, tokens, itemsize, keep_h=keep_h, recomputes=config.recompute_layers > 0
+        ),
     )
 
 
@@ -78,18 +78,15 @@ def state_memory(config: RunConfig, sizes: Sequence[int], world_size: int) -> Me
         own -= 4 * number  # fp32 weights are their own masters
     gradients = 4 * (share if level >= 2 else number)
     if level == 1 and sharding.precision == "fp32":
-        gradients += 4 * share
+        gradients += 4 * number  # of a micro-batch, and their sum
     buffers = 4 * bucket_numel(sizes) if level >= 2 or offloads else 0
     if not offloads:
         return Memory(weights, gradients, own, buffers, 0, 0)
     # In fp32: the gradients of a step and their sum; below level 3 also the updated weights.
     host = own + 8 * share + (itemsize * share if level < 3 else 0)
-    return Memory(weights, 0, 0, buffers, 0, 0, host)
-
-
-def bucket_numel(sizes: Sequence[int]) -> int:
-    """Return the number of gradients in DeepSpeed's bucket: all of a small model at once."""
-    return max(max(sizes), min(sum(sizes), BUCKET))
+    # At level 1 DeepSpeed sums the gradients of micro-batches on the device.
+    summed = 4 * number if level == 1 else 0
+    return Memory(weights, summed, 0, buffers, 0, 0, host)
 
 
 def activation_bytes(
@@ -112,13 +109,15 @@ def _layer_bytes(model: ModelConfig, itemsize: int, *, keep_h: bool) -> int:
     return itemsize * values + 4 * (2 + model.num_heads)
 
 
-def working_bytes(model: ModelConfig, tokens: int, itemsize: int, *, recomputes: bool) -> int:
+def working_bytes(
+    model: ModelConfig, tokens: int, itemsize: int, *, keep_h: bool, recomputes: bool
+) -> int:
     """Return the largest gradients that a layer's backward pass holds at once: SwiGLU's.
 
     recomputes: the activations of a layer are computed again before.
     """
     gradients = 3 * model.intermediate_size * itemsize
-    again = _layer_bytes(model, itemsize, keep_h=False) if recomputes else 0
+    again = _layer_bytes(model, itemsize, keep_h=keep_h) if recomputes else 0
     return tokens * (gradients + again)
 
 
@@ -127,15 +126,24 @@ def largest_micro_rows(
 ) -> int:
     """Return the most rows of a micro-batch that fit, shared out evenly; 0 if not even one does.
 
-    memory_bytes: memory of the device that may be used.
+    memory_bytes: memory of the device that may be used. SwiGLU's product is kept only if the
+    configuration says so.
     """
     share = config.rows_per_step // world_size
+    keep_h = config.kernels.keep_swiglu == "yes"
 
     def needed(rows: int) -> int:
-        return step_memory(config, sizes, world_size, rows, keep_h=False).device
+        return step_memory(config, sizes, world_size, rows, keep_h=keep_h).device
 
     fitting = next((rows for rows in range(share, 0, -1) if needed(rows) <= memory_bytes), 0)
     return fitting and max(micro_batches(share, fitting, 1))
+
+
+def micro_rows_of(config: RunConfig, largest: int, world_size: int) -> int:
+    """Return the rows of the largest micro-batch: as the configuration says, or `largest`."""
+    if config.micro_rows == "auto":
+        return largest
+    return max(micro_batches(config.rows_per_step, config.micro_rows, world_size))
 
 
 def choose_micro_rows(config: RunConfig, sizes: Sequence[int], ranks: Ranks) -> int:
@@ -144,28 +152,28 @@ def choose_micro_rows(config: RunConfig, sizes: Sequence[int], ranks: Ranks) -> 
     Prints the choice of `auto` on the first rank. Raises ValueError if not even one row fits.
     """
     if config.micro_rows != "auto":
-        return max(micro_batches(config.rows_per_step, config.micro_rows, ranks.world_size))
-    total = _free_memory(ranks)
-    fitting = largest_micro_rows(config, sizes, ranks.world_size, SHARE * total)
-    rows = min(ranks.gather(fitting))
+        return micro_rows_of(config, 0, ranks.world_size)
+    smallest = min(ranks.gather(_free_memory(ranks)))
+    rows = largest_micro_rows(config, sizes, ranks.world_size, SHARE * smallest)
     if not rows:
         needed = step_memory(config, sizes, ranks.world_size, 1, keep_h=False).device
         raise ValueError(
             f"micro_rows=auto: a step needs {needed / 1e9:.1f} GB with a single row, a rank has "
-            f"{total / 1e9:.1f} GB; raise --recompute-layers or --sharding.zero-stage, or take "
+            f"{smallest / 1e9:.1f} GB; raise --recompute-layers or --sharding.zero-stage, or take "
             "more GPUs (tresse plan shows what fits)"
         )
     if ranks.is_first:
-        print(f"micro-batches: {rows} rows, the most that fit {total / 1e9:.1f} GB")
+        print(f"micro-batches: {rows} rows, the most that fit {smallest / 1e9:.1f} GB")
     return rows
 
 
 def _free_memory(ranks: Ranks) -> int:
-    """Return the bytes of a GPU without what tensors hold, or this rank's share of the host's."""
+    """Return the bytes that this rank may use: of its GPU, or its share of the host's memory."""
     if ranks.device.type == "cuda":
-        total = torch.cuda.mem_get_info(ranks.device)[1]
-        return total - torch.cuda.memory_allocated(ranks.device)  # a pool of tokens
-    return psutil.virtual_memory().total // ranks.world_size
+        reserved = torch.cuda.memory_reserved(ranks.device)
+        unused = reserved - torch.cuda.memory_allocated(ranks.device)
+        return torch.cuda.mem_get_info(ranks.device)[0] + unused
+    return psutil.virtual_memory().available // processes.local_world_size()
 
 
 def keeps_h(config: RunConfig, sizes: Sequence[int], ranks: Ranks, micro_rows: int) -> bool:

@@ -70,7 +70,9 @@ def _name(stream: Stream) -> str:
 
 
 def vocabulary(config: RunConfig, plans: dict[str, Plan]) -> Vocabulary:
-    """Return the ids of a run: those of its corpus, or the paper's units."""
+    """Return the ids of a run: those of its corpus or story world, or the paper's units."""
     for plan in plans.values():
         return plan.vocabulary
-    return Vocabulary(UNITS, config.data.packing.uses_specials)
+    world = config.data.story_world
+    units = world.vocab_size if world else UNITS
+    return Vocabulary(units, config.data.packing.uses_specials)

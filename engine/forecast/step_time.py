@@ -132,10 +132,11 @@ def step_seconds(
 ) -> dict[str, float]:
     """Predict the seconds of each part of a step."""
     seconds = {name: part.num_bytes / gpu.copy_bytes for name, part in work.items()}
-    products = work["matmul"]
-    seconds["matmul"] = products.flops / gpu.matmul_flops
+    products, is_fp32 = work["matmul"], config.sharding.precision == "fp32"
+    seconds["matmul"] = products.flops / (gpu.fp32_flops if is_fp32 else gpu.matmul_flops)
     seconds["matmul"] += gpu.matmul_move_share * products.num_bytes / gpu.copy_bytes
-    seconds["attention"] = work["attention"].flops / gpu.attention_flops
+    attention_flops = min(gpu.attention_flops, gpu.fp32_flops) if is_fp32 else gpu.attention_flops
+    seconds["attention"] = work["attention"].flops / attention_flops
     seconds["offload"] = _offload_seconds(config, shape, gpu)
     backward = BACKWARD_SHARE * sum(seconds.values()) / shape.num_micro
     seconds["communication"] = exposed_seconds(config, shape, gpu, backward)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from tresse.data.text_table import format_table
-from tresse.engine.forecast.forecast import Forecast, Layout
-
-LINK_PARTS = ("communication", "offload")
-"""Parts of a step that have no floor on the GPU."""
+from tresse.engine.forecast.forecast import Forecast, Layout, memory_by_rows
+from tresse.engine.forecast.memory import SHARE
+from tresse.engine.forecast.step_time import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,8 @@ def format_forecast(forecast: Forecast, given: Given) -> str:
     chosen = chosen_layout(forecast)
     blocks = [_head(forecast), _stages(forecast, chosen, given), _memory(forecast)]
     if chosen:
-        blocks.append(_step(forecast, chosen))
+        blocks.append(_memory_by_rows(forecast, chosen))
+        blocks.append(_step(chosen))
         blocks.append(_scaling(forecast, given))
     else:
         blocks.append(
@@ -43,13 +43,14 @@ def chosen_layout(forecast: Forecast) -> Layout | None:
 
 def _head(forecast: Forecast) -> str:
     config, flops, gpu = forecast.config, forecast.flops, forecast.gpu
+    fp8 = "; with fp8 they are those of bf16" * config.sharding.fp8
     recompute = f", {config.recompute_layers} layers recomputed" * bool(config.recompute_layers)
     return (
         f"{config.recipe}: {forecast.num_parameters:,} parameters, {flops.causal / 1e9:.2f} GFLOP "
         f"per token (causal; {flops.full / 1e9:.2f} full), rows of "
         f"{config.data.packing.row_length:,} tokens{recompute}\n"
         f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB; {config.sharding.precision}; times are "
-        "predicted, not measured"
+        f"predicted, not measured{fp8}"
     )
 
 
@@ -73,7 +74,7 @@ def _stages(forecast: Forecast, chosen: Layout | None, given: Given) -> str:
     if first.rows_per_step != asked:
         title += f" (the recipe has {asked:,}, no multiple of {first.num_gpus} GPUs)"
     if chosen:
-        title += f"; days on {chosen.num_gpus} GPUs at ZeRO level {chosen.zero_stage}"
+        title += f"; days {_place(chosen)}"
     if not forecast.stages[0].epochs:
         title += "; without --data.corpus no epochs are known"
     return f"{title}\n{format_table(lines)}"
@@ -96,35 +97,56 @@ def _memory(forecast: Forecast) -> str:
             [
                 str(layout.num_gpus),
                 str(layout.zero_stage),
-                str(max(layout.micro_rows, 1)),
+                str(layout.micro_rows),
                 "yes" if layout.keep_h else "no",
                 *(f"{value / 1e9:.1f}" for value in cells),
-                "yes" if layout.fits else "no",
+                _verdict(layout),
             ]
         )
     return f"Memory of a GPU in GB, at the peak of a step\n{format_table(lines, 0)}"
 
 
-def _step(forecast: Forecast, layout: Layout) -> str:
-    gpu, total = forecast.gpu, sum(layout.seconds.values())
+def _verdict(layout: Layout) -> str:
+    if layout.fits:
+        return "yes"
+    return f"no, {layout.largest} rows would" if layout.largest else "no"
+
+
+def _memory_by_rows(forecast: Forecast, chosen: Layout) -> str:
+    """Return a line per number of rows in a micro-batch."""
+    lines = [["rows at once", "activations", "working", "sum", "fits"]]
+    for rows, memory in memory_by_rows(forecast, chosen).items():
+        values = (memory.activations, memory.working, memory.device)
+        fits = "yes" if memory.device <= SHARE * forecast.gpu.memory_bytes else "no"
+        lines.append([str(rows), *(f"{value / 1e9:.1f}" for value in values), fits])
+    title = f"The same by rows of a micro-batch, {_place(chosen)}"
+    return f"{title}\n{format_table(lines, 0)}"
+
+
+def _place(layout: Layout) -> str:
+    return f"on {layout.num_gpus} GPUs at ZeRO level {layout.zero_stage}"
+
+
+def _step(layout: Layout) -> str:
+    total = sum(layout.seconds.values())
     lines = [["part", "ms", "share", "floor ms", "TFLOP", "GB"]]
     for name, seconds in sorted(layout.seconds.items(), key=lambda item: -item[1]):
         if not seconds:
             continue
-        line = [name, f"{1000 * seconds:.1f}", f"{seconds / total:.1%}"]
-        if name in LINK_PARTS:
-            lines.append([*line, "-", "-", "-"])
-            continue
-        work = layout.work[name]
-        floor_ms = 1000 * work.floor_s(gpu.matmul_flops, gpu.copy_bytes)
-        flops = f"{work.flops / 1e12:,.1f}" if work.flops else "-"
-        lines.append([*line, f"{floor_ms:.1f}", flops, f"{work.num_bytes / 1e9:,.1f}"])
-    floor = sum(
-        1000 * work.floor_s(gpu.matmul_flops, gpu.copy_bytes) for work in layout.work.values()
-    )
-    lines.append(["sum", f"{1000 * total:.1f}", "", f"{floor:.1f}", "", ""])
-    title = f"A step on one of {layout.num_gpus} GPUs at ZeRO level {layout.zero_stage}, predicted"
-    return f"{title}\n{format_table(lines)}"
+        work, floor = layout.work.get(name, Work()), layout.floors.get(name)
+        lines.append(
+            [
+                name,
+                f"{1000 * seconds:.1f}",
+                f"{seconds / total:.1%}",
+                f"{1000 * floor:.1f}" if floor is not None else "-",
+                f"{work.flops / 1e12:,.1f}" if work.flops else "-",
+                f"{work.num_bytes / 1e9:,.1f}" if work.num_bytes else "-",
+            ]
+        )
+    floor_ms = 1000 * sum(layout.floors.values())
+    lines.append(["sum", f"{1000 * total:.1f}", "", f"{floor_ms:.1f}", "", ""])
+    return f"A step {_place(layout)}, predicted\n{format_table(lines)}"
 
 
 def _scaling(forecast: Forecast, given: Given) -> str:
@@ -135,6 +157,8 @@ def _scaling(forecast: Forecast, given: Given) -> str:
         if layout.fits:
             lines.append(_scaling_line(forecast, layout, given))
     title = "Predicted rates"
+    if len({layout.rows_per_step for layout in forecast.layouts}) > 1:
+        title += "; other rows a step are another batch, and another number of steps"
     if given.tokens_per_s:
         title += f"; days and hours at the given {given.tokens_per_s:,.0f} tokens/s per GPU"
     return f"{title}\n{format_table(lines, 0)}"

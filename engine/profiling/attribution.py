@@ -21,7 +21,7 @@ KERNELS = {
     "rope": r"_rope_",
     "loss": r"_cross_entropy_|_scale_kernel",
     "optimizer": r"_adamw_|_squares_kernel|_total_kernel|multi_tensor_apply",
-    "packing": r"_gather_kernel|memcpy.*htod",
+    "packing": r"^_gather_kernel|memcpy.*htod",
     "matmul": r"gemm|nvjet|cutlass|cublas|xmma|splitk",
 }
 """Names of kernels, in the order in which they are tried."""
@@ -34,6 +34,9 @@ OPERATORS = {
 """Names of operators that decide before a range does; an attention's own products are its own."""
 BACKWARD = "autograd::engine::evaluate_function"
 MICROSECONDS = 1e-6
+
+Links = dict[tuple[int, int], str]
+"""Parts of operators by the thread that ran them and the number that autograd gave them there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,9 @@ class PartTimes:
 def part_times(events: Iterable[Any]) -> PartTimes:
     """Sum up the events of torch.profiler by part."""
     events = list(events)
-    kernels = [event for event in events if event.device_type.name == "CUDA"]
+    # A range appears on the GPU too, as an annotation from its first kernel to its last.
+    on_gpu = [event for event in events if event.device_type.name == "CUDA"]
+    kernels = [event for event in on_gpu if not event.is_user_annotation]
     operators = [event for event in events if event.device_type.name == "CPU"]
     linked = _forward_parts(operators)
     if not kernels:
@@ -62,7 +67,7 @@ def part_times(events: Iterable[Any]) -> PartTimes:
     return _kernel_times(kernels, operators, linked)
 
 
-def _kernel_times(kernels: list[Any], operators: list[Any], linked: dict[int, str]) -> PartTimes:
+def _kernel_times(kernels: list[Any], operators: list[Any], linked: Links) -> PartTimes:
     """Sum up kernels: each by its name, or by the operators that launched those of its name."""
     shares: dict[str, Counter[str]] = {}
     for event in operators:
@@ -95,16 +100,16 @@ def _covered(kernels: list[Any]) -> float:
     return total * MICROSECONDS
 
 
-def _forward_parts(operators: list[Any]) -> dict[int, str]:
+def _forward_parts(operators: list[Any]) -> Links:
     """Return the part of each operator that autograd has numbered."""
     parts = {}
     for event in operators:
         if event.sequence_nr >= 0 and (part := _range(event)):
-            parts[event.sequence_nr] = part
+            parts[event.thread, event.sequence_nr] = part
     return parts
 
 
-def _operator_part(event: Any, linked: dict[int, str]) -> str:
+def _operator_part(event: Any, linked: Links) -> str:
     part = _range(event) or _backward_range(event, linked)
     if part == "attention":
         return part
@@ -122,10 +127,10 @@ def _range(event: Any) -> str | None:
     return None
 
 
-def _backward_range(event: Any, linked: dict[int, str]) -> str | None:
+def _backward_range(event: Any, linked: Links) -> str | None:
     for each in _ancestors(event):
         if each.name.startswith(BACKWARD):
-            return linked.get(each.sequence_nr)
+            return linked.get((each.fwd_thread, each.sequence_nr))
     return None
 
 

@@ -10,8 +10,9 @@ from typing import NoReturn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import get_args_parser, main
 
-from tresse.engine.profiling.profile_steps import parse
-from tresse.engine.run.command_line import parse_config
+from tresse.data.durable import check_vacant
+from tresse.engine.profiling.profile_steps import default_out, parse
+from tresse.engine.run.command_line import COMMAND, parse_config
 from tresse.engine.run.launch import all_gpus, split
 
 SCRIPT = Path(__file__).with_name("profile_steps.py")
@@ -19,9 +20,14 @@ SCRIPT = Path(__file__).with_name("profile_steps.py")
 
 def profile(arguments: Sequence[str]) -> NoReturn:
     """Profile the run that the arguments describe."""
+    os.environ.setdefault(COMMAND, "tresse train")  # mistakes name its help
     options, job = split(get_args_parser(), arguments)
-    _, others = parse(job)
-    parse_config(others)  # before ranks start, so that a mistake is said once
+    own, others = parse(job)
+    config = parse_config(others)  # before ranks start, so that a mistake is said once
+    if own.out is None:
+        job += ["--out", str(default_out(config))]
+    else:
+        check_vacant(own.out)
     options = options or all_gpus()
     if not options:
         sys.argv = [str(SCRIPT), *job]

@@ -1,4 +1,4 @@
-"""Names of a step's parts in a trace, as engine/forecast/step_time.py has them.
+"""Names of a step's parts in a trace: those of engine/forecast/step_time.py.
 
 While the labels are on, the functions that the model and the step call open a range named after
 their part. The backward pass has no ranges: its operators are found by the sequence number that

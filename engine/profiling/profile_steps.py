@@ -9,6 +9,7 @@ recipe without a corpus reads random units.
 import json
 import os
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,16 +26,17 @@ import tyro
 from torch.profiler import ProfilerActivity, profile
 
 from tresse.data.durable import check_vacant, write_text
+from tresse.data.packing.loader import micro_batches
 from tresse.data.worlds.random_units import write_random_units
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device
 from tresse.engine.forecast.memory import step_memory
 from tresse.engine.forecast.step_time import StepShape, step_work
 from tresse.engine.metrics import peak_memory_bytes
-from tresse.engine.model import DTYPES
+from tresse.engine.model import DTYPES, parameter_shapes
 from tresse.engine.profiling.attribution import part_times
 from tresse.engine.profiling.labels import labelled, labels
-from tresse.engine.profiling.machine import measure_rates, wait
+from tresse.engine.profiling.machine import Rates, measure_rates, wait
 from tresse.engine.profiling.table import Profile, format_profile
 from tresse.engine.run.command_line import parse_config
 from tresse.engine.run.config import RunConfig
@@ -45,6 +47,8 @@ from tresse.engine.stage import Stage, build_stage, plan_stages
 from tresse.engine.step import RunningStep, train_step
 from tresse.kernels.mlp_backends import choose_mlp
 
+RANDOM_STEPS = 2
+"""Steps that a corpus of random units fills before it repeats."""
 MEMORY_EVENTS = 100_000
 """Allocations that a memory snapshot holds at most."""
 
@@ -90,7 +94,8 @@ def main() -> None:
         if ranks.is_first:
             check_vacant(out)
         out = ranks.from_first(out)
-        found = run(cut(config, options, ranks, out), options, ranks, out)
+        with random_corpus(config, ranks) as corpus:
+            found = run(cut(config, options, corpus, out), options, ranks, out)
     except (ValueError, OSError) as error:
         sys.exit(f"error on rank {ranks.rank}: {error}" if ranks.rank else f"error: {error}")
     if ranks.is_first:
@@ -101,19 +106,29 @@ def main() -> None:
     leave()
 
 
-def cut(config: RunConfig, options: Options, ranks: Ranks, out: Path) -> RunConfig:
-    """Return the configuration with its first stage alone, as long as the profile."""
-    stage, data = config.stages[0], config.data
-    steps = options.warmup + options.steps
-    tokens = steps * config.rows_per_step * data.packing.row_length
-    if not data.corpus and not data.story_world:
-        languages = sorted({name for each in stage.streams for name in each.languages})
+@contextmanager
+def random_corpus(config: RunConfig, ranks: Ranks) -> Iterator[str]:
+    """Write random units for a recipe without a corpus, and remove them at the end."""
+    if config.data.corpus or config.data.story_world:
+        yield config.data.corpus
+        return
+    languages = {x for stream in config.stages[0].streams for x in stream.languages}
+    tokens = RANDOM_STEPS * config.rows_per_step * config.data.packing.row_length
+    with tempfile.TemporaryDirectory(prefix="tresse-profile-") as folder:
+        path = ranks.from_first(Path(folder) / "corpus")
         if ranks.is_first:
-            write_random_units(out / "corpus", languages, tokens)
+            write_random_units(path, sorted(languages), tokens)
         ranks.barrier()
-        data = replace(data, corpus=str(out / "corpus"))
-    stage = replace(stage, tokens=tokens, init="scratch")
-    data = replace(data, valid="", cloze="")
+        yield str(path)
+        ranks.barrier()
+
+
+def cut(config: RunConfig, options: Options, corpus: str, out: Path) -> RunConfig:
+    """Return the configuration with its first stage alone, as long as the profile."""
+    steps = options.warmup + options.steps + 1  # the last one for the snapshot of memory
+    tokens = steps * config.rows_per_step * config.data.packing.row_length
+    stage = replace(config.stages[0], tokens=tokens, init="scratch")
+    data = replace(config.data, corpus=corpus, valid="", cloze="")
     return replace(config, run_dir=str(out), stages=(stage,), data=data, init="")
 
 
@@ -132,12 +147,18 @@ def run(config: RunConfig, options: Options, ranks: Ranks, out: Path) -> Profile
         for _ in range(options.warmup):
             next(steps)
         wait(ranks.device)
+        reset_peak_memory(ranks.device)
         with traced(ranks, out) as tracer:
             start_s = time.perf_counter()
             waits = [next(steps) for _ in range(options.steps)]
             wait(ranks.device)
             seconds = (time.perf_counter() - start_s) / options.steps
-    return summarise(stage, options, rates, tracer, seconds, sum(waits) / options.steps)
+        peak_bytes = peak_memory_bytes(ranks.device)
+        with memory_recorded(ranks, out):
+            next(steps)
+            wait(ranks.device)
+    found = summarise(stage, options, rates, tracer, peak_bytes)
+    return replace(found, step_s=seconds, waited_s=sum(waits) / options.steps)
 
 
 def take_steps(stage: Stage) -> Iterator[float]:
@@ -160,40 +181,52 @@ def take_steps(stage: Stage) -> Iterator[float]:
 
 @contextmanager
 def traced(ranks: Ranks, out: Path) -> Iterator[Any]:
-    """Trace what runs inside, and write the timeline of every rank and the first one's memory."""
+    """Trace what runs inside, and write the timeline of every rank."""
     on_gpu = ranks.device.type == "cuda"
     out.mkdir(parents=True, exist_ok=True)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    if on_gpu and ranks.is_first:
-        torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS)
     with profile(activities=activities, acc_events=True) as tracer:
         yield tracer
     tracer.export_chrome_trace(str(out / f"trace-{ranks.rank}.json.gz"))
-    if on_gpu and ranks.is_first:
+
+
+@contextmanager
+def memory_recorded(ranks: Ranks, out: Path) -> Iterator[None]:
+    """Record what allocates the first GPU's memory inside, and write a snapshot."""
+    records = ranks.device.type == "cuda" and ranks.is_first
+    if records:
+        torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS, stacks="python")
+    yield
+    if records:
         torch.cuda.memory._dump_snapshot(str(out / "memory.pickle"))
         torch.cuda.memory._record_memory_history(enabled=None)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak of the start, so that the steps have their own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def summarise(
-    stage: Stage, options: Options, rates: Any, tracer: Any, seconds: float, wait_s: float
+    stage: Stage, options: Options, rates: Rates, tracer: Any, peak_bytes: int
 ) -> Profile:
-    """Return the parts of a step with their work and their floors."""
+    """Return the parts of a step with their floors; the caller adds how long a step took."""
     config, ranks, number = stage.config, stage.ranks, options.steps
     width = stage.plan.vocabulary.width
-    sizes = [parameter.numel() for parameter in stage.engine.module.parameters()]
-    keep_h = any(layer.down_proj.keep_h for layer in stage.engine.module.layers)
+    sizes = [shape.numel() for shape in parameter_shapes(config.model, width).values()]
     rows = config.rows_per_step // ranks.world_size
     shape = StepShape(
         tokens=rows * config.data.packing.row_length,
-        num_micro=-(-rows // stage.micro_rows),
+        num_micro=len(micro_batches(config.rows_per_step, stage.micro_rows, ranks.world_size)),
         world_size=ranks.world_size,
         num_parameters=sum(sizes),
         vocab_width=width,
-        keep_h=keep_h,
+        keep_h=stage.keeps_h,
     )
     times = part_times(tracer.events())
     work = step_work(config, shape)
-    memory = step_memory(config, sizes, ranks.world_size, stage.micro_rows, keep_h=keep_h)
+    memory = step_memory(config, sizes, ranks.world_size, stage.micro_rows, keep_h=stage.keeps_h)
     name = ranks.device.type
     return Profile(
         recipe=config.recipe,
@@ -201,15 +234,15 @@ def summarise(
         num_ranks=ranks.world_size,
         tokens=shape.tokens,
         num_micro=shape.num_micro,
-        step_s=seconds,
-        waited_s=wait_s,
+        step_s=0.0,
+        waited_s=0.0,
         busy_s=times.busy / number,
         hidden_s=times.hidden_communication / number,
         parts={part: value / number for part, value in times.parts.items()},
         floors={part: each.floor_s(*rates) for part, each in work.items()},
         matmul_flops=rates.matmul_flops,
         copy_bytes=rates.copy_bytes,
-        peak_bytes=peak_memory_bytes(ranks.device),
+        peak_bytes=peak_bytes,
         predicted_bytes=memory.device,
     )
 

@@ -181,7 +181,7 @@ def llama_3b_interleave() -> RunConfig:
 
 def llama_8b_interleave() -> RunConfig:
     """The paper's stages for an 8B model (Llama-3.1-8B), half its layers recomputed."""
-    # At level 1 it fits 4 GPUs of 80 GB with 2 rows at once and little to spare.
+    # At level 1 it fits 4 GPUs of 80 GB with 3 rows at once and little to spare.
     config = larger("8b-interleave", LLAMA_8B)
     return replace(config, sharding=ShardingConfig(zero_stage=3), recompute_layers=16)
 

@@ -170,6 +170,8 @@ class Watch:
         except FileExistsError:
             time.sleep(BEAT_S)  # let the other one print
             return
+        except OSError:  # this node does not see the folder: say it here too
+            pass
         print(
             f"error: {self._now[1] or 'start'}: {what}\nResume with --run-dir "
             f"{self._folder.parent}",

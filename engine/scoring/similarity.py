@@ -1,7 +1,8 @@
-"""The cosine similarity of hidden states of translations, layer by layer.
+"""How alike the hidden states of translations are, layer by layer: cosine and retrieval.
 
 A sentence's state in a layer is the mean over its tokens. All states of a language model share a
-direction, so even unrelated sentences are similar: their similarity is measured as well.
+direction, so even unrelated sentences are similar: their similarity is measured as well. Retrieval
+asks whether a sentence's translation is the nearest of all sentences of the other language.
 """
 
 from dataclasses import dataclass
@@ -17,17 +18,22 @@ from tresse.engine.scoring.padded import padded_batches
 from tresse.engine.scoring.questions import language_pairs
 
 NUM_SENTENCES = 1000
+TIE = 1e-6
+"""Cosines that differ by less are equal, as those of a sentence that occurs twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Mean cosine similarity of sentences in two languages: embeddings first, then each layer."""
+    """Likeness of sentences in two languages: of the embeddings first, then of each layer."""
 
     num_sentences: int
     aligned: list[float]
-    """Similarity of translations."""
+    """Mean cosine similarity of translations."""
     random: list[float]
-    """Similarity of unrelated sentences: the chance level."""
+    """Mean cosine similarity of unrelated sentences: the chance level."""
+    retrieval: list[float]
+    """Share of sentences whose translation is the nearest, both ways; by chance 1 / num_sentences.
+    """
 
 
 def measure_similarities(
@@ -71,7 +77,27 @@ def measure_similarity(
         F.cosine_similarity(first, other, dim=-1).mean(0).tolist()
         for other in (second, second.roll(1, dims=0))
     )
-    return Similarity(len(sentences), aligned, random)
+    return Similarity(len(sentences), aligned, random, retrieval(first, second))
+
+
+def retrieval(first: torch.Tensor, second: torch.Tensor) -> list[float]:
+    """Return, for each layer, the share of sentences that find their translation, both ways.
+
+    first, second: (n, layers, D). Of k sentences that are equally near, each counts 1 / k.
+    """
+    shares = []
+    for layer in range(first.shape[1]):
+        a, b = (F.normalize(x[:, layer].float(), dim=-1) for x in (first, second))
+        similarity = a @ b.T
+        found = [_found(matrix) for matrix in (similarity, similarity.T)]
+        shares.append(float(torch.stack(found).mean()))
+    return shares
+
+
+def _found(similarity: torch.Tensor) -> torch.Tensor:
+    """Return the share of lines of a matrix whose largest value is on the diagonal."""
+    is_nearest = similarity >= similarity.amax(1, keepdim=True) - TIE
+    return (is_nearest.diagonal() / is_nearest.sum(1)).mean()
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ times, and reduces the whole gradient on every rank. This one works on the same 
     accumulate   the first micro-batch's gradient is copied, later ones are added, bf16 to fp32, as
                  soon as autograd has one; nothing is zeroed and no bf16 gradient is kept
     reduce       the slice of a rank is summed on that rank alone, as soon as its last gradient has
-                 come: behind the rest of the backward pass, in an order that all ranks have. Among
+                 come: during the rest of the backward pass, in an order that all ranks have. Among
                  more than MAX_SLICES ranks all slices are summed at once, at the end
     norm         of the own slice, plus one number over the ranks
     update       AdamW reads the clip as a coefficient on the device and writes the bf16 weights too
@@ -28,8 +28,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tresse.engine.forecast.communication import MAX_SLICES
 from tresse.engine.run.ranks import Ranks
+from tresse.engine.sharding.sizes import MAX_SLICES
 from tresse.kernels.adamw import AdamW, clip_coefficient, sum_of_squares
 
 KNOWN_VERSIONS = ("0.19.5", "0.19.6", "0.19.7", "0.19.8")

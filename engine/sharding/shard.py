@@ -9,11 +9,11 @@ import deepspeed
 import torch
 from torch import nn
 
-from tresse.engine.forecast.memory import LIVE, bucket_numel
 from tresse.engine.run.config import OptimConfig, ShardingConfig
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding.guard import Guard
 from tresse.engine.sharding.lean import lean_step
+from tresse.engine.sharding.sizes import LIVE, bucket_numel
 from tresse.kernels.adamw import AdamW
 
 # deepspeed.DeepSpeedEngine, whose own annotations are too loose to be checked against.

@@ -78,7 +78,8 @@ def saved_bytes(num_layers: int) -> int:
         (ShardingConfig(zero_stage=2), 4, 2 + 1 + 3 + 4, 0),
         (ShardingConfig(zero_stage=3), 2, 1 + 2 + 2 + 6 + 4, 0),
         (ShardingConfig(zero_stage=0, precision="fp32"), 4, 16, 0),
-        (ShardingConfig(offload_optimizer=True), 4, 2 + 4, 3 + 2 + 0.5),
+        (ShardingConfig(offload_optimizer=True), 4, 2 + 4 + 4, 3 + 2 + 0.5),
+        (ShardingConfig(offload_optimizer=True, zero_stage=2), 4, 2 + 4, 3 + 2 + 0.5),
     ],
 )
 def test_the_state_is_divided_as_the_level_says(
@@ -119,6 +120,14 @@ def test_as_many_rows_fit_as_memory_allows_shared_evenly(gigabytes: int, rows: i
     assert largest_micro_rows(CONFIG, SIZES, 1, 0.95 * gigabytes * 1e9) == rows
 
 
+def test_rows_that_fit_leave_room_for_the_product_that_is_kept() -> None:
+    kept = with_choice("yes")
+    memory = 0.95 * 110e9
+    rows = largest_micro_rows(kept, SIZES, 1, memory)
+    assert step_memory(kept, SIZES, 1, rows, keep_h=True).device <= memory
+    assert rows < largest_micro_rows(CONFIG, SIZES, 1, memory)
+
+
 def test_auto_takes_the_rows_that_fit_every_rank(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,14 +143,15 @@ def test_auto_takes_the_rows_that_fit_every_rank(
 
 def on_gpus(monkeypatch: pytest.MonkeyPatch, gigabytes: int, world_size: int) -> Any:
     """Ranks on GPUs of so much memory."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, gigabytes * 10**9))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (gigabytes * 10**9, 10**15))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     return SimpleNamespace(
         device=torch.device("cuda"),
         world_size=world_size,
         is_first=True,
         any=bool,
-        gather=lambda value: [value, value + 1],
+        gather=lambda value: [value + 10**9, value],
     )
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.corpora.tiny import small
+from tresse.data.packing.settings import Vocabulary
 from tresse.engine.forecast.command import plan
 from tresse.engine.forecast.forecast import forecast_run
 from tresse.engine.forecast.gpus import GPUS, H100, read_rates
+from tresse.engine.model import parameter_shapes
 from tresse.engine.run.recipes import RECIPES
 
 
@@ -77,6 +79,34 @@ def test_the_larger_recipes_fit_four_and_eight_gpus(recipe: str) -> None:
         assert layout.tokens_per_s > 0
 
 
+def test_rows_that_do_not_fit_are_said_with_those_that_would(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan(["--gpus", "4", "3b-interleave", "--micro-rows", "40"])  # the recipe in any place
+    lines = table(capsys.readouterr().out, "Memory of a GPU")
+    assert lines[1][2] == "40"
+    assert lines[1][-4:] == ["no,", "12", "rows", "would"]
+
+
+def test_a_story_world_has_its_own_vocabulary_and_fp32_its_own_rate(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan(["demo", "--gpus", "1"])
+    demo = RECIPES["demo"]()
+    assert demo.data.story_world is not None
+    width = Vocabulary(demo.data.story_world.vocab_size, has_specials=True).width
+    number = sum(shape.numel() for shape in parameter_shapes(demo.model, width).values())
+    assert f"demo: {number:,} parameters" in capsys.readouterr().out
+    rates = []
+    for precision in ("bf16", "fp32"):
+        out = tmp_path / f"{precision}.json"
+        flags = ["--micro-rows", "5", "--sharding.precision", precision, "--json", str(out)]
+        plan(["1b-interleave", *flags])
+        rates.append(json.loads(out.read_text())["layouts"][0]["tokens_per_s"])
+    assert rates[1] < rates[0] / 8
+
+
 def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     plan(["8b-interleave", "--gpus", "1"])
     printed = capsys.readouterr().out
@@ -84,15 +114,29 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Predicted rates" not in printed
 
 
-def test_rates_of_a_file_take_the_place_of_ours_and_mistakes_are_named(tmp_path: Path) -> None:
+def test_rates_of_a_file_take_the_place_of_ours_and_mistakes_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "rates.json"
     file.write_text('{"matmul_flops": 1e14}')
     assert read_rates(file, H100) == dataclasses.replace(H100, matmul_flops=1e14)
     file.write_text('{"matmul": 1e14}')
     with pytest.raises(ValueError, match=r"rates\.json: no file of rates .*matmul"):
         read_rates(file, H100)
-    with pytest.raises(ValueError, match="no GPU 'h1'; expected h100, h200, a100"):
-        plan(["demo", "--gpu", "h1"])
-    with pytest.raises(ValueError, match="expected one or more numbers above 0"):
-        plan(["demo", "--gpus", "0"])
+    for text, message in (
+        ("[1]", "not an object"),
+        ('{"copy_bytes": -1}', "expected a number above"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_rates(file, H100)
+    for flags, message in (
+        (["--gpus", "0"], "expected one or more numbers above 0"),
+        (["--tokens-per-s", "-5"], "tokens_per_s=-5.0; expected a number above 0"),
+        (["--price", "0"], "price=0.0; expected a number above 0"),
+        (["--json", str(tmp_path / "missing" / "x.json")], "there is no folder"),
+    ):
+        with pytest.raises(SystemExit):
+            plan(["demo", *flags])
+        assert message in " ".join(capsys.readouterr().err.replace("│", "").split())
     assert GPUS["h200"].memory_bytes > H100.memory_bytes

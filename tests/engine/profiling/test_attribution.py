@@ -10,23 +10,36 @@ from tresse.engine.profiling.labels import PREFIX
 
 
 def operator(
-    name: str, parent: Any = None, sequence_nr: int = -1, kernels: Any = (), self_us: float = 0.0
+    name: str,
+    parent: Any = None,
+    sequence_nr: int = -1,
+    kernels: Any = (),
+    self_us: float = 0.0,
+    thread: int = 1,
+    fwd_thread: int = 0,
 ) -> Any:
     """An operator of a trace, and the kernels it launched as (name, microseconds)."""
     return SimpleNamespace(
         name=name,
         device_type=SimpleNamespace(name="CPU"),
         cpu_parent=parent,
+        thread=thread,
+        fwd_thread=fwd_thread,
         sequence_nr=sequence_nr,
         self_cpu_time_total=self_us,
         kernels=[SimpleNamespace(name=kernel, duration=us) for kernel, us in kernels],
     )
 
 
-def kernel(name: str, start: float, stop: float) -> Any:
-    """A kernel between two microseconds."""
+def kernel(name: str, start: float, stop: float, is_user_annotation: bool = False) -> Any:
+    """A kernel between two microseconds, or a range around kernels."""
     span = SimpleNamespace(start=start, end=stop, elapsed_us=lambda: stop - start)
-    return SimpleNamespace(name=name, device_type=SimpleNamespace(name="CUDA"), time_range=span)
+    return SimpleNamespace(
+        name=name,
+        device_type=SimpleNamespace(name="CUDA"),
+        time_range=span,
+        is_user_annotation=is_user_annotation,
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +57,7 @@ def kernel(name: str, start: float, stop: float) -> Any:
         ("_adamw_kernel", "optimizer"),
         ("ncclDevKernel_Reduce_Sum_f32_RING_LL", "communication"),
         ("Memcpy HtoD (Pinned -> Device)", "packing"),
-        ("void at::native::unknown_kernel", "other"),
+        ("void at::native::vectorized_gather_kernel<16, long>", "other"),
     ],
 )
 def test_a_kernel_belongs_to_the_part_of_its_name(name: str, part: str) -> None:
@@ -70,10 +83,12 @@ def test_a_kernel_without_a_name_of_ours_belongs_to_the_operator_that_launched_i
 def test_an_operator_of_the_backward_pass_has_the_part_of_its_forward_operator() -> None:
     label = operator(PREFIX + "norm")
     forward = operator("aten::mul", label, sequence_nr=7, self_us=2)
-    node = operator(f"{BACKWARD}: MulBackward0", sequence_nr=7, self_us=1)
+    other = operator(PREFIX + "rope")  # another thread has numbers of its own
+    elsewhere = operator("aten::mul", other, sequence_nr=7, thread=2)
+    node = operator(f"{BACKWARD}: MulBackward0", sequence_nr=7, self_us=1, fwd_thread=1)
     backward = operator("aten::mul", node, self_us=4)
     product = operator("aten::mm", node, self_us=8)
-    times = part_times([label, forward, node, backward, product])
+    times = part_times([label, forward, other, elsewhere, node, backward, product])
     assert times.parts["norm"] == pytest.approx(7e-6)
     assert times.parts["matmul"] == pytest.approx(8e-6)
     assert times.busy == pytest.approx(15e-6)
@@ -84,6 +99,20 @@ def test_the_products_of_an_attention_are_its_own() -> None:
     assert part_times([operator("aten::bmm", label, self_us=2)]).parts == {
         "attention": pytest.approx(2e-6)
     }
+
+
+def test_ranges_on_the_gpu_are_no_kernels() -> None:
+    trace = [
+        kernel(PREFIX + "norm", 0, 100, is_user_annotation=True),
+        kernel("nccl:all_reduce", 0, 100, is_user_annotation=True),
+        kernel("_rmsnorm_forward_kernel", 0, 10),
+        kernel("_rmsnorm_forward_kernel", 90, 100),
+    ]
+    times = part_times(trace)
+    assert {key: value for key, value in times.parts.items() if value} == {
+        "norm": pytest.approx(20e-6)
+    }
+    assert times.busy == pytest.approx(20e-6)
 
 
 def test_communication_counts_where_nothing_else_runs() -> None:

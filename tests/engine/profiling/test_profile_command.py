@@ -25,11 +25,11 @@ def test_a_profile_has_every_part_of_a_step_and_its_floor(ranks: int, tmp_path: 
     parts = {"matmul", "attention", "norm", "swiglu", "rope", "loss", "optimizer", "embedding"}
     assert parts <= {name for name, seconds in found["parts"].items() if seconds > 0}
     assert parts <= found["floors"].keys()
-    assert sum(found["parts"].values()) == pytest.approx(found["busy_s"])
     assert 0 < found["busy_s"] <= found["step_s"] * 1.05
     assert found["tokens"] == 4 * 64 // ranks
     assert f"tiny on {ranks} x cpu" in printed
     assert "floor ms" in printed
+    assert not (out / "corpus").exists()
     for rank in range(ranks):
         with gzip.open(out / f"trace-{rank}.json.gz") as file:
             names = {event.get("name") for event in json.load(file)["traceEvents"]}
@@ -38,7 +38,8 @@ def test_a_profile_has_every_part_of_a_step_and_its_floor(ranks: int, tmp_path: 
 
 def test_a_full_folder_and_an_unknown_recipe_are_mistakes(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = run(TRESSE, "profile", *SMALL.split(), "--out", str(tmp_path), check=False).stderr
+    two = ["--nproc-per-node", "2", "--standalone"]
+    said = run(TRESSE, "profile", *two, *SMALL.split(), "--out", str(tmp_path), check=False).stderr
     assert "is not an empty folder" in said
     assert "Traceback" not in said
     assert "no recipe 'huge'" in run(TRESSE, "profile", "huge", check=False).stderr

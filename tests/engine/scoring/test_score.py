@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from tresse.engine.scoring.accuracy import accuracies
 from tresse.engine.scoring.padded import padded_batches, plan_batches
 from tresse.engine.scoring.questions import MEASURES, Answer, ask, language_pairs
 from tresse.engine.scoring.score import answer, to_jsonl
-from tresse.engine.scoring.similarity import measure_similarity
+from tresse.engine.scoring.similarity import measure_similarity, retrieval
 
 VOCAB, BOS, SWITCH = 60, 60, 61
 BATCH_TOKENS = 140  # an odd number of batches: the last round has one for one rank of two
@@ -301,6 +301,24 @@ def test_similarity_of_a_corpus_with_itself_is_one_for_translations_alone(tmp_pa
     assert result.num_sentences == 30
     assert result.aligned == pytest.approx([1.0] * 3, abs=1e-5)
     assert max(result.random) < 0.9
+    assert result.retrieval == [1.0] * 3
+
+
+def test_retrieval_counts_the_translations_that_are_nearest() -> None:
+    first = torch.eye(6)
+    second = torch.eye(6)
+    second[4] = second[3]  # 3 and 4 are equally near to 3, and nothing is near to 4
+    second[5], first[5] = -first[0], first[1]
+    found = retrieval(first[:, None], second[:, None])
+    similarity = first @ second.T
+    expected = []
+    for matrix in (similarity, similarity.T):
+        nearest = [line == line.max() for line in matrix]
+        expected.append(np.mean([float(line[i] / line.sum()) for i, line in enumerate(nearest)]))
+    assert found == pytest.approx([np.mean(expected)])
+    unrelated = torch.randn(400, 2, 16, generator=torch.Generator().manual_seed(0))
+    assert max(retrieval(unrelated, unrelated.roll(1, 0))) < 0.02
+    assert retrieval(unrelated, unrelated) == [1.0, 1.0]
 
 
 def test_similarity_without_translations_is_an_error(tmp_path: Path):
@@ -319,7 +337,7 @@ def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
     result = measure_similarity(
         transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ranks
     )
-    Path(f"{folder}/{rank}.json").write_text(json.dumps(result.aligned + result.random))
+    Path(f"{folder}/{rank}.json").write_text(json.dumps(asdict(result)))
     dist.destroy_process_group()
 
 
@@ -339,4 +357,4 @@ def test_two_ranks_get_the_numbers_of_one_bit_for_bit(tmp_path: Path):
     for rank in (0, 1):
         written = (tmp_path / f"{rank}.jsonl").read_text()
         assert written == (tmp_path / "alone.jsonl").read_text()
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone.aligned + alone.random
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == asdict(alone)

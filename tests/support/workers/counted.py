@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node N tests/support/workers/counted.py OUT
 
-The first rank writes to OUT, for each case, the bytes of all tensors before the update, and the
-bytes of the tensors of each collective of a step, as JSON. The last case is level 3 where no more
-than LIVE weights stay after the forward pass.
+The first rank writes to OUT, for each case, the bytes of all tensors after a micro-batch, and those
+of the tensors of each collective of a step, as JSON. The last two cases are level 3 where no more
+than LIVE weights stay after the forward pass, without and with layers that are recomputed.
 """
 
 import gc
@@ -27,7 +27,7 @@ from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.recipes import TINY
 from tresse.engine.sharding import shard as shard_module
 from tresse.engine.sharding.shard import Engine, release, shard
-from tresse.engine.sharding.update import Update, apply_gradient
+from tresse.engine.sharding.update import backward
 
 MODEL = replace(TINY, hidden_size=256, num_heads=4, head_dim=64, intermediate_size=768)
 WIDTH = 256
@@ -49,7 +49,8 @@ CASES = [
         (3, "bf16", True),
     )
 ]
-LIVE = 200_000
+LIVE = 1_700_000
+"""Weights that may stay in full: more than two layers, less than the model."""
 KINDS = {
     "allreduce_": "all_reduce",
     "reduce_": "reduce",
@@ -92,30 +93,31 @@ def held_bytes() -> int:
     return sum(found.values())
 
 
-def measure(sharding: ShardingConfig, ranks: Ranks) -> dict[str, Any]:
-    """Take a step; count before its update, and all that it exchanges."""
+def measure(sharding: ShardingConfig, ranks: Ranks, num_recomputed: int = 0) -> dict[str, Any]:
+    """Take a step; count after each micro-batch, and all that it exchanges."""
     before = held_bytes()
-    model = Transformer(MODEL, WIDTH, WIDTH)
+    model = Transformer(MODEL, WIDTH, WIDTH, num_recomputed=num_recomputed)
     model.init_weights(0)
     sizes = [parameter.numel() for parameter in model.parameters()]
     engine = shard(model, sharding, OptimConfig(), ranks, micro_rows=1, num_micro_batches=NUM_MICRO)
     held = []
 
-    def counted(engine: Engine, norm_limit: float) -> Update:
+    def counted(engine: Engine, loss: torch.Tensor, *, last: bool) -> None:
+        backward(engine, loss, last=last)
         held.append(held_bytes() - before)
-        return apply_gradient(engine, norm_limit)
 
-    step_module.apply_gradient = counted
+    step_module.backward = counted
     rows = torch.randint(WIDTH, (1, 17))
     languages = torch.zeros(1, 16, dtype=torch.uint8)
     batch = DeviceBatch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), languages, None)
     exchanged = Exchanged()
     for _ in range(2):
         exchanged.bytes.clear()
+        held.clear()
         with exchanged:
             step_module.train_step(engine, [batch] * NUM_MICRO, 1, 1e-3, ranks).result()
     release(engine)
-    return {"sizes": sizes, "held": held[-1], "exchanged": dict(exchanged.bytes)}
+    return {"sizes": sizes, "held": max(held), "exchanged": dict(exchanged.bytes)}
 
 
 def main() -> None:
@@ -123,7 +125,7 @@ def main() -> None:
     ranks = join()
     found = [measure(sharding, ranks) for sharding in CASES]
     shard_module.LIVE = LIVE
-    found.append(measure(CASES[4], ranks))
+    found += [measure(CASES[4], ranks, count) for count in (0, MODEL.num_layers // 2)]
     if ranks.is_first:
         Path(sys.argv[1]).write_text(json.dumps(found))
     leave()
