@@ -8,6 +8,7 @@ A process holds one group of one table open at a time, and of that a few batches
 that follow each other are decoded once.
 """
 
+import atexit
 import errno
 import io
 from collections import deque
@@ -83,17 +84,17 @@ class LineReader:
             place = sound.table, sound.group
             column = self._columns.get(sound.column) if self._place == place else None
             if column is None or sound.offset < column.first:
-                self._close(sound.column if self._place == place else None)
+                self.close(sound.column if self._place == place else "")
                 self._place = place
                 column = self._columns[sound.column] = _Column(sound)
                 self.num_opened += 1
             try:
                 return column.cell(sound.offset)
             except ValueError:
-                self._close(None)
+                self.close()
                 raise
 
-    def _close(self, name: str | None) -> None:
+    def close(self, name: str = "") -> None:
         """Close a column of the open group, or all of them."""
         for own in [name] if name else list(self._columns):
             if column := self._columns.pop(own, None):
@@ -186,3 +187,5 @@ def _as_wav(samples: Any, sampling_rate: Any) -> bytes:
 
 LINES = LineReader()
 """The open group of this process."""
+# Later, pyarrow may be gone already.
+atexit.register(LINES.close)
