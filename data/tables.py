@@ -194,6 +194,8 @@ def open_table(path: Path) -> Iterator[ParquetTable | ArrowTable]:
         raise ValueError(
             "Parquet and Arrow files need pyarrow: pip install 'tresse[arrow]'"
         ) from None
+    # Looked up now: a table that is open when Python ends is closed when pyarrow is gone already.
+    faults = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:
         with path.open("rb") as file:
             is_parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
@@ -202,7 +204,7 @@ def open_table(path: Path) -> Iterator[ParquetTable | ArrowTable]:
             yield table
         finally:
             table.close()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except faults as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
 
 

@@ -8,7 +8,6 @@ A process holds one group of one table open at a time, and of that a few batches
 that follow each other are decoded once.
 """
 
-import atexit
 import errno
 import io
 from collections import deque
@@ -187,5 +186,3 @@ def _as_wav(samples: Any, sampling_rate: Any) -> bytes:
 
 LINES = LineReader()
 """The open group of this process."""
-# Later, pyarrow may be gone already.
-atexit.register(LINES.close)

@@ -24,7 +24,7 @@ from tests.support.foreign.audio_tables import (
     to_disk,
     to_parquet,
 )
-from tests.support.processes import ROOT, environment, run
+from tests.support.processes import ROOT, environment
 from tests.support.synthetic_audio import SMALL, write_buzz
 from tests.support.workers.slow_tokenizer import Loudness
 from tresse.data.audio.readers.any_format import read_audio
@@ -463,16 +463,6 @@ def test_a_killed_job_resumes_and_reads_the_rest_from_its_place(
     assert whole is not None
     assert resumed is not None
     assert resumed.id == whole.id
-
-
-@pytest.mark.slow
-def test_the_command_ends_without_a_word_of_open_files(tmp_path: Path) -> None:
-    path = to_parquet(tmp_path / "t.parquet", dataset(lines(3)))
-    words = ["audio", str(path), "--format", "table", "--lang", "en", "--tokenizer", SLOW]
-    done = run(
-        sys.executable, str(ROOT / "data" / "prepare.py"), *words, "--out", str(tmp_path / "c")
-    )
-    assert "Exception" not in done.stderr
 
 
 def finished_groups(parts: Path) -> int:
