@@ -38,7 +38,7 @@ from tresse.engine.profiling.attribution import part_times
 from tresse.engine.profiling.labels import labelled, labels
 from tresse.engine.profiling.machine import Rates, measure_rates, wait
 from tresse.engine.profiling.table import Profile, format_profile
-from tresse.engine.run.command_line import parse_config
+from tresse.engine.run.command_line import parse_config, usage
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.corpora import open_corpora
 from tresse.engine.run.ranks import Ranks, join, leave
@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         Options,
         args=arguments,
         prog="tresse profile [OPTION OF TORCHRUN ...] [RECIPE] [--field value ...]",
-        description=f"{Options.__doc__}\n\nAll else is as for `tresse train`.",
+        description=f"{Options.__doc__}\n\nAll else is as for `tresse train`:\n\n{usage()}",
         return_unknown_args=True,
     )
 

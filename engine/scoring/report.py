@@ -1,6 +1,7 @@
 """The tables of scores: a line per stage, like the paper's Table 3, and tables by labels."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tresse.data.durable import write_text
@@ -21,6 +22,8 @@ def print_table(config: RunConfig) -> None:
     if lines:
         write_text(folder / TABLE, json.dumps(lines, indent=2) + "\n")
         print(f"\n{format_scores(lines)}\n")
+    if text := format_translations({name: _read(folder / name) for name in scored}):
+        print(f"{text}\n")
     print(f"wrote {folder}: config.json, metrics.jsonl, tensorboard/, a folder per stage", end="")
     print(f", {TABLE}" if lines else "")
 
@@ -70,6 +73,19 @@ def _format_cell(line: Record, task: str, pair: str) -> str:
         return ""
     error = _format_error(line["stderr"][task][pair])
     return " ".join(filter(None, (f"{100 * value:.1f}", error)))
+
+
+def format_translations(scores: Mapping[str, Record]) -> str:
+    """Return the losses of translations in three contexts; nothing without a held-out corpus.
+
+    scores: content of scores.json by setup.
+    """
+    table = [["nats per unit", "", "alone", "after its original", "after another"]]
+    for setup, found in scores.items():
+        for pair, given in found.get("perplexity", {}).get("translations", {}).items():
+            values = [given[name] for name in ("alone", "original", "unrelated")]
+            table.append([setup, pair, *(f"{value:.3f}" for value in values)])
+    return format_table(table, num_left=2) if len(table) > 1 else ""
 
 
 def format_by_labels(folder: Path, measure: str) -> str:

@@ -2,7 +2,8 @@
 
 STAGE/answers.jsonl    log-likelihoods of both sequences of every question
 STAGE/scores.json      accuracies by task, pair and measure, also by the labels of items;
-                       cosine similarities of translations by layer, as "alignment"
+                       likeness of translations by layer, as "alignment"; losses by position
+                       and given a translation, as "perplexity"
 
 Batches depend only on the sequences, so every number is the same for any number of ranks.
 """
@@ -27,6 +28,7 @@ from tresse.engine.run.sealed import read_sealed, write_sealed
 from tresse.engine.run.typed_json import Record
 from tresse.engine.scoring.accuracy import accuracies
 from tresse.engine.scoring.padded import padded_batches
+from tresse.engine.scoring.perplexity import measure_positions, measure_translations
 from tresse.engine.scoring.questions import MEASURES, Answer, Questions, TokenSequence, pair_name
 from tresse.engine.scoring.similarity import measure_similarities
 from tresse.kernels.attention import Attend
@@ -70,6 +72,7 @@ def score(
     similarities = (
         measure_similarities(model, valid, batch_tokens=BATCH_TOKENS, ranks=ranks) if valid else {}
     )
+    perplexity = _perplexity(model, checkpoint, valid, ranks) if valid else {}
     written = to_jsonl(answers)
     scores: Record = {
         **_origin(checkpoint, questions, valid),
@@ -78,11 +81,24 @@ def score(
         "truncated": questions.num_truncated,
         "cloze": [accuracy.to_json() for accuracy in accuracies(answers)],
         "alignment": {name: asdict(found) for name, found in similarities.items()},
+        "perplexity": perplexity,
     }
     if ranks.is_first:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / ANSWERS, written)
         write_sealed(out / SCORES, scores)
+
+
+def _perplexity(model: nn.Module, checkpoint: Checkpoint, valid: Corpus, ranks: Ranks) -> Record:
+    """Return losses of held-out documents by position, and given their translations."""
+    packing, vocabulary = checkpoint.state.config.data.packing, checkpoint.state.vocabulary
+    how = {"batch_tokens": BATCH_TOKENS, "ranks": ranks}
+    positions = measure_positions(model, valid, packing, vocabulary, **how)
+    translations = measure_translations(model, valid, packing, vocabulary, **how)
+    return {
+        "positions": {name: asdict(found) for name, found in positions.items()},
+        "translations": {name: asdict(found) for name, found in translations.items()},
+    }
 
 
 def _origin(checkpoint: Checkpoint, questions: Questions, valid: Corpus | None) -> Record:
