@@ -16,6 +16,7 @@ from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_recor
 from tresse.data.worlds.story_world import StoryWorld, generate
 
 Shared = Callable[[str, Callable[[Path], object]], Path]
+FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +28,20 @@ def _uninitialised_memory_is_nan() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one process for each core that we may use; more than 8 would wait for the memory."""
-    return min(len(os.sched_getaffinity(0)), 8)
+    """Return one process more than we may use cores, as many tests wait; at most 8, for memory."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that need a GPU where there is none, and put slow tests first.
 
-    pytest-xdist hands tests out in this order, so that no slow one is left alone at the end.
+    pytest-xdist hands tests out in this order, so that no slow one is left alone at the end: the
+    slowest are in files that stand beside this one.
     """
     if not torch.cuda.is_available():
         config.hook.pytest_deselected(items=[item for item in items if needs_gpu(item)])
         items[:] = [item for item in items if not needs_gpu(item)]
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda i: (i.get_closest_marker("slow") is None, i.path.parent != FOLDER))
 
 
 def needs_gpu(item: pytest.Item) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +22,17 @@ PERSISTENT = 0.1
 """Share of small tensors, which level 3 does not divide, in a model of so few parameters."""
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def counted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The number of ranks, and what was counted in each case."""
-    out = tmp_path_factory.mktemp("counted") / "counted.json"
-    torchrun(request.param, "tests/support/workers/counted.py", str(out))
-    return request.param, json.loads(out.read_text())
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_state_and_collectives_have_the_bytes_that_are_counted(
+    world_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "counted.json"
+    torchrun(world_size, "tests/support/workers/counted.py", str(out))
+    found = json.loads(out.read_text())
+    check_state(world_size, found)
+    check_collectives(world_size, found)
+    monkeypatch.setattr(communication, "LIVE", LIVE)
+    check_what_is_gathered_again(world_size, found)
 
 
 def configured(sharding: ShardingConfig) -> RunConfig:
@@ -34,8 +40,8 @@ def configured(sharding: ShardingConfig) -> RunConfig:
     return dataclasses.replace(RECIPES["tiny"](), model=MODEL, sharding=sharding)
 
 
-def test_the_state_holds_as_many_bytes_as_are_counted(counted: Any) -> None:
-    world_size, found = counted
+def check_state(world_size: int, found: list[dict[str, Any]]) -> None:
+    """The state, with what comes and goes in a step, holds as many bytes as are counted."""
     for sharding, case in zip(CASES, found, strict=False):
         memory = state_memory(configured(sharding), case["sizes"], world_size)
         number = sum(case["sizes"])
@@ -45,8 +51,8 @@ def test_the_state_holds_as_many_bytes_as_are_counted(counted: Any) -> None:
         assert 0.99 * (predicted - passing) <= case["held"] <= 1.06 * predicted, sharding
 
 
-def test_the_collectives_carry_as_many_bytes_as_are_counted(counted: Any) -> None:
-    world_size, found = counted
+def check_collectives(world_size: int, found: list[dict[str, Any]]) -> None:
+    """The collectives carry as many bytes as are counted."""
     for sharding, case in zip(CASES, found, strict=False):
         predicted = forecast(sharding, case, world_size)
         assert case["exchanged"].keys() == predicted.keys(), sharding
@@ -55,11 +61,8 @@ def test_the_collectives_carry_as_many_bytes_as_are_counted(counted: Any) -> Non
             assert (1 - slack) * num_bytes <= case["exchanged"][kind] <= 1.01 * num_bytes, kind
 
 
-def test_level_3_gathers_again_what_does_not_stay(
-    counted: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world_size, found = counted
-    monkeypatch.setattr(communication, "LIVE", LIVE)
+def check_what_is_gathered_again(world_size: int, found: list[dict[str, Any]]) -> None:
+    """Level 3 gathers again what does not stay, and no more for layers that are recomputed."""
     gathered = [case["exchanged"]["all_gather"] for case in found[-2:]]
     for case, bytes_counted, recomputed in zip(
         found[-2:], gathered, (0, MODEL.num_layers // 2), strict=True

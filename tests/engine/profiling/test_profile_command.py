@@ -15,10 +15,10 @@ SMALL = "tiny --rows-per-step 4 --micro-rows 1 --data.packing.row-length 64 --st
 TRESSE = str(Path(sys.executable).with_name("tresse"))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_profile_has_every_part_of_a_step_and_its_floor(ranks: int, tmp_path: Path) -> None:
+def test_a_profile_has_every_part_of_a_step_and_its_floor(tmp_path: Path) -> None:
+    ranks = 2
     out = tmp_path / "profile"
-    options = ["--nproc-per-node", str(ranks), "--standalone"] * (ranks > 1)
+    options = ["--nproc-per-node", str(ranks), "--standalone"]
     flags = ["--sharding.precision", "bf16", "--recompute-layers", "2", "--out", str(out)]
     printed = run(TRESSE, "profile", *options, *SMALL.split(), *flags, cwd=tmp_path).stdout
     found = json.loads((out / "profile.json").read_text())
