@@ -45,9 +45,10 @@ $(SPEECH)/corpora/%/corpus.json: | $(SPEECH)/units.safetensors $(SPEECH)/speech/
 $(SPEECH)/corpora/cloze/items.jsonl: | $(SPEECH)/corpora/cloze/corpus.json
 	cp $(SPEECH)/texts/items.jsonl $@.tmp && mv $@.tmp $@
 
-# One process a core, tests handed out one by one. FAST=1: those of less than two seconds.
+# A process more than cores, tests handed out one by one. FAST=1: those of less than two seconds.
+# LONG=1: also the longest ones, such as those of benchmarks, SLURM, four ranks, ThreadSanitizer.
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxschedchunk 1 --durations 20 $(if $(FAST),-m "not slow")
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxschedchunk 1 --durations 20 $(if $(FAST),-m "not slow") $(if $(LONG),--long)
 
 # Everything that needs a GPU, in ten minutes. The project is installed for PYTHON.
 gpu:

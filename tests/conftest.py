@@ -32,8 +32,13 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the flag that runs the longest tests too."""
+    parser.addoption("--long", action="store_true", help="run tests marked long too")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that need a GPU where there is none, and put slow tests first.
+    """Deselect long tests, and those that need a GPU where there is none; put slow tests first.
 
     pytest-xdist hands tests out in this order, so that no slow one is left alone at the end: the
     slowest are in files that stand beside this one.
@@ -41,7 +46,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         config.hook.pytest_deselected(items=[item for item in items if needs_gpu(item)])
         items[:] = [item for item in items if not needs_gpu(item)]
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[item for item in items if is_long(item)])
+        items[:] = [item for item in items if not is_long(item)]
     items.sort(key=lambda i: (i.get_closest_marker("slow") is None, i.path.parent != FOLDER))
+
+
+def is_long(item: pytest.Item) -> bool:
+    """Return whether a test is marked `long`."""
+    return item.get_closest_marker("long") is not None
 
 
 def needs_gpu(item: pytest.Item) -> bool:

@@ -13,7 +13,7 @@ from tests.support.processes import ROOT, finish, start
 from tests.support.small_run import arguments, step_records, wait_for_step
 from tresse.engine.run.logbook import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 FAKES = {
     "scontrol": """

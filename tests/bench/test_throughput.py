@@ -102,6 +102,7 @@ def sample(*steps_ms: float) -> Sample:
     return {"steps_ms": list(steps_ms), "memory_gib": 1.0, "micro_rows": 4, "compile": "none"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_way_takes_its_turn_on_a_cpu(tmp_path: Path) -> None:
     pytest.importorskip("transformers")

@@ -38,7 +38,12 @@ ACCIDENTS = {
 }
 
 
-@pytest.mark.parametrize("accident", ACCIDENTS)
+LONG = ("before the other rank says that it has written", "between the rename and the pruning")
+
+
+@pytest.mark.parametrize(
+    "accident", [pytest.param(x, marks=pytest.mark.long) if x in LONG else x for x in ACCIDENTS]
+)
 def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     world: Path, finished_run: Path, tmp_path: Path, accident: str
 ) -> None:

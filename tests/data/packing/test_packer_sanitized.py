@@ -23,7 +23,9 @@ def build(sanitizers: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+@pytest.mark.parametrize(
+    "sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.long)]
+)
 def test_all_modes_run_clean_under_the_sanitizers(sanitizers: str, tmp_path: Path) -> None:
     found = run(build(sanitizers, tmp_path), str(tmp_path), check=False)
     if "unexpected memory mapping" in found.stderr:

@@ -22,7 +22,7 @@ PERSISTENT = 0.1
 """Share of small tensors, which level 3 does not divide, in a model of so few parameters."""
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_state_and_collectives_have_the_bytes_that_are_counted(
     world_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
