@@ -32,10 +32,10 @@ from tresse.data import processes
 from tresse.data.durable import write_text
 from tresse.data.text_table import format_table
 from tresse.engine.attention import choose_attention
+from tresse.engine.device import device_name, wait
 from tresse.engine.forecast.communication import Collective, Kind
-from tresse.engine.forecast.step_time import projections
-from tresse.engine.profiling.machine import wait
-from tresse.engine.run.config import ModelConfig, RunConfig
+from tresse.engine.forecast.step_time import ATTENTION_PASSES, attention_flops, projections
+from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.recipes import RECIPES
 
@@ -141,12 +141,7 @@ def attention_call(config: RunConfig, options: Options, ranks: Ranks) -> tuple[C
     def run() -> tuple[Tensor, ...]:
         return torch.autograd.grad(attend(q, k, v, T, None), (q, k, v), dy)
 
-    return Call(run), attention_flops(model, tokens, T)
-
-
-def attention_flops(model: ModelConfig, tokens: int, T: int) -> float:
-    """Count two products forward and five backward, as a causal mask leaves them."""
-    return 3.5 * tokens * 4.0 * model.num_heads * model.head_dim * (T + 1) / 2
+    return Call(run), tokens * ATTENTION_PASSES * attention_flops(model, T)
 
 
 def record(name: str, times_ms: list[float], work: float, best: float) -> dict[str, Any]:
@@ -200,13 +195,10 @@ def fitted(records: list[dict[str, Any]], best: dict[str, float]) -> dict[str, A
         share = float(np.clip(share, 0, 1))
         per_flop = np.mean((seconds - share * terms[:, 1]) / terms[:, 0])
     attention = [found["rate"] for found in records if found["name"].endswith("attention")]
-    name, memory = "cpu", 0.0
-    if ON_GPU:
-        name = torch.cuda.get_device_name()
-        memory = float(torch.cuda.mem_get_info()[1])
+    memory = {"memory_bytes": float(torch.cuda.mem_get_info()[1])} if ON_GPU else {}
     return {
-        "name": name,
-        **({"memory_bytes": memory} if memory else {}),
+        "name": device_name(torch.device("cuda" if ON_GPU else "cpu")),
+        **memory,
         "best_flops": best["matmul"],
         "matmul_flops": float(1 / per_flop),
         "matmul_move_share": float(share),

@@ -28,23 +28,25 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tresse.bench.peers.workload import WIDTH
 from tresse.bench.records import quantiles, write_records
 from tresse.data.packing.loader import micro_batches
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import DeviceBatch
+from tresse.engine.device import device_name, peak_memory_bytes, reset_peak_memory, wait
 from tresse.engine.forecast.flops import flops_per_token, peak_flops
 from tresse.engine.forecast.memory import keeps_h
-from tresse.engine.metrics import peak_memory_bytes
-from tresse.engine.model import DTYPES, Transformer, parameter_shapes
+from tresse.engine.model import DTYPES, Transformer, parameter_sizes
 from tresse.engine.run.config import KernelsConfig, RunConfig
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.sharding.full_state import set_full_state
-from tresse.engine.sharding.shard import parameter_groups, release, shard
+from tresse.engine.sharding.parameter_groups import parameter_groups
+from tresse.engine.sharding.shard import release, shard
 from tresse.engine.step import train_step
 from tresse.kernels.mlp_backends import choose_mlp
 
-NUM_IDS, WIDTH = 2051, 2176  # of the paper's units with separators
+NUM_IDS = 2051  # the paper's units and separators
 Keep = Literal["auto", "yes", "no"]
 COLUMNS = ("recipe", "way", "compile", "keep_swiglu", "ranks", "tokens_per_s", "step_ms")
 COLUMNS += ("mfu_causal", "memory_gib", "start_s")
@@ -213,8 +215,7 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
     """Train for some steps in one way; the result is the first rank's."""
     start_s = time.perf_counter()
     row_length, device = config.data.packing.row_length, ranks.device
-    num_elements = [shape.numel() for shape in parameter_shapes(config.model, WIDTH).values()]
-    keep_h = keeps_h(config, num_elements, ranks, options.micro_rows)
+    keep_h = keeps_h(config, parameter_sizes(config.model, WIDTH), ranks, options.micro_rows)
     attend = choose_attention(config, ranks)
     mlp = choose_mlp(config.kernels.mlp, device, DTYPES[config.sharding.precision])
     with torch.device(device):
@@ -226,18 +227,17 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
     trainer = WAYS[way](model, config, ranks)
     batches = [random_batch(size, row_length, device) for size in sizes(config, ranks)]
     trainer.step(batches)
-    _wait(device)
+    wait(device)
     start_s = time.perf_counter() - start_s
     for _ in range(options.warmup):
         trainer.step(batches)
-    _wait(device)
+    wait(device)
     seconds = [timed(trainer, batches, device) for _ in range(options.steps)]
     trainer.close()
     median_s, low_s, high_s = quantiles(seconds)
     tokens_per_s = config.rows_per_step * row_length / median_s
     flops = flops_per_token(config.model, row_length, WIDTH)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    peak = peak_flops(name, config.sharding.precision)
+    peak = peak_flops(device_name(device), config.sharding.precision)
     record = {
         "recipe": config.recipe,
         "way": way,
@@ -259,8 +259,7 @@ def measure(config: RunConfig, way: str, options: Options, ranks: Ranks) -> dict
         "memory_gib": peak_memory_bytes(device) / 2**30,
         "start_s": start_s,
     }
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    reset_peak_memory(device)
     return record
 
 
@@ -293,13 +292,8 @@ def timed(trainer: Way, batches: Sequence[DeviceBatch], device: torch.device) ->
     """Return the seconds of a step."""
     start_s = time.perf_counter()
     trainer.step(batches)
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start_s
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _format(value: Any) -> str:

@@ -16,7 +16,7 @@ from tresse.bench.records import machine, quantiles
 from tresse.bench.throughput_ways import Job, Sample, environment
 from tresse.data.text_table import format_table
 from tresse.engine.forecast.flops import flops_per_token, peak_flops
-from tresse.engine.model import parameter_shapes
+from tresse.engine.model import parameter_sizes
 
 COLUMNS = ("recipe", "way", "ranks", "micro_rows", "compile", "tokens_per_s", "step_ms")
 COLUMNS += ("step_ms_p20_p80", "mfu_causal", "mfu_full", "memory_gib", "tresse_over_way")
@@ -58,7 +58,6 @@ def make_record(way: str, job: Job, rounds: Sequence[Sample]) -> dict[str, Any]:
         f"mfu_{name}": count and peak and count * tokens_per_s / (peak * job.ranks)
         for name, count in flops.items()
     }
-    shapes = parameter_shapes(config.model, WIDTH).values()
     return {
         "recipe": job.recipe,
         "way": way,
@@ -68,7 +67,7 @@ def make_record(way: str, job: Job, rounds: Sequence[Sample]) -> dict[str, Any]:
         "micro_rows": last["micro_rows"],
         "precision": precision,
         "compile": last["compile"],
-        "parameters": last.get("parameters") or sum(shape.numel() for shape in shapes),
+        "parameters": last.get("parameters") or sum(parameter_sizes(config.model, WIDTH)),
         "shape": last.get("shape", "ours"),
         "peer_commit": last.get("peer_commit"),
         "tokens_per_s": tokens_per_s,

@@ -1,15 +1,14 @@
 """The numbers of a stage: measured per step, and shown as progress."""
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Self, TypeVar
 
-import torch
 from tqdm import tqdm
 
+from tresse.engine.device import device_name, peak_memory_bytes
 from tresse.engine.forecast.flops import flops_per_token, peak_flops
 from tresse.engine.run.typed_json import Record
 from tresse.engine.stage import Stage
@@ -36,7 +35,7 @@ class Meter:
         self.start_s = 0.0
         row_length = config.data.packing.row_length
         self.flops = flops_per_token(config.model, row_length, stage.plan.vocabulary.width)
-        peak = peak_flops(_device_name(ranks.device), config.sharding.precision)
+        peak = peak_flops(device_name(ranks.device), config.sharding.precision)
         self.peak_flops = peak and peak * ranks.world_size
 
     def waited(self, loader: Iterable[T]) -> Iterator[T]:
@@ -129,17 +128,6 @@ class Progress:
             sys.stdout.flush()
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the largest memory used so far: by tensors on a GPU, by the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _finite(value: float) -> float | None:
     """Return a number that JSON has, or None."""
     return value if math.isfinite(value) else None
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

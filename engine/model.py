@@ -259,6 +259,11 @@ def parameter_shapes(config: ModelConfig, vocab_width: int) -> Mapping[str, torc
     return MappingProxyType(shapes)
 
 
+def parameter_sizes(config: ModelConfig, vocab_width: int) -> list[int]:
+    """Return the number of elements of every parameter, in order."""
+    return [shape.numel() for shape in parameter_shapes(config, vocab_width).values()]
+
+
 def normal(shape: Sequence[int], std: float, key: str) -> torch.Tensor:
     """Draw fp32 normals on the CPU: a pure function of the shape and the key."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()

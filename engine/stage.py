@@ -27,7 +27,7 @@ from tresse.engine.checkpoint.state import State
 from tresse.engine.checkpoint.writer import Writer
 from tresse.engine.forecast.memory import choose_micro_rows, keeps_h
 from tresse.engine.fp8 import use_fp8
-from tresse.engine.model import Transformer, parameter_shapes
+from tresse.engine.model import Transformer, parameter_sizes
 from tresse.engine.pretrained import check_shape, load_pretrained
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
@@ -234,8 +234,7 @@ def build_stage(
     """
     start_s = time.perf_counter()
     source = own or _open_on_all(_initial(config, stage) if ranks.is_first else None, ranks)
-    shapes = parameter_shapes(config.model, plan.vocabulary.width)
-    sizes = [shape.numel() for shape in shapes.values()]
+    sizes = parameter_sizes(config.model, plan.vocabulary.width)
     micro_rows = choose_micro_rows(config, sizes, ranks)
     keep_h = keeps_h(config, sizes, ranks, micro_rows)
     model = _build_model(config, plan, ranks, attend, mlp, keep_h=keep_h)

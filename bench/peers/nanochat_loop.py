@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tresse.bench.peers.checkout import commit, import_from
 from tresse.bench.peers.loop import train_steps
 from tresse.bench.peers.workload import WIDTH, Clock, Workload, count
-from tresse.engine.model import parameter_shapes
+from tresse.engine.model import parameter_sizes
 
 ASPECT, HEAD = 64, 128
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -43,8 +43,7 @@ def train(workload: Workload, clock: Clock) -> dict[str, Any]:
 
 def num_parameters(workload: Workload) -> int:
     """Return the number of parameters of our model."""
-    shapes = parameter_shapes(workload.config.model, WIDTH).values()
-    return sum(shape.numel() for shape in shapes)
+    return sum(parameter_sizes(workload.config.model, WIDTH))
 
 
 def nearest(gpt: Any, target: int, row_length: int) -> Any:

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tresse.bench.peers.transformers_loop import build_model
-from tresse.bench.peers.workload import NUM_UNITS, Clock, Workload, count, random_rows
+from tresse.bench.peers.workload import Clock, Workload, count, random_rows
 from tresse.data import processes
+from tresse.data.worlds.random_units import NUM_UNITS
 
 WORKERS = 4
 PAD = NUM_UNITS  # never in a row

@@ -6,7 +6,6 @@ B rows of a micro-batch, T tokens in a row.
 import contextlib
 import dataclasses
 import itertools
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tresse.data import processes
+from tresse.data.worlds.random_units import NUM_UNITS
+from tresse.engine.device import peak_memory_bytes
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.recipes import RECIPES
+from tresse.engine.sharding.parameter_groups import parameter_groups
 
-NUM_UNITS, WIDTH = 2048, 2176  # ids in the rows; columns of the logits, as in our model
+WIDTH = 2176  # columns of the logits, as in our model with separators
 Peer = Literal["trainer", "transformers", "liger", "nanochat", "interleaved_lm"]
 Compile = Literal["whole", "layers", "none"]
 
@@ -112,9 +114,7 @@ class Clock:
 
     def peak_gib(self) -> float:
         """Return the largest memory used so far: by tensors on a GPU, by the process on a CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return peak_memory_bytes(self.device) / 2**30
 
 
 def device() -> torch.device:
@@ -148,12 +148,8 @@ def autocast(workload: Workload, device: torch.device) -> contextlib.AbstractCon
 
 def fused_adamw(model: nn.Module, workload: Workload) -> torch.optim.AdamW:
     """Return torch's fused AdamW with the recipe's settings: matrices decay, vectors do not."""
-    optim, parameters = workload.config.optim, list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    optim = workload.config.optim
+    groups = parameter_groups(model, optim.weight_decay)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 

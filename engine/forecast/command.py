@@ -78,9 +78,12 @@ def plan(arguments: Sequence[str]) -> None:
 
 
 def recipe_first(arguments: Sequence[str]) -> list[str]:
-    """Move the name of a recipe to the front, so that no list of numbers before it takes it."""
-    names = [word for word in arguments if word in RECIPES][:1]
-    return names + [word for word in arguments if word not in names]
+    """Move a recipe that follows a number to the front: `--gpus 4 8` would take it for one more."""
+    for position in range(1, len(arguments)):
+        if arguments[position] in RECIPES and arguments[position - 1].isdigit():
+            before, after = arguments[:position], arguments[position + 1 :]
+            return [arguments[position], *before, *after]
+    return list(arguments)
 
 
 def _levels(config: RunConfig) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Plan
 from tresse.engine.forecast.communication import collectives, floor_seconds
 from tresse.engine.forecast.flops import Flops, flops_per_token, peak_flops
@@ -18,7 +17,7 @@ from tresse.engine.forecast.memory import (
 )
 from tresse.engine.forecast.schedule import StageForecast, forecast_stages, vocabulary
 from tresse.engine.forecast.step_time import StepShape, Work, step_seconds, step_work
-from tresse.engine.model import parameter_shapes
+from tresse.engine.model import parameter_sizes
 from tresse.engine.run.config import RunConfig
 
 BYTES_SAVED = 12
@@ -100,8 +99,7 @@ def forecast_run(
     plans: the rows of each stage, or none without a corpus.
     """
     ids = vocabulary(config, plans)
-    shapes = parameter_shapes(config.model, ids.width).values()
-    sizes = [shape.numel() for shape in shapes]
+    sizes = parameter_sizes(config.model, ids.width)
     layouts = [
         forecast_layout(_at_level(config, level), gpu, number, sizes, ids.width)
         for number in numbers_of_gpus
@@ -119,7 +117,7 @@ def forecast_run(
     )
 
 
-def memory_by_rows(forecast: "Forecast", layout: Layout) -> dict[int, Memory]:
+def memory_by_rows(forecast: Forecast, layout: Layout) -> dict[int, Memory]:
     """Return the memory of a layout with 1, 2, 4 and more rows in a micro-batch, as many as fit."""
     config = replace(
         _at_level(forecast.config, layout.zero_stage), rows_per_step=layout.rows_per_step
@@ -173,11 +171,10 @@ def forecast_layout(
 def _with_times(
     layout: Layout, config: RunConfig, gpu: Gpu, num_parameters: int, vocab_width: int
 ) -> Layout:
-    row_length, rows = config.data.packing.row_length, layout.rows_per_step // layout.num_gpus
-    shape = StepShape(
-        tokens=rows * row_length,
-        num_micro=len(micro_batches(rows, layout.micro_rows, 1)),
-        world_size=layout.num_gpus,
+    shape = StepShape.of(
+        config,
+        layout.num_gpus,
+        layout.micro_rows,
         num_parameters=num_parameters,
         vocab_width=vocab_width,
         keep_h=layout.keep_h,
@@ -190,7 +187,7 @@ def _with_times(
     floors["communication"] = floor_seconds(links, gpu, shape.world_size)
     rate = shape.tokens / sum(seconds.values())
     peak = peak_flops(gpu.name, config.sharding.precision)
-    causal = flops_per_token(config.model, row_length, vocab_width).causal
+    causal = flops_per_token(config.model, config.data.packing.row_length, vocab_width).causal
     return replace(
         layout,
         work=work,

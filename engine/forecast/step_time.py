@@ -8,6 +8,7 @@ longer. The bytes are those that the kernels of this project move; see their doc
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from tresse.data.packing.loader import micro_batches
 from tresse.engine.forecast.communication import collectives
 from tresse.engine.forecast.gpus import Gpu
 from tresse.engine.model import DTYPES
@@ -26,6 +27,8 @@ PARTS = (
     "communication",
 )
 """Parts of a step that a forecast knows."""
+ATTENTION_PASSES = 3.5
+"""Attention forward and backward, in forward passes: two products, then five."""
 BACKWARD_SHARE = 2 / 3
 """Part of a micro-batch that its backward pass takes."""
 
@@ -53,6 +56,22 @@ class StepShape(NamedTuple):
     vocab_width: int
     keep_h: bool
     """True if SwiGLU's product is kept for the backward pass."""
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        world_size: int,
+        micro_rows: int,
+        *,
+        num_parameters: int,
+        vocab_width: int,
+        keep_h: bool,
+    ) -> "StepShape":
+        """Return the sizes of a configuration's step, in micro-batches of up to `micro_rows`."""
+        rows = micro_batches(config.rows_per_step, micro_rows, world_size)
+        tokens = sum(rows) * config.data.packing.row_length
+        return cls(tokens, len(rows), world_size, num_parameters, vocab_width, keep_h)
 
 
 def step_work(config: RunConfig, shape: StepShape) -> dict[str, Work]:
@@ -100,14 +119,18 @@ def projections(model: ModelConfig) -> list[tuple[int, int]]:
     ]
 
 
+def attention_flops(model: ModelConfig, row_length: int) -> float:
+    """Return the FLOPs per token of a layer's forward pass: two products of the causal scores."""
+    return 4.0 * model.num_heads * model.head_dim * (row_length + 1) / 2
+
+
 def _attention(config: RunConfig, shape: StepShape) -> Work:
     """Count two products forward and five backward, as a causal mask leaves them."""
     model = config.model
-    span = (config.data.packing.row_length + 1) / 2
-    forward = 4.0 * model.num_heads * model.head_dim * span
+    forward = attention_flops(model, config.data.packing.row_length)
     heads = 2 * model.num_heads + 2 * model.num_kv_heads
     moved = heads * model.head_dim * DTYPES[config.sharding.precision].itemsize
-    passes = 3.5 * model.num_layers + config.recompute_layers
+    passes = ATTENTION_PASSES * model.num_layers + config.recompute_layers
     return Work(shape.tokens * forward * passes, shape.tokens * moved * passes)
 
 

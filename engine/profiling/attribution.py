@@ -50,6 +50,11 @@ class PartTimes:
     busy: float
     """Time in which the device, or the thread of a CPU, did anything."""
 
+    def per_step(self, number: int) -> "PartTimes":
+        """Return the means over a number of steps."""
+        parts = {part: seconds / number for part, seconds in self.parts.items()}
+        return PartTimes(parts, self.hidden_communication / number, self.busy / number)
+
 
 def part_times(events: Iterable[Any]) -> PartTimes:
     """Sum up the events of torch.profiler by part."""

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import get_args_parser, main
+from torch.distributed.run import get_args_parser
 
 from tresse.data.durable import check_vacant
 from tresse.engine.profiling.profile_steps import default_out, parse
 from tresse.engine.run.command_line import COMMAND, parse_config
-from tresse.engine.run.launch import all_gpus, split
+from tresse.engine.run.launch import all_gpus, run_torchrun, split
 
 SCRIPT = Path(__file__).with_name("profile_steps.py")
 
@@ -33,9 +32,5 @@ def profile(arguments: Sequence[str]) -> NoReturn:
         sys.argv = [str(SCRIPT), *job]
         runpy.run_path(str(SCRIPT), run_name="__main__")
         sys.exit(0)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        main([*options, str(SCRIPT), *job])
-    except ChildFailedError as failed:
-        sys.exit(failed.get_first_failure()[1].exitcode)
+    run_torchrun([*options, str(SCRIPT), *job], config)
     sys.exit(0)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from tresse.engine.device import wait
+
 COPY_BYTES = {"cuda": 2**32, "cpu": 2**26}
 WIDTH = {"cuda": 8192, "cpu": 512}
 NUM_WARMUP, NUM_CALLS = 3, 10
@@ -59,9 +61,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
         wait(device)
         times.append(time.perf_counter() - start_s)
     return median(times[NUM_WARMUP:])
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -26,17 +26,16 @@ import tyro
 from torch.profiler import ProfilerActivity, profile
 
 from tresse.data.durable import check_vacant, write_text
-from tresse.data.packing.loader import micro_batches
 from tresse.data.worlds.random_units import write_random_units
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device
+from tresse.engine.device import device_name, peak_memory_bytes, reset_peak_memory, wait
 from tresse.engine.forecast.memory import step_memory
 from tresse.engine.forecast.step_time import StepShape, step_work
-from tresse.engine.metrics import peak_memory_bytes
-from tresse.engine.model import DTYPES, parameter_shapes
-from tresse.engine.profiling.attribution import part_times
+from tresse.engine.model import DTYPES, parameter_sizes
+from tresse.engine.profiling.attribution import PartTimes, part_times
 from tresse.engine.profiling.labels import labelled, labels
-from tresse.engine.profiling.machine import Rates, measure_rates, wait
+from tresse.engine.profiling.machine import Rates, measure_rates
 from tresse.engine.profiling.table import Profile, format_profile
 from tresse.engine.run.command_line import parse_config, usage
 from tresse.engine.run.config import RunConfig
@@ -157,8 +156,8 @@ def run(config: RunConfig, options: Options, ranks: Ranks, out: Path) -> Profile
         with memory_recorded(ranks, out):
             next(steps)
             wait(ranks.device)
-    found = summarise(stage, options, rates, tracer, peak_bytes)
-    return replace(found, step_s=seconds, waited_s=sum(waits) / options.steps)
+    times = part_times(tracer.events()).per_step(options.steps)
+    return summarise(stage, rates, times, seconds, sum(waits) / options.steps, peak_bytes)
 
 
 def take_steps(stage: Stage) -> Iterator[float]:
@@ -202,44 +201,38 @@ def memory_recorded(ranks: Ranks, out: Path) -> Iterator[None]:
         torch.cuda.memory._record_memory_history(enabled=None)
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak of the start, so that the steps have their own."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def summarise(
-    stage: Stage, options: Options, rates: Rates, tracer: Any, peak_bytes: int
+    stage: Stage,
+    rates: Rates,
+    times: PartTimes,
+    step_s: float,
+    waited_s: float,
+    peak_bytes: int,
 ) -> Profile:
-    """Return the parts of a step with their floors; the caller adds how long a step took."""
-    config, ranks, number = stage.config, stage.ranks, options.steps
-    width = stage.plan.vocabulary.width
-    sizes = [shape.numel() for shape in parameter_shapes(config.model, width).values()]
-    rows = config.rows_per_step // ranks.world_size
-    shape = StepShape(
-        tokens=rows * config.data.packing.row_length,
-        num_micro=len(micro_batches(config.rows_per_step, stage.micro_rows, ranks.world_size)),
-        world_size=ranks.world_size,
+    """Set what was measured of a step beside its floors and its predicted memory."""
+    config, ranks, width = stage.config, stage.ranks, stage.plan.vocabulary.width
+    sizes = parameter_sizes(config.model, width)
+    shape = StepShape.of(
+        config,
+        ranks.world_size,
+        stage.micro_rows,
         num_parameters=sum(sizes),
         vocab_width=width,
         keep_h=stage.keeps_h,
     )
-    times = part_times(tracer.events())
-    work = step_work(config, shape)
     memory = step_memory(config, sizes, ranks.world_size, stage.micro_rows, keep_h=stage.keeps_h)
-    name = ranks.device.type
     return Profile(
         recipe=config.recipe,
-        device=torch.cuda.get_device_name(ranks.device) if name == "cuda" else name,
+        device=device_name(ranks.device),
         num_ranks=ranks.world_size,
         tokens=shape.tokens,
         num_micro=shape.num_micro,
-        step_s=0.0,
-        waited_s=0.0,
-        busy_s=times.busy / number,
-        hidden_s=times.hidden_communication / number,
-        parts={part: value / number for part, value in times.parts.items()},
-        floors={part: each.floor_s(*rates) for part, each in work.items()},
+        step_s=step_s,
+        waited_s=waited_s,
+        busy_s=times.busy,
+        hidden_s=times.hidden_communication,
+        parts=times.parts,
+        floors={part: each.floor_s(*rates) for part, each in step_work(config, shape).items()},
         matmul_flops=rates.matmul_flops,
         copy_bytes=rates.copy_bytes,
         peak_bytes=peak_bytes,

@@ -8,7 +8,7 @@ import torch
 from tresse.data.packing.packer import Plan
 from tresse.engine.forecast.forecast import BYTES_SAVED
 from tresse.engine.forecast.memory import state_memory
-from tresse.engine.model import parameter_shapes
+from tresse.engine.model import parameter_sizes
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def print_banner(config: RunConfig, plans: Mapping[str, Plan], ranks: Ranks) -> None:
     """Print the size of the run and where it runs, and warn of what is seldom meant."""
     width = next(iter(plans.values())).vocabulary.width
-    sizes = [shape.numel() for shape in parameter_shapes(config.model, width).values()]
+    sizes = parameter_sizes(config.model, width)
     num_parameters = sum(sizes)
     print(
         f"model: {num_parameters:,} parameters, {_source(config)}; a checkpoint takes "

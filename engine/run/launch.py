@@ -56,7 +56,7 @@ def train(arguments: Sequence[str]) -> NoReturn:
         status = Path(folder) / "status"
         os.environ[STATUS] = str(status)
         if options:
-            _run_torchrun([*options, str(SCRIPT), *job], config)
+            run_torchrun([*options, str(SCRIPT), *job], config)
         else:
             sys.argv = [str(SCRIPT), *job]
             runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -98,7 +98,7 @@ def all_gpus() -> list[str]:
     return ["--standalone", f"--nproc-per-node={count}"] if count > 1 else []
 
 
-def _run_torchrun(arguments: list[str], config: RunConfig) -> None:
+def run_torchrun(arguments: list[str], config: RunConfig) -> None:
     """Run torchrun in this process; exit if a rank failed or was not there to stop."""
     parsed = parse_args(arguments)
     parsed.signals_to_handle = "SIGQUIT"  # the others are ours

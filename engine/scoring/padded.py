@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from tresse.engine.run.ranks import Ranks
+from tresse.kernels.cross_entropy import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,15 @@ class PaddedBatch:
         """Return True at the positions that hold a token, False in the padding: (B, T) bool."""
         positions = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return positions < self.lengths[:, None]
+
+    def losses(self, model: nn.Module) -> torch.Tensor:
+        """Return the loss of each token but the first in nats, 0 in the padding: (B, T - 1) fp64.
+
+        model: a Transformer or an engine around one.
+        """
+        labels = self.tokens.masked_fill(~self.inside(), IGNORE_INDEX)[:, 1:].contiguous()
+        _, losses = model(self.tokens[:, :-1].contiguous(), labels)
+        return losses.double()
 
 
 def padded_batches(

@@ -16,8 +16,7 @@ from tresse.data.packing.settings import Packing, Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.scoring.padded import padded_batches
-from tresse.engine.scoring.questions import Pair, language_pairs, pair_name
-from tresse.kernels.cross_entropy import IGNORE_INDEX
+from tresse.engine.scoring.questions import Pair, join, language_pairs, pair_name
 
 NUM_DOCUMENTS = 200
 
@@ -70,7 +69,7 @@ def measure_positions(
     for language in corpus.languages:
         drawn = np.random.default_rng(0).permutation(corpus.num_documents(language))
         documents = [_tokens(corpus, language, int(i)) for i in drawn[:NUM_DOCUMENTS]]
-        sequences = [_join(document, None, packing, vocabulary) for document in documents]
+        sequences = [_in_context(document, None, packing, vocabulary) for document in documents]
         losses, counts = _losses(model, sequences, packing, batch_tokens, ranks)
         found[language] = _by_position(losses, counts, len(sequences))
     return found
@@ -113,7 +112,7 @@ def measure_translations(
             means = []
             for context in contexts:
                 sequences = [
-                    _join(document, before, packing, vocabulary)
+                    _in_context(document, before, packing, vocabulary)
                     for document, before in zip(documents, context, strict=True)
                 ]
                 losses, counts = _losses(model, sequences, packing, batch_tokens, ranks)
@@ -150,21 +149,16 @@ def _tokens(corpus: Corpus, language: str, index: int) -> np.ndarray:
     return np.concatenate(corpus.document(language, index)).astype(np.int64)
 
 
-def _join(
+def _in_context(
     document: np.ndarray, before: np.ndarray | None, packing: Packing, vocabulary: Vocabulary
 ) -> _Sequence:
-    """Join what begins a document, the context, the token of a switch, and the document.
+    """Join a document and what comes before it, up to the end of a row.
 
     The first unit of the document never counts: without any context nothing comes before it.
     """
     specials = vocabulary.specials(packing)
-    parts = [] if specials.before_document is None else [np.array([specials.before_document])]
-    if before is not None:
-        parts.append(before)
-        parts += [] if specials.switch is None else [np.array([specials.switch])]
-    num_context = sum(map(len, parts)) + 1
-    tokens = np.concatenate([*parts, document])[: packing.row_length + 1]
-    return _Sequence(tokens, num_context)
+    tokens = join(specials.before_document, before, specials.switch, document).tokens
+    return _Sequence(tokens[: packing.row_length + 1], len(tokens) - len(document) + 1)
 
 
 @torch.no_grad()
@@ -179,13 +173,12 @@ def _losses(
     contexts = torch.tensor([each.num_context for each in sequences], device=ranks.device)
     sums = torch.zeros(2, packing.row_length + 1, dtype=torch.float64, device=ranks.device)
     for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks, "perplexity"):
-        labels = batch.tokens.masked_fill(~batch.inside(), IGNORE_INDEX)[:, 1:].contiguous()
-        _, losses = model(batch.tokens[:, :-1].contiguous(), labels)
+        losses = batch.losses(model)
         places = torch.arange(1, batch.tokens.shape[1], device=ranks.device)
         places = places - contexts[batch.indices, None]
-        counted = (places >= 0) & (labels != IGNORE_INDEX)
+        counted = (places >= 0) & batch.inside()[:, 1:]
         if batch.is_own:
-            sums[0].index_add_(0, places[counted], losses.double()[counted])
-            sums[1].index_add_(0, places[counted], torch.ones_like(losses.double()[counted]))
+            sums[0].index_add_(0, places[counted], losses[counted])
+            sums[1].index_add_(0, places[counted], torch.ones_like(losses[counted]))
     sums = ranks.all_reduce(sums)
     return sums[0], sums[1]

@@ -202,14 +202,28 @@ def _join(
     prefix_token: int | None,
     switch_token: int | None,
 ) -> TokenSequence:
-    """Join prefix, prompt, switch and ending; all but the ending are optional."""
+    prompt = None if item.prompt is None else documents[pair[0], item.prompt]
+    switch = switch_token if pair[0] != pair[1] else None
+    return join(prefix_token, prompt, switch, documents[pair[1], ending])
+
+
+def join(
+    prefix_token: int | None,
+    prompt: np.ndarray | None,
+    switch_token: int | None,
+    ending: np.ndarray,
+) -> TokenSequence:
+    """Join prefix, prompt, switch and ending; all but the ending are optional.
+
+    Without a prompt there is no switch. Without anything before it the first token of the ending is
+    context.
+    """
     parts = [] if prefix_token is None else [np.array([prefix_token])]
-    if item.prompt is not None:
-        parts.append(documents[pair[0], item.prompt])
-        if switch_token is not None and pair[0] != pair[1]:
-            parts.append(np.array([switch_token]))
+    if prompt is not None:
+        parts.append(prompt)
+        parts += [] if switch_token is None else [np.array([switch_token])]
     num_prompt = max(1, sum(map(len, parts)))
-    return TokenSequence(np.concatenate([*parts, documents[pair[1], ending]]), num_prompt)
+    return TokenSequence(np.concatenate([*parts, ending]), num_prompt)
 
 
 def _truncated(sequence: TokenSequence, row_length: int, keep: int) -> TokenSequence:

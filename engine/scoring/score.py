@@ -32,7 +32,6 @@ from tresse.engine.scoring.perplexity import measure_positions, measure_translat
 from tresse.engine.scoring.questions import MEASURES, Answer, Questions, TokenSequence, pair_name
 from tresse.engine.scoring.similarity import measure_similarities
 from tresse.kernels.attention import Attend
-from tresse.kernels.cross_entropy import IGNORE_INDEX
 
 ANSWERS, SCORES = "answers.jsonl", "scores.json"
 # Tokens of a forward pass on a rank. Another size would change the scores by rounding.
@@ -165,9 +164,7 @@ def _log_likelihoods(
     num_prompt = torch.tensor([s.num_prompt for s in sequences], device=ranks.device)
     sums = torch.zeros(len(sequences), 2, dtype=torch.float64, device=ranks.device)
     for batch in padded_batches([s.tokens for s in sequences], batch_tokens, ranks, "answers"):
-        labels = batch.tokens.masked_fill(~batch.inside(), IGNORE_INDEX)[:, 1:].contiguous()
-        _, losses = model(batch.tokens[:, :-1].contiguous(), labels)
-        losses = losses.double()
+        losses = batch.losses(model)
         positions = torch.arange(1, batch.tokens.shape[1], device=ranks.device)
         ending = positions >= num_prompt[batch.indices, None]
         if batch.is_own:

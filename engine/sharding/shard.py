@@ -13,6 +13,7 @@ from tresse.engine.run.config import OptimConfig, ShardingConfig
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding.guard import Guard
 from tresse.engine.sharding.lean import lean_step
+from tresse.engine.sharding.parameter_groups import parameter_groups
 from tresse.engine.sharding.sizes import LIVE, bucket_numel
 from tresse.kernels.adamw import AdamW
 
@@ -64,17 +65,6 @@ def deepspeed_config(
         "timers": {"throughput": {"enabled": False}},  # it synchronises the device
         "steps_per_print": 10**9,
     }
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the groups of the optimizer: matrices decay, norms and biases do not."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(

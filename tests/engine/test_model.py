@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.families import hugging_face_model
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig, RopeScaling
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 VOCAB_USED, VOCAB_WIDTH = 37, 128  # a prime below the padded width
 TOKENS = (3, 29)  # neither a power of two nor a multiple of a tile
@@ -54,32 +55,8 @@ def build(config: ModelConfig) -> Transformer:
 def reference(model: Transformer) -> nn.Module:
     """The model of transformers with the same weights."""
     config = model.config
-    scaling = config.rope_scaling
-    rope: dict = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if scaling is not None:
-        rope |= {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_context,
-        }
-    family = "Qwen2" if config.qkv_bias else "Llama"
-    hf_config = getattr(transformers, f"{family}Config")(
-        vocab_size=VOCAB_USED,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.norm_eps,
-        tie_word_embeddings=config.tie_embeddings,
-        rope_parameters=rope,
-        max_position_embeddings=512,
-        attn_implementation="eager",
-    )
-    hf = getattr(transformers, f"{family}ForCausalLM")(hf_config)
+    more = {"max_position_embeddings": 512, "attn_implementation": "eager"}
+    hf = hugging_face_model(config, VOCAB_USED, **more)
     hf.load_state_dict(hf_tensors(dict(model.named_parameters()), config))
     return hf
 

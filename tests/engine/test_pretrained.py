@@ -9,44 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.families import CONFIGS, LLAMA, VOCAB_USED, build
+from tests.support.families import CONFIGS, LLAMA, VOCAB_USED, build, hugging_face_model
 from tresse.engine.model import parameter_shapes
 from tresse.engine.pretrained import load_pretrained, read_shape, rows_like
 from tresse.engine.run.command_line import parse_config
 from tresse.engine.run.config import ModelConfig
 from tresse.engine.stage import fill_new
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 TEXT_IDS = 301
 
 
-def checkpoint(config: ModelConfig, folder: Path, shard_size: str = "5GB", **more: Any):
+def checkpoint(config: ModelConfig, folder: Path, shard_size: str = "5GB") -> Any:
     """A checkpoint of transformers with a text vocabulary, and its model."""
-    family = "Qwen2" if config.qkv_bias else "Llama"
-    scaling = config.rope_scaling and {
-        "rope_type": "llama3",
-        "factor": config.rope_scaling.factor,
-        "low_freq_factor": config.rope_scaling.low_freq_factor,
-        "high_freq_factor": config.rope_scaling.high_freq_factor,
-        "original_max_position_embeddings": config.rope_scaling.original_context,
-    }
-    hf_config = getattr(transformers, f"{family}Config")(
-        vocab_size=TEXT_IDS,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.norm_eps,
-        initializer_range=0.1,
-        tie_word_embeddings=config.tie_embeddings,
-        rope_parameters={"rope_theta": config.rope_theta} | (scaling or {"rope_type": "default"}),
-        **more,
-    )
     torch.manual_seed(3)
-    hf = getattr(transformers, f"{family}ForCausalLM")(hf_config)
+    hf = hugging_face_model(config, TEXT_IDS, initializer_range=0.1)
     hf.save_pretrained(folder, max_shard_size=shard_size)
     return hf
 

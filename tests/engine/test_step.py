@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.support.warm import torchrun
 from tests.support.workers.step import MODEL, NUM_STEPS, OPTIM, VOCAB, make_model, make_rows
 from tresse.engine.run.config import OptimConfig, ShardingConfig
-from tresse.engine.sharding.shard import parameter_groups
+from tresse.engine.sharding.parameter_groups import parameter_groups
 from tresse.engine.step import learning_rate
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 

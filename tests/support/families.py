@@ -1,6 +1,7 @@
 """Small models of both families, and their weights."""
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -40,3 +41,33 @@ def build(config: ModelConfig) -> Transformer:
             if name.endswith(("norm.weight", "bias")):  # ones and zeros would hide a mix-up
                 parameter += 0.3 * torch.randn(parameter.shape)
     return model
+
+
+def hugging_face_model(config: ModelConfig, vocab_size: int, **more: Any) -> Any:
+    """A model of transformers with this shape and weights of its own."""
+    import transformers
+
+    scaling, rope = config.rope_scaling, {"rope_type": "default", "rope_theta": config.rope_theta}
+    if scaling is not None:
+        rope |= {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_context,
+        }
+    family = "Qwen2" if config.qkv_bias else "Llama"
+    hf_config = getattr(transformers, f"{family}Config")(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.norm_eps,
+        tie_word_embeddings=config.tie_embeddings,
+        rope_parameters=rope,
+        **more,
+    )
+    return getattr(transformers, f"{family}ForCausalLM")(hf_config)

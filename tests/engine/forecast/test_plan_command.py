@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.corpora.tiny import small
 from tresse.data.packing.settings import Vocabulary
-from tresse.engine.forecast.command import plan
+from tresse.engine.forecast.command import plan, recipe_first
 from tresse.engine.forecast.forecast import forecast_run
 from tresse.engine.forecast.gpus import GPUS, H100, read_rates
 from tresse.engine.model import parameter_shapes
@@ -86,6 +86,12 @@ def test_rows_that_do_not_fit_are_said_with_those_that_would(
     lines = table(capsys.readouterr().out, "Memory of a GPU")
     assert lines[1][2] == "40"
     assert lines[1][-4:] == ["no,", "12", "rows", "would"]
+
+
+def test_a_recipe_after_a_number_comes_first_and_a_value_stays_with_its_flag() -> None:
+    assert recipe_first(["--gpus", "4", "8", "demo"]) == ["demo", "--gpus", "4", "8"]
+    words = ["--run-dir", "demo", "--gpus", "4"]
+    assert recipe_first(words) == words
 
 
 def test_a_story_world_has_its_own_vocabulary_and_fp32_its_own_rate(

@@ -6,7 +6,8 @@ from tests.support import processes
 from tests.support.warm import torchrun
 from tests.support.workers.step import make_model
 from tresse.engine.run.config import ShardingConfig
-from tresse.engine.sharding.shard import deepspeed_config, parameter_groups
+from tresse.engine.sharding.parameter_groups import parameter_groups
+from tresse.engine.sharding.shard import deepspeed_config
 
 
 @pytest.mark.slow
