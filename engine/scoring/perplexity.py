@@ -1,8 +1,9 @@
 """What a context is worth: losses of held-out documents by position, and given their translation.
 
-The braid at work: a document that follows its original in another language should be easier to
-predict than one that follows another story, or nothing. All losses are means over units, in nats;
-the perplexity is exp(loss).
+The braid at work: a document should be easier to predict after its original in another language
+than after another story. Alone it begins as documents do in training; after a context it begins
+where one goes on, so both of those losses are higher than alone. All losses are means over units,
+in nats; the perplexity is exp(loss).
 """
 
 from collections.abc import Sequence
