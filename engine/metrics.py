@@ -93,7 +93,7 @@ class Progress:
         self._prints = stage.ranks.is_first and not is_terminal
         self._bar = tqdm(
             desc=stage.name,
-            total=stage.num_steps,
+            total=stage.last_step,
             initial=stage.step,
             unit="step",
             disable=not stage.ranks.is_first or not is_terminal,
@@ -117,8 +117,8 @@ class Progress:
         if self._prints and (stage.is_done or now_s - self._shown_s >= SECONDS_PER_LINE):
             self._shown_s = now_s
             per_step = (now_s - self._start_s) / (step - self._first_step)
-            left = tqdm.format_interval((stage.num_steps - step) * per_step)
-            place = f"stage {stage.name}, step {step:,} of {stage.num_steps:,}"
+            left = tqdm.format_interval((stage.last_step - step) * per_step)
+            place = f"stage {stage.name}, step {step:,} of {stage.last_step:,}"
             self.say(f"{place}: {summary}, {left} left")
 
     def say(self, line: str) -> None:

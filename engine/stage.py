@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from tresse.engine.pretrained import check_shape, load_pretrained
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora
 from tresse.engine.run.ranks import Ranks
-from tresse.engine.run.run_folder import check_corpus_id, check_trained
+from tresse.engine.run.run_folder import Difference, check_corpus_id, check_trained
 from tresse.engine.sharding.full_state import set_full_state
 from tresse.engine.sharding.shard import Engine, release, shard
 from tresse.engine.step import NUM_NORMS, StepResult, high_norm
@@ -51,6 +52,8 @@ class Stage:
     config: RunConfig
     name: str
     plan: Plan
+    last_step: int
+    """Number of steps of the stage."""
     engine: Engine
     ranks: Ranks
     corpus: Corpus
@@ -76,13 +79,13 @@ class Stage:
 
     @property
     def num_steps(self) -> int:
-        """Number of steps of the whole stage."""
+        """Number of steps over which the learning rate falls to zero."""
         return count_steps(self.plan.num_rows, self.config.rows_per_step)
 
     @property
     def is_done(self) -> bool:
         """True if all steps are taken."""
-        return self.step == self.num_steps
+        return self.step == self.last_step
 
     def is_due(self, every: int) -> bool:
         """Return whether this step ends the stage or is a multiple of `every`."""
@@ -103,7 +106,7 @@ class Stage:
         """Return a loader of the steps that are left; on_device: the device packs the rows."""
         return Loader(
             self.plan.copies if on_device else self.plan.fill,
-            self.plan.num_rows,
+            min(self.plan.num_rows, self.last_step * self.config.rows_per_step),
             rows_per_step=self.config.rows_per_step,
             micro_rows=self.micro_rows,
             rank=self.ranks.rank,
@@ -185,11 +188,24 @@ def plan_stages(config: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, 
         )
         plans[stage.name] = plan
         if ranks.is_first:
-            num_steps = count_steps(plan.num_rows, config.rows_per_step)
-            steps = "1 step" if num_steps == 1 else f"{num_steps:,} steps"
-            print(f"stage {stage.name}: {steps} of {config.rows_per_step} rows")
+            print(f"stage {stage.name}: {_describe_steps(config, stage, plan)}")
             print(plan.summary())
     return plans
+
+
+def last_step(config: RunConfig, stage: StageConfig, plan: Plan) -> int:
+    """Return the step that a stage ends with."""
+    return stage.last_step(count_steps(plan.num_rows, config.rows_per_step))
+
+
+def _describe_steps(config: RunConfig, stage: StageConfig, plan: Plan) -> str:
+    num_steps, last = (
+        count_steps(plan.num_rows, config.rows_per_step),
+        last_step(config, stage, plan),
+    )
+    steps = "1 step" if num_steps == 1 else f"{num_steps:,} steps"
+    first = f"the first {last:,} of " if last < num_steps else ""
+    return f"{first}{steps} of {config.rows_per_step} rows"
 
 
 def check_sources(config: RunConfig) -> None:
@@ -202,12 +218,31 @@ def check_sources(config: RunConfig) -> None:
         check_shape(config.model)
 
 
-def check_continued(config: RunConfig, corpora: Corpora) -> None:
-    """Raise ValueError if the checkpoints of a run were trained with other settings or data."""
+def check_continued(config: RunConfig, corpora: Corpora, changes: Sequence[Difference]) -> None:
+    """Raise ValueError if the checkpoints of a run do not allow it to go on.
+
+    They were trained with other settings or data, or `changes` makes a stage longer from whose
+    weights another one has begun.
+    """
+    for change in changes:
+        if change.longer_stage is not None:
+            _check_not_used(config, change.longer_stage)
     for stage in config.stages:
         for path, state in readable_states(Path(config.run_dir) / stage.name):
             check_trained(config, path, state.config)
             check_corpus_id(corpora, state.corpus, path)
+
+
+def _check_not_used(config: RunConfig, position: int) -> None:
+    longer = config.stages[position].name
+    for number, stage in enumerate(config.stages[position + 1 :], position + 1):
+        follows = stage.init == "previous" and number == position + 1
+        if (follows or stage.init == longer) and has_checkpoints(Path(config.run_dir) / stage.name):
+            raise ValueError(
+                f"{config.run_dir}: stage {stage.name} has begun from the weights of stage "
+                f"{longer}, which can no longer have more tokens; add a stage, or start another "
+                f"run with --init {Path(config.run_dir) / longer}"
+            )
 
 
 def find_checkpoint(config: RunConfig, stage: str, ranks: Ranks) -> Checkpoint | None:
@@ -262,6 +297,7 @@ def build_stage(
         config,
         stage.name,
         plan,
+        last_step(config, stage, plan),
         engine,
         ranks,
         corpora.train,

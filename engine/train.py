@@ -28,7 +28,7 @@ from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Batch, Copies, Plan
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
-from tresse.engine.checkpoint.checkpoint import Checkpoint, export_stage
+from tresse.engine.checkpoint.checkpoint import Checkpoint, export_stage, is_export_of, remove
 from tresse.engine.fp8 import check_fp8
 from tresse.engine.heldout import heldout_losses, plan_heldout
 from tresse.engine.metrics import Meter, Progress
@@ -59,6 +59,7 @@ from tresse.engine.stage import (
     check_continued,
     check_sources,
     find_checkpoint,
+    last_step,
     plan_stages,
 )
 from tresse.engine.step import RunningStep, StepResult, learning_rate, train_step
@@ -164,7 +165,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         check_sources(config)
     corpora = open_corpora(config, ranks)
     check_same_corpus(config, corpora)
-    check_continued(config, corpora)
+    check_continued(config, corpora, changes)
     plans = plan_stages(config, corpora, ranks)
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
     heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
@@ -187,7 +188,8 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
     """Train and score the stages that are not finished; return False if a signal stopped it."""
     for stage in job.config.stages:
         own = find_checkpoint(job.config, stage.name, ranks)
-        is_finished = own is not None and own.state.finished
+        last = last_step(job.config, stage, job.plans[stage.name])
+        is_finished = own is not None and own.state.step >= last
         if own and is_finished and ranks.is_first:
             print(f"stage {stage.name}: finished before, at step {own.state.step}")
         if not is_finished and not run_stage(job, stage, own, ranks, interrupt):
@@ -205,6 +207,8 @@ def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
 def export_finished(folder: Path, config: RunConfig, ranks: Ranks) -> None:
     """Write a finished stage for transformers, if the configuration asks for it, once."""
     out, dtype = folder / EXPORTED, config.checkpoint.export
+    if dtype != "no" and out.exists() and not is_export_of(out, folder):  # the stage has gone on
+        remove(out)
     if dtype != "no" and not out.exists():
         ranks.watch.enter("save", f"stage {folder.name}, {EXPORTED}")
         export_stage(folder, out, dtype)

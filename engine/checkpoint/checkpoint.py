@@ -203,6 +203,19 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     )
 
 
+def is_export_of(out: Path, folder: Path) -> bool:
+    """Return whether `out` has the weights at the end of the stage in a folder.
+
+    ValueError if it is no export that can be read.
+    """
+    finished = open_finished(folder).state
+    try:
+        exported = read_state(out)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{out}: {error}; remove this folder to have it written again") from None
+    return replace(exported, files={}) == replace(finished, files={})
+
+
 def remove(path: Path) -> None:
     """Rename a checkpoint before it is removed, so that a half of it never looks complete."""
     temporary = path.with_name(path.name + ".tmp")

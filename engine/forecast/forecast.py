@@ -80,7 +80,7 @@ class Forecast:
     @property
     def num_tokens(self) -> int:
         """Targets of all stages."""
-        return sum(stage.tokens for stage in self.config.stages)
+        return round(sum(sum(stage.tokens.values()) for stage in self.stages))
 
     def days(self, tokens_per_s: float) -> float:
         """Return the days of training at a rate of all GPUs, without scoring."""

@@ -1,6 +1,7 @@
 """The stages of a run before it starts: steps, tokens by language, passes over the corpus."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tresse.data.packing.packer import Plan
@@ -37,32 +38,26 @@ def _forecast(
     config: RunConfig, stage: StageConfig, rows_per_step: int, plans: dict[str, Plan]
 ) -> StageForecast:
     plan = plans.get(stage.name)
-    if not plan:
-        tokens_per_step = rows_per_step * config.data.packing.row_length
-        return StageForecast(
-            stage.name, math.ceil(stage.tokens / tokens_per_step), _expected_tokens(stage)
-        )
+    tokens_per_step = rows_per_step * config.data.packing.row_length
+    num_steps = math.ceil(plan.num_rows / rows_per_step if plan else stage.tokens / tokens_per_step)
+    last_step = stage.last_step(num_steps)
+    share = last_step / num_steps
     tokens: dict[str, float] = {}
-    for stream in plan.streams:
-        _add(tokens, stream.targets)
-    epochs = {_name(each.stream): each.epochs for each in plan.streams}
-    return StageForecast(stage.name, math.ceil(plan.num_rows / rows_per_step), tokens, epochs)
+    for targets in [each.targets for each in plan.streams] if plan else _expected(stage):
+        for name, count in targets.items():
+            tokens[name] = tokens.get(name, 0.0) + share * count
+    epochs = {_name(each.stream): share * each.epochs for each in plan.streams} if plan else {}
+    return StageForecast(stage.name, last_step, tokens, epochs)
 
 
-def _expected_tokens(stage: StageConfig) -> dict[str, float]:
-    tokens: dict[str, float] = {}
+def _expected(stage: StageConfig) -> Iterator[dict[str, float]]:
+    """Yield the targets of each language of each stream."""
     for stream, targets in zip(
         stage.streams, split_targets(stage.tokens, stage.streams), strict=True
     ):
         number = len(stream.languages)
         shares = stream.probabilities or (1 / number,) * number
-        _add(tokens, {n: targets * p for n, p in zip(stream.languages, shares, strict=True)})
-    return tokens
-
-
-def _add(total: dict[str, float], more: dict[str, float]) -> None:
-    for name, count in more.items():
-        total[name] = total.get(name, 0.0) + count
+        yield {name: targets * p for name, p in zip(stream.languages, shares, strict=True)}
 
 
 def _name(stream: Stream) -> str:

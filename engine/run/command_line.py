@@ -77,13 +77,17 @@ def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
     started = read_config(folder)
     if named and started.recipe != recipe.recipe:
         raise ValueError(f"{folder}: a run of the recipe {started.recipe}, not of {recipe.recipe}")
-    if file and (differences := find_differences(started, recipe)):
+    if not file:
+        return started, folder
+    differences = find_differences(started, recipe)
+    if refused := [str(each) for each in differences if not each.is_allowed]:
         raise ValueError(
             f"{folder}: the run was started with other settings than {file} has: "
-            f"{'; '.join(map(str, differences))}. Resume it by --run-dir {folder} without the "
+            f"{'; '.join(refused)}. Resume it by --run-dir {folder} without the "
             "file, or start another run by --run-dir"
         )
-    return started, folder
+    # What else differs is a matter of execution, in which the run's own settings count.
+    return replace(started, stages=recipe.stages, optim=recipe.optim, spikes=recipe.spikes), folder
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

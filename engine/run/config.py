@@ -199,7 +199,11 @@ class StageConfig:
     streams: tuple[Stream, ...]
     """Streams of documents that the stage mixes."""
     tokens: int
-    """Number of targets to train on, shared by the streams according to their weights."""
+    """Number of targets, shared by the streams according to their weights. The learning rate falls
+    to zero over all of them."""
+    stop_after: int = 0
+    """Number of targets after which the stage ends, though rows and learning rate stay those of
+    `tokens`: raised later, the stage goes on as if it had never ended. 0: all."""
     init: str = "previous"
     """Initial weights: `previous` (stage), `scratch`, or the name of an earlier stage."""
 
@@ -217,6 +221,15 @@ class StageConfig:
                 f"stage {self.name}: {self.tokens} tokens of {len(self.streams)} streams; expected "
                 "at least one of each"
             )
+        if not 0 <= self.stop_after <= self.tokens:
+            raise ValueError(
+                f"stage {self.name}: stop_after={self.stop_after}; expected 0 to its tokens, "
+                f"{self.tokens}"
+            )
+
+    def last_step(self, num_steps: int) -> int:
+        """Return the step that the stage ends with, of the steps of all its targets."""
+        return -(-num_steps * (self.stop_after or self.tokens) // self.tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

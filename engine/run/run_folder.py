@@ -15,11 +15,13 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +56,9 @@ EXECUTION = (
     "data.threads",
     "data.pack_on",
 )
+
+# Targets of a stage, and a stage.
+LENGTH, ADDED = re.compile(r"stages\.(\d+)\.(?:tokens|stop_after)"), re.compile(r"stages\.\d+")
 
 
 def has_run(folder: Path) -> bool:
@@ -91,15 +96,37 @@ class Difference(NamedTuple):
     new: Any
 
     def __str__(self) -> str:
+        if ADDED.fullmatch(self.field):
+            added = self.old is None
+            stage = self.new if added else self.old
+            return f"stage {stage['name']} was {'added' if added else 'removed'}"
         if isinstance(self.old, list) and isinstance(self.new, list):
             return f"{self.field} had {len(self.old)} entries, now {len(self.new)}"
         return f"{self.field} was {json.dumps(self.old)}, now {json.dumps(self.new)}"
 
     @property
     def is_allowed(self) -> bool:
-        """True for a change of the training that a resumed run may make: to get past a spike."""
-        lowers_rate = self.field == "optim.lr" and self.new < self.old
-        return lowers_rate or self.field.startswith("spikes.")
+        """True for a change of the training that a resumed run may make.
+
+        It gets past a spike, or trains longer: more targets in a stage, more stages.
+        """
+        if self.field == "optim.lr":
+            return self.new < self.old
+        if LENGTH.fullmatch(self.field):
+            # stop_after is 0 for no end before the last target
+            return bool(self.old) and (self.new == 0 or self.new > self.old)
+        return self.is_added_stage or self.field.startswith("spikes.")
+
+    @property
+    def is_added_stage(self) -> bool:
+        """True if the field is a stage after those that there were."""
+        return ADDED.fullmatch(self.field) is not None and self.old is None
+
+    @property
+    def longer_stage(self) -> int | None:
+        """Position of the stage whose number of targets changes; None for another change."""
+        match = LENGTH.fullmatch(self.field)
+        return int(match[1]) if match else None
 
 
 def find_differences(old: RunConfig, new: RunConfig) -> list[Difference]:
@@ -121,7 +148,8 @@ def find_changes(config: RunConfig) -> list[Difference]:
         raise ValueError(
             f"{folder}: the run was started with other settings: {'; '.join(refused)}. "
             "Leave these settings out to resume it, or name another folder with --run-dir; "
-            "of the training, only a lower --optim.lr and the policy for spikes may change"
+            "of the training, only a lower --optim.lr, the policy for spikes, more tokens of a "
+            "stage and stages after the last may change"
         )
     return changes
 
@@ -136,7 +164,12 @@ def check_trained(config: RunConfig, path: Path, trained: RunConfig) -> None:
         return
     made = [(change["field"], change["new"]) for change in read_changes(folder)]
     differences = find_differences(trained, read_config(folder))
-    if wrong := [str(each) for each in differences if (each.field, each.new) not in made]:
+    added = {field for field, _ in made if ADDED.fullmatch(field)}
+    if wrong := [
+        str(each)
+        for each in differences
+        if (each.field, each.new) not in made and each.field not in added
+    ]:
         raise ValueError(
             f"{folder / CONFIG}: differs from what {path} was trained with: {'; '.join(wrong)}. "
             "Restore the file"
@@ -165,8 +198,12 @@ def _differences(old: Any, new: Any, field: str = "") -> Iterator[Difference]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
             yield from _differences(old.get(key), new.get(key), f"{field}.{key}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for position, pair in enumerate(zip(old, new, strict=True)):
+    elif (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and (field == "stages" or len(old) == len(new))
+    ):
+        for position, pair in enumerate(zip_longest(old, new)):
             yield from _differences(*pair, f"{field}.{position}")
     elif old != new and not field.startswith(EXECUTION):
         yield Difference(field, old, new)

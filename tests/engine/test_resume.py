@@ -20,8 +20,9 @@ from tests.support.small_run import (
     wait_for_step,
 )
 from tests.support.warm import torchrun
-from tresse.engine.checkpoint.checkpoint import newest, verify
+from tresse.engine.checkpoint.checkpoint import export_stage, newest, verify
 from tresse.engine.checkpoint.state import read_state
+from tresse.engine.run.run_folder import read_changes
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +184,47 @@ def test_another_corpus_under_a_run_is_an_error(
         assert f"{tmp_path / what}: trained on the corpus" in done.stderr
         assert done.stderr.startswith("error: "), "no traceback of ours"
         (run_dir / "corpora.json").unlink(missing_ok=True)  # then the checkpoints tell
+
+
+def test_a_stage_that_stopped_early_goes_on_as_if_it_had_not(
+    world: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    flag = "--stages.2.stop-after"
+    torchrun(2, TRAIN, *arguments(world, run_dir), flag, str(12 * 64 + 1))
+    stopped = read_state(newest(run_dir / "en-fr") or run_dir)
+    assert (stopped.step, stopped.finished) == (2, True), "rounded up to a step"
+    torchrun(2, TRAIN, "--run-dir", str(run_dir), flag, "0")
+    assert step_records(run_dir) == step_records(finished_run)
+    assert final_state(run_dir) == final_state(finished_run)
+
+
+def test_a_finished_run_gets_more_tokens_and_another_stage(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    exported = run_dir / "en-fr" / "exported"
+    export_stage(run_dir / "en-fr", exported, "fp32")
+    done = torchrun(1, TRAIN, "--run-dir", str(run_dir), "--stages.0.tokens", "9999", check=False)
+    assert "stage interleave has begun from the weights of stage en, which can no" in done.stderr
+
+    longer = json.loads((run_dir / "config.json").read_text())
+    longer["stages"][2]["tokens"] = 6 * 12 * 64
+    more = {"name": "more", "tokens": 12 * 64, "streams": [{"languages": ["fr"]}]}
+    longer["stages"].append(more)
+    recipe = tmp_path / "longer.json"
+    recipe.write_text(json.dumps(longer))
+    flags = ["--run-dir", str(run_dir), "--checkpoint.export", "fp32"]
+    torchrun(1, TRAIN, str(recipe), *flags)
+
+    records, before = step_records(run_dir), step_records(finished_run)
+    assert records[: len(before)] == before
+    added = [(record["stage"], record["step"]) for record in records[len(before) :]]
+    assert added == [("en-fr", 5), ("en-fr", 6), ("more", 1)]
+    assert [line["field"] for line in read_changes(run_dir)] == ["stages.2.tokens", "stages.3"]
+    assert read_state(exported).step == 6, "the export was replaced"
+    torchrun(1, TRAIN, str(recipe), *flags)
+    assert step_records(run_dir) == records, "nothing is left to do"
 
 
 def test_an_edited_configuration_is_an_error(killed_run: Path, tmp_path: Path) -> None:

@@ -69,6 +69,26 @@ def test_a_lower_learning_rate_is_allowed_and_recorded(tmp_path: Path) -> None:
         find_changes(started)
 
 
+def test_a_stage_may_become_longer_and_stages_may_follow(tmp_path: Path) -> None:
+    started = dataclasses.replace(tiny(), run_dir=str(tmp_path))
+    en, interleave, en_fr = started.stages
+    en_fr = dataclasses.replace(en_fr, stop_after=1000)
+    started = dataclasses.replace(started, stages=(en, interleave, en_fr))
+    write_config(started)
+    longer = dataclasses.replace(en_fr, tokens=500_000, stop_after=0)
+    more = dataclasses.replace(en, name="more")
+    config = dataclasses.replace(started, stages=(en, interleave, longer, more))
+    changes = find_changes(config)
+    fields = ["stages.2.tokens", "stages.2.stop_after", "stages.3"]
+    assert [change.field for change in changes] == fields
+    assert [change.longer_stage for change in changes] == [2, 2, None]
+    write_changes(config, changes)
+    write_config(config)
+    check_trained(config, tmp_path / "en", started)
+    with pytest.raises(ValueError, match=r"stop_after was 0, now 1000; stage more was rem"):
+        find_changes(started)
+
+
 def test_an_edited_configuration_is_held_against_the_checkpoints(tmp_path: Path) -> None:
     trained = dataclasses.replace(tiny(), run_dir=str(tmp_path))
     edited = dataclasses.replace(trained, seed=3, micro_rows=2)
