@@ -25,7 +25,8 @@ DATA = {
     "formats": {"", "store"},
     "worlds": {"", "store"},
     "audio": {"", "store"},
-    "speech": {"", "store", "audio", "worlds"},
+    "texts": {"", "store"},
+    "speech": {"", "store", "audio", "texts", "worlds"},
     "evaluation": {"", "store", "audio"},
 }
 """Folders of data/ that each may import besides itself; data/prepare.py may import all."""

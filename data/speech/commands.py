@@ -10,9 +10,9 @@ from tresse.data.left_out import LeftOut
 from tresse.data.processes import device, rank
 from tresse.data.speech.pico import PicoSettings, speak_all
 from tresse.data.speech.speak_settings import DsmSettings, SpeakSettings
-from tresse.data.speech.texts import read_texts
 from tresse.data.speech.voices import list_voices
 from tresse.data.store.corpus import Corpus
+from tresse.data.texts.texts import read_texts
 from tresse.data.worlds.stories import StorySizes, write_stories
 
 Texts = Annotated[tuple[Path, ...], tyro.conf.Positional]

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from tresse.data.speech.speak_settings import DsmSettings
-from tresse.data.speech.texts import Text
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.texts.texts import Text
 
 if TYPE_CHECKING:
     from moshi.models.loaders import CheckpointInfo

@@ -25,7 +25,7 @@ from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Result, Results, parts_of, run_job
 from tresse.data.left_out import LeftOut, OnFault
 from tresse.data.speech.spoken_files import flac_name, write_flac, write_recordings
-from tresse.data.speech.texts import Text
+from tresse.data.texts.texts import Text
 
 SAMPLE_RATE = 16_000
 VOICES = {"en": "en-GB", "fr": "fr-FR", "de": "de-DE", "es": "es-ES", "it": "it-IT"}

@@ -24,12 +24,12 @@ from tresse.data.processes import rank, world_size
 from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak_settings import SpeakSettings
 from tresse.data.speech.spoken_files import flac_name, write_flac, write_recordings
-from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import draw_voice
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.texts.texts import Text
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from tresse.data.durable import link_or_copy, replaced_file, sync_path
-from tresse.data.speech.texts import Text
+from tresse.data.texts.texts import Text
 
 RECORDINGS = "recordings.jsonl"
 

@@ -11,10 +11,10 @@ from tresse.data.audio.recordings import read_recordings
 from tresse.data.evaluation.listing import list_languages
 from tresse.data.evaluation.triples import read_triples
 from tresse.data.naming import Naming
-from tresse.data.speech.texts import read_texts
 from tresse.data.store.cloze import read_items
 from tresse.data.store.corpus import Corpus, verify_corpus
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
+from tresse.data.texts.texts import read_texts
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 

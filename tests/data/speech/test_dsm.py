@@ -15,8 +15,8 @@ from tresse.data.audio.waveforms import read_spans
 from tresse.data.prepare import main
 from tresse.data.speech.dsm import DsmSpeaker, Spoken, cut, load_speaker
 from tresse.data.speech.speak_settings import DsmSettings
-from tresse.data.speech.texts import Text
 from tresse.data.store.corpus import verify_corpus
+from tresse.data.texts.texts import Text
 
 SETTINGS = {"codebooks": 4, "precision": "fp32"}
 TEXTS = [

@@ -17,7 +17,7 @@ from tresse.data.audio.recordings import read_recordings
 from tresse.data.audio.waveforms import read_spans
 from tresse.data.jobs import Journal
 from tresse.data.speech.pico import PicoSettings, draw_voice, find_sound, speak, speak_all
-from tresse.data.speech.texts import Text, read_texts
+from tresse.data.texts.texts import Text, read_texts
 
 pytest.importorskip("ttspico")
 

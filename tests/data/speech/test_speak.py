@@ -12,10 +12,10 @@ from tresse.data.audio.waveforms import read_spans
 from tresse.data.speech.dsm import Spoken
 from tresse.data.speech.speak import make_batches, speak
 from tresse.data.speech.speak_settings import SpeakSettings
-from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import draw_voice, list_voices
 from tresse.data.store.corpus import Corpus, verify_corpus
 from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.texts.texts import Text
 
 SETTINGS = SpeakSettings(batch=3)
 

@@ -16,8 +16,8 @@ from tresse.data.prepare import main
 from tresse.data.speech.choose_voices import choose_voices, format_scores
 from tresse.data.speech.embedders import SpeakerEmbedder, load_embedder, mel_filters
 from tresse.data.speech.pico import PicoSettings, speak_all
-from tresse.data.speech.texts import Text
 from tresse.data.speech.voices import list_voices
+from tresse.data.texts.texts import Text
 
 RATE = 8_000
 needs_resemblyzer = pytest.mark.skipif(

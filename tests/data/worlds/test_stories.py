@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tresse.data.speech.texts import Text, read_texts
 from tresse.data.store.cloze import read_items
+from tresse.data.texts.texts import Text, read_texts
 from tresse.data.worlds.grammar import ADJECTIVES, ARTICLES, PLACES, tell
 from tresse.data.worlds.stories import StorySizes, draw, sentences, write_stories
 

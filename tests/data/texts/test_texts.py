@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tresse.data.speech.texts import Text, read_texts
+from tresse.data.texts.texts import Text, read_texts
 
 GOOD = {"key": "1", "lang": "fr", "sentences": ["Où ça ?", "L'été."]}
 
