@@ -17,6 +17,7 @@ from tresse.data.interrupt import INTERRUPTED
 from tresse.data.pipe import end_of_pipe
 
 Argument = tyro.conf.Positional
+Measure = Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"]
 
 app = tyro.extras.SubcommandApp()
 
@@ -247,9 +248,7 @@ def compare(
     second: Annotated[str, Argument],
     /,
     *,
-    measure: Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"] = (
-        "mean_full"
-    ),
+    measure: Measure = "mean_full",
 ) -> None:
     """Say which differences between two scored stages are real, by a paired bootstrap.
 
@@ -263,6 +262,30 @@ def compare(
 
     found = compare_setups(folders_of(first), folders_of(second), measure)
     print(format_differences((first, second), found))
+
+
+@app.command
+def submission(
+    scored: Annotated[Path, Argument],
+    /,
+    *,
+    cloze: Path,
+    out: Path,
+    measure: Measure = "mean_full",
+) -> None:
+    """Write the scores of sWUGGY and sBLIMP as a ZeroSpeech 2021 submission, which `zrc` reads.
+
+    Args:
+        scored: Folder of a scored stage: RUN/STAGE, or what `tresse score` wrote.
+        cloze: Folder of the corpus that was scored, with ZeroSpeech's sets.
+        out: Folder of the submission; it must not exist, or be empty.
+        measure: Log-likelihood that is written, as in `score_by` of a run.
+    """
+    from tresse.engine.scoring.submission import META_FILE, write_submission
+
+    for name, count in write_submission(scored, cloze, out, measure).items():
+        print(f"{out / name}: {count:,} recordings")
+    print(f"{out / META_FILE}: fill in what is in <>, and what `zrc` should know besides")
 
 
 @app.command

@@ -6,7 +6,6 @@ interval and its p-value (Efron and Tibshirani 1993; Koehn 2004). A table has ma
 p-values are corrected by Holm's method before a difference counts as real.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from tresse.data.text_table import format_table
 from tresse.engine.scoring.accuracy import item_scores
 from tresse.engine.scoring.questions import MEASURES, Answer
-from tresse.engine.scoring.score import ANSWERS
+from tresse.engine.scoring.score import read_answers
 
 NUM_RESAMPLES = 10_000
 CHUNK = 500  # resamples at once
@@ -85,16 +84,11 @@ def compare(
 
 def read_item_scores(folder: Path, measure: str) -> dict[Cell, dict[str, float]]:
     """Read the mean score of every item, or group of items, of a scored stage, by cell."""
-    path = folder / ANSWERS
-    if not path.exists():
-        raise ValueError(f"{path}: no such file; `tresse score` or the end of a stage writes it")
     if measure not in MEASURES:
         raise ValueError(f"no measure {measure!r}; expected one of {', '.join(MEASURES)}")
     by_cell: dict[Cell, list[Answer]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            answer = Answer(**json.loads(line))
-            by_cell.setdefault((answer.task, answer.pair), []).append(answer)
+    for answer in read_answers(folder):
+        by_cell.setdefault((answer.task, answer.pair), []).append(answer)
     return {cell: item_scores(answers, measure) for cell, answers in by_cell.items()}
 
 

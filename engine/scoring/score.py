@@ -10,7 +10,7 @@ Batches depend only on the sequences, so every number is the same for any number
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import xxhash
 from torch import nn
 
 from tresse.data.durable import write_text
+from tresse.data.lines import parse_records
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
 from tresse.engine.checkpoint.checkpoint import Checkpoint, load_model, open_finished
@@ -154,6 +155,20 @@ def _check_finite(questions: Questions, sums: torch.Tensor) -> None:
 def to_jsonl(answers: Iterable[Answer]) -> str:
     """Return the answers as JSON lines."""
     return "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in answers)
+
+
+def read_answers(folder: Path) -> Iterator[Answer]:
+    """Yield the answers of a scored stage; ValueError if there are none, or for a damaged line."""
+    path = folder / ANSWERS
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; `tresse score` or the end of a stage writes it")
+    with path.open("rb") as file:
+        numbered = ((f"{path}:{number}", line) for number, line in enumerate(file, start=1))
+        for where, record in parse_records(numbered):
+            try:
+                yield Answer(**record)
+            except TypeError as error:
+                raise ValueError(f"{where}: not an answer ({error}); score again") from None
 
 
 @torch.no_grad()
