@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from tresse.bench.peers.workload import WIDTH
-from tresse.bench.records import machine, quantiles
+from tresse.bench.records import quantiles
 from tresse.bench.throughput_ways import Job, Sample, environment
 from tresse.data.text_table import format_table
 from tresse.engine.forecast.flops import flops_per_token, peak_flops
 from tresse.engine.model import parameter_sizes
+from tresse.engine.run.provenance import machine
 
 COLUMNS = ("recipe", "way", "ranks", "micro_rows", "compile", "tokens_per_s", "step_ms")
 COLUMNS += ("step_ms_p20_p80", "mfu_causal", "mfu_full", "memory_gib", "tresse_over_way")

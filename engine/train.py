@@ -38,6 +38,7 @@ from tresse.engine.run.command_line import leave_status, parse_config, resume_co
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
 from tresse.engine.run.logbook import Logbook, curve_name
+from tresse.engine.run.provenance import write_start
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.run_folder import (
     check_same_corpus,
@@ -181,6 +182,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         write_changes(config, changes)
         write_config(config)
         write_corpora(config, corpora)
+        write_start(Path(config.run_dir), plans, ranks.world_size)
     return Job(config, attend, mlp, corpora, plans, heldout, questions, pool)
 
 

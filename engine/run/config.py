@@ -16,6 +16,7 @@ RESERVED = (
     "previous",
     "ranks",
     "scratch",
+    "starts.jsonl",
     "table.json",
     "tensorboard",
 )

@@ -3,6 +3,7 @@
 runs/NAME/config.json      the resolved configuration
 runs/NAME/changes.jsonl    what resumed runs changed in the training
 runs/NAME/corpora.json     ids of the corpora
+runs/NAME/starts.jsonl     code, machine and plan of each start (engine/run/provenance.py)
 runs/NAME/metrics.jsonl    a record per step and per measurement of the held-out loss
 runs/NAME/ranks/           what each rank does now (engine/run/watch.py)
 runs/NAME/tensorboard/     the same numbers as TensorBoard events

@@ -22,6 +22,7 @@ from tests.support.small_run import (
 from tests.support.warm import torchrun
 from tresse.engine.checkpoint.checkpoint import export_stage, newest, verify
 from tresse.engine.checkpoint.state import read_state
+from tresse.engine.run.provenance import read_starts
 from tresse.engine.run.run_folder import read_changes
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,7 @@ def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level(
     run_dir = shutil.copytree(killed_run, tmp_path / "run")
     assert newest(run_dir / "en") == run_dir / "en" / "step-00000006"
     torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags)
+    assert [start["ranks"] for start in read_starts(run_dir)] == [2, processes]
     for found, expected in zip(step_records(run_dir), step_records(finished_run), strict=True):
         assert found["tokens"] == expected["tokens"], "the rows are the same"
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
