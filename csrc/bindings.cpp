@@ -34,26 +34,25 @@ struct Corpus {
   tresse::CorpusView view;
   std::vector<nb::object> alive;
 
-  Corpus(int token_bytes, std::size_t num_languages) {
+  Corpus(int token_bytes, const std::vector<std::uint8_t>& languages) {
     if (token_bytes != 2 && token_bytes != 4)
       throw std::invalid_argument("tokens have 2 or 4 bytes, found " + std::to_string(token_bytes));
-    view = {token_bytes, std::vector<tresse::LanguageView>(num_languages)};
+    view = {token_bytes, {languages.begin(), languages.end()}};
   }
 
   template <class Token>
-  void add_shard(std::size_t language, Array<Token> tokens, Array<std::uint16_t> sentence_lengths,
+  void add_shard(std::size_t index, Array<Token> tokens, Array<std::uint16_t> sentence_lengths,
                  Array<std::uint32_t> document_lengths, Array<std::int64_t> document_tokens,
                  Array<std::int64_t> document_sentences, Array<std::uint64_t> key_hash) {
-    if (language >= view.languages.size())
-      throw std::invalid_argument("language index " + std::to_string(language) + " is unknown");
+    if (index >= view.views.size())
+      throw std::invalid_argument("view " + std::to_string(index) + " of a language is unknown");
     if (sizeof(Token) != static_cast<std::size_t>(view.token_bytes))
       throw std::invalid_argument("a shard holds tokens of " + std::to_string(sizeof(Token)) +
                                   " bytes, the corpus of " + std::to_string(view.token_bytes));
-    view.languages[language].add({reinterpret_cast<const std::byte*>(tokens.data()),
-                                  static_cast<std::int64_t>(tokens.size()),
-                                  ::view(sentence_lengths), ::view(document_lengths),
-                                  ::view(document_tokens), ::view(document_sentences),
-                                  ::view(key_hash)});
+    view.views[index].add({reinterpret_cast<const std::byte*>(tokens.data()),
+                           static_cast<std::int64_t>(tokens.size()), ::view(sentence_lengths),
+                           ::view(document_lengths), ::view(document_tokens),
+                           ::view(document_sentences), ::view(key_hash)});
     const auto keep = [this](const auto& array) { alive.push_back(nb::cast(array)); };
     keep(tokens), keep(sentence_lengths), keep(document_lengths);
     keep(document_tokens), keep(document_sentences), keep(key_hash);
@@ -113,10 +112,10 @@ class Packer {
                                   std::to_string(row_length));
   }
 
-  std::int64_t find_uneven(std::vector<std::uint8_t> languages,
+  std::int64_t find_uneven(std::vector<std::uint8_t> views,
                            const std::vector<Array<std::int64_t>>& documents,
                            std::string table_cache_prefix) const {
-    tresse::StreamSpec spec{.languages = std::move(languages), .mode = tresse::Mode::alternate};
+    tresse::StreamSpec spec{.views = std::move(views), .mode = tresse::Mode::alternate};
     for (const auto& column : documents) spec.documents.push_back(view(column));
     nb::gil_scoped_release release;
     const tresse::Stream stream(*view_, std::move(spec), {});
@@ -124,12 +123,12 @@ class Packer {
                               tresse::default_threads());
   }
 
-  std::int64_t add_stream(std::vector<std::uint8_t> languages, const std::string& mode,
+  std::int64_t add_stream(std::vector<std::uint8_t> views, const std::string& mode,
                           bool random_order, std::vector<std::uint64_t> thresholds,
                           std::vector<Array<std::int64_t>> documents, std::uint64_t seed,
                           std::uint64_t stage, std::uint64_t index, std::int64_t targets,
                           std::string table_cache_prefix) {
-    tresse::StreamSpec spec{std::move(languages),
+    tresse::StreamSpec spec{std::move(views),
                             parse_mode(mode),
                             random_order,
                             std::move(thresholds),
@@ -189,7 +188,7 @@ class Packer {
 
 template <class Token, class Class>
 void bind_add_shard(Class& corpus) {
-  corpus.def("add_shard", &Corpus::add_shard<Token>, "language"_a, "tokens"_a.noconvert(),
+  corpus.def("add_shard", &Corpus::add_shard<Token>, "view"_a, "tokens"_a.noconvert(),
              "sentence_lengths"_a.noconvert(), "document_lengths"_a.noconvert(),
              "document_tokens"_a.noconvert(), "document_sentences"_a.noconvert(),
              "key_hash"_a.noconvert());
@@ -207,7 +206,7 @@ NB_MODULE(_packer, m) {
   m.doc() = "The interleaving packer (tresse.data.packing.packer), and files mapped for it.";
 
   nb::class_<Corpus> corpus(m, "Corpus");
-  corpus.def(nb::init<int, std::size_t>(), "token_bytes"_a, "num_languages"_a);
+  corpus.def(nb::init<int, const std::vector<std::uint8_t>&>(), "token_bytes"_a, "languages"_a);
   bind_add_shard<std::uint16_t>(corpus);
   bind_add_shard<std::uint32_t>(corpus);
 
@@ -216,9 +215,9 @@ NB_MODULE(_packer, m) {
                       std::int64_t, bool>(),
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
-  packer.def("find_uneven", &Packer::find_uneven, "languages"_a, "documents"_a.noconvert(),
+  packer.def("find_uneven", &Packer::find_uneven, "views"_a, "documents"_a.noconvert(),
              "table_cache_prefix"_a);
-  packer.def("add_stream", &Packer::add_stream, "languages"_a, "mode"_a, "random_order"_a,
+  packer.def("add_stream", &Packer::add_stream, "views"_a, "mode"_a, "random_order"_a,
              "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a,
              "table_cache_prefix"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);

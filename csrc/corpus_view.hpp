@@ -40,9 +40,15 @@ struct Place {
   std::int64_t document;  // within the shard
 };
 
-// All shards of a language. Documents are numbered through the shards in order.
+// All shards of a language in a corpus. Documents are numbered through the shards in order.
 class LanguageView {
  public:
+  // Several views may have one language, those of several corpora.
+  explicit LanguageView(std::uint8_t language) : language_(language) {}
+
+  // What the language of its tokens is called in a batch.
+  std::uint8_t language() const noexcept { return language_; }
+
   void add(Shard shard) {
     check(shard);
     first_document_.push_back(num_documents() + static_cast<std::int64_t>(shard.key_hash.size()));
@@ -79,22 +85,23 @@ class LanguageView {
                                   std::to_string(sentences) + " sentences");
   }
 
+  std::uint8_t language_;
   std::vector<Shard> shards_;
   std::vector<std::int64_t> first_document_{0};
 };
 
 struct CorpusView {
   int token_bytes;  // 2 or 4
-  std::vector<LanguageView> languages;
+  std::vector<LanguageView> views;  // a view for each language of each corpus
 };
 
-// The tokens of all shards laid end to end: languages in order, and the shards of each in order.
+// The tokens of all shards laid end to end: views in order, and the shards of each in order.
 class Pool {
  public:
   explicit Pool(const CorpusView& corpus) : token_bytes_(corpus.token_bytes) {
     std::int64_t first = 0;
-    for (const auto& language : corpus.languages)
-      for (const auto& shard : language.shards()) {
+    for (const auto& view : corpus.views)
+      for (const auto& shard : view.shards()) {
         if (shard.num_tokens > 0) parts_.push_back({shard.tokens, first});
         first += shard.num_tokens;
       }

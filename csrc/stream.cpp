@@ -65,27 +65,27 @@ void check_sentences(std::span<const Place> places) {
 
 Stream::Stream(const CorpusView& corpus, StreamSpec spec, Specials specials)
     : corpus_(&corpus), spec_(std::move(spec)), specials_(specials) {
-  const auto width = spec_.languages.size();
+  const auto width = spec_.views.size();
   if (width == 0 || (spec_.mode == Mode::mono) != (width == 1))
     throw std::invalid_argument("a mono stream takes one language, the others two or more");
-  for (auto language : spec_.languages)
-    if (language >= corpus.languages.size())
-      throw std::invalid_argument("language index " + std::to_string(language) + " is unknown");
+  for (auto view : spec_.views)
+    if (view >= corpus.views.size())
+      throw std::invalid_argument("view " + std::to_string(view) + " of a language is unknown");
   if (spec_.documents.size() != (spec_.mode == Mode::mono ? 0 : width))
     throw std::invalid_argument("a stream of several languages takes a column of documents each");
-  num_documents_ = spec_.mode == Mode::mono ? corpus.languages[spec_.languages[0]].num_documents()
+  num_documents_ = spec_.mode == Mode::mono ? corpus.views[spec_.views[0]].num_documents()
                                             : static_cast<std::int64_t>(spec_.documents[0].size());
   if (num_documents_ == 0) throw std::invalid_argument("the stream has no documents");
   for (std::size_t j = 0; j < spec_.documents.size(); ++j)
     check_documents(spec_.documents[j], num_documents_,
-                    corpus.languages[spec_.languages[j]].num_documents());
+                    corpus.views[spec_.views[j]].num_documents());
   num_separators_ = (specials_.bos >= 0) + (specials_.eos >= 0);
 }
 
 // Uniform draws are made once in L epochs, during which the languages take turns.
 std::int64_t Stream::draw_period() const noexcept {
   const bool uniform = spec_.mode == Mode::sample && spec_.thresholds.empty();
-  return uniform ? static_cast<std::int64_t>(spec_.languages.size()) : 1;
+  return uniform ? static_cast<std::int64_t>(spec_.views.size()) : 1;
 }
 
 std::int64_t Stream::length_period() const noexcept {
@@ -110,14 +110,14 @@ EpochKeys Stream::keys(std::int64_t epoch) const noexcept {
 void Stream::find_places(std::int64_t index, std::span<Place> places) const {
   for (std::size_t j = 0; j < places.size(); ++j) {
     const auto document = spec_.documents.empty() ? index : spec_.documents[j][index];
-    places[j] = corpus_->languages[spec_.languages[j]].locate(document);
+    places[j] = corpus_->views[spec_.views[j]].locate(document);
   }
 }
 
 void Stream::lengths(const EpochKeys& keys, std::span<const std::int64_t> documents,
                      std::span<std::int64_t> out) const {
   constexpr std::size_t kBatch = 16;  // documents whose cache misses overlap
-  const auto width = spec_.languages.size();
+  const auto width = spec_.views.size();
   std::vector<Place> places(kBatch * width);
   for (std::size_t first = 0; first < documents.size(); first += kBatch) {
     const auto batch = documents.subspan(first, std::min(kBatch, documents.size() - first));
@@ -153,7 +153,7 @@ std::int64_t Stream::find_uneven(const TableCache& cache, int threads) const {
 
 std::int64_t Stream::find_uneven(std::int64_t begin, std::int64_t end) const {
   constexpr std::int64_t kBatch = 16;  // documents whose cache misses overlap
-  const auto width = spec_.languages.size();
+  const auto width = spec_.views.size();
   std::vector<Place> places(kBatch * width);
   for (auto first = begin; first < end; first += kBatch) {
     const auto size = std::min(kBatch, end - first);
@@ -207,8 +207,8 @@ std::size_t Stream::draw(const EpochKeys& keys, std::uint64_t document_hash,
                          std::int64_t sentence) const {
   const auto hash = fold(document_hash, static_cast<std::uint64_t>(sentence));
   if (spec_.thresholds.empty()) {
-    const auto drawn = bounded(hash, spec_.languages.size()) + keys.shift;
-    return drawn < spec_.languages.size() ? drawn : drawn - spec_.languages.size();
+    const auto drawn = bounded(hash, spec_.views.size()) + keys.shift;
+    return drawn < spec_.views.size() ? drawn : drawn - spec_.views.size();
   }
   std::size_t language = 0;
   for (auto threshold : spec_.thresholds) language += hash >= threshold;
@@ -220,7 +220,7 @@ void Stream::find(const Document& document) const {
 }
 
 void Stream::locate(Document& document) const {
-  document.places.resize(spec_.languages.size());
+  document.places.resize(spec_.views.size());
   find_places(document.index, document.places);
   for (const auto& [shard, i] : document.places) {
     prefetch(&shard->document_tokens[i]);
@@ -265,7 +265,7 @@ void Stream::expand_mono(Document& document) const {
   auto& part = document.parts[0];
   const auto length = (part.end - part.tokens) / corpus_->token_bytes;
   document.runs.push_back(
-      {part.tokens, static_cast<std::uint32_t>(length), spec_.languages[0], Special::none});
+      {part.tokens, static_cast<std::uint32_t>(length), language(0), Special::none});
   part.tokens = part.end;
 }
 
@@ -301,13 +301,13 @@ void Stream::expand_sample(Document& document) const {
 }
 
 void Stream::add_sentence(Document& document, std::size_t j, std::int64_t sentence) const {
-  const auto language = spec_.languages[j];
+  const auto own = language(j);
   auto& runs = document.runs;
   if (specials_.language_switch >= 0 && !runs.empty() && runs.back().special == Special::none &&
-      runs.back().language != language)
-    add_special(document, Special::language_switch, language);
+      runs.back().language != own)
+    add_special(document, Special::language_switch, own);
   const auto& part = document.parts[j];
-  runs.push_back({part.tokens, part.sentences[sentence], language, Special::none});
+  runs.push_back({part.tokens, part.sentences[sentence], own, Special::none});
 }
 
 void Stream::add_special(Document& document, Special special, std::uint8_t language) const {

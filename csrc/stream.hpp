@@ -22,12 +22,12 @@ struct Specials {
 };
 
 struct StreamSpec {
-  std::vector<std::uint8_t> languages;  // indices into CorpusView::languages
+  std::vector<std::uint8_t> views;  // of its languages: indices into CorpusView::views
   Mode mode = Mode::mono;
   bool random_order = false;  // alternate: draw the order of the languages for each document
   // sample: cumulative probabilities times 2^64 without the last; empty for uniform draws.
   std::vector<std::uint64_t> thresholds{};
-  // [languages] of [n]: document i in each language. mono: empty, for all documents.
+  // [views] of [n]: document i in each language. mono: empty, for all documents.
   std::vector<std::span<const std::int64_t>> documents{};
   std::uint64_t seed = 0, stage = 0, index = 0;
 };
@@ -106,6 +106,9 @@ class Stream {
   void expand_alternate(Document& document) const;
   void expand_sample(Document& document) const;
   void add_sentence(Document& document, std::size_t part, std::int64_t sentence) const;
+  std::uint8_t language(std::size_t part) const noexcept {
+    return corpus_->views[spec_.views[part]].language();
+  }
   void add_special(Document& document, Special special, std::uint8_t language) const;
 
   const CorpusView* corpus_;

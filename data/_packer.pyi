@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 class Corpus:
-    """Shards by language, as views of arrays that it keeps alive."""
+    """Shards by corpus and language, as views of arrays that it keeps alive.
 
-    def __init__(self, token_bytes: int, num_languages: int) -> None: ...
+    languages: for each view of shards, the language that a batch says its tokens have.
+    """
+
+    def __init__(self, token_bytes: int, languages: Sequence[int]) -> None: ...
     def add_shard(
         self,
-        language: int,
+        view: int,
         tokens: np.ndarray,
         sentence_lengths: np.ndarray,
         document_lengths: np.ndarray,
@@ -36,11 +39,11 @@ class Packer:
         mask_documents: bool,
     ) -> None: ...
     def find_uneven(
-        self, languages: Sequence[int], documents: Sequence[np.ndarray], table_cache_prefix: str
+        self, views: Sequence[int], documents: Sequence[np.ndarray], table_cache_prefix: str
     ) -> int: ...
     def add_stream(
         self,
-        languages: Sequence[int],
+        views: Sequence[int],
         mode: str,
         random_order: bool,
         thresholds: Sequence[int],

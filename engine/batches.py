@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tresse.data.packing.packer import Batch, Copies
-from tresse.data.store.corpus import Corpus
+from tresse.data.packing.sources import Sources
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 from tresse.kernels.gather import gather_rows
 
@@ -65,12 +65,17 @@ def to_host(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=on_gpu)
 
 
-def upload_pool(corpus: Corpus, device: torch.device, *, show_progress: bool = False) -> Tensor:
-    """Copy a corpus' tokens to the device: (size,) uint16 or uint32, in the order of `Copies`.
+def upload_pool(sources: Sources, device: torch.device, *, show_progress: bool = False) -> Tensor:
+    """Copy the tokens of all corpora to the device, in the order of `Copies`.
 
-    Raises ValueError if they need more memory than the device has free.
+    Returns (size,) uint16 or uint32. Raises ValueError if the device has not so much memory free.
     """
-    shards = [shard.tokens for name in corpus.languages for shard in corpus.shards[name]]
+    shards = [
+        shard.tokens
+        for corpus in sources.corpora
+        for name in corpus.languages
+        for shard in corpus.shards[name]
+    ]
     size, dtype = sum(tokens.size for tokens in shards), shards[0].dtype
     _check_fits(size, dtype.itemsize, device)
     pool = torch.empty(size, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)

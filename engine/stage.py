@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tresse.data.packing.loader import Loader, count_steps, micro_batches
-from tresse.data.packing.packer import Plan, plan_rows
-from tresse.data.store.corpus import Corpus
+from tresse.data.packing.packer import Plan, plan_mixed_rows
+from tresse.data.packing.sources import Sources
 from tresse.engine.batches import pinned
 from tresse.engine.checkpoint.checkpoint import (
     Checkpoint,
@@ -56,7 +56,7 @@ class Stage:
     """Number of steps of the stage."""
     engine: Engine
     ranks: Ranks
-    corpus: Corpus
+    sources: Sources
     micro_rows: int
     """Largest number of rows of a micro-batch."""
     keeps_h: bool
@@ -161,8 +161,8 @@ class Stage:
             num_updates=self.num_updates,
             recent_norms=tuple(self.recent_norms),
             tokens=dict(self.tokens),
-            corpus=self.corpus.id,
-            tokenizer=self.corpus.tokenizer,
+            corpus=self.sources.id,
+            tokenizer=self.sources.tokenizer,
             vocabulary=self.plan.vocabulary,
             config=self.config,
         )
@@ -178,7 +178,7 @@ def plan_stages(config: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, 
     """Plan every stage, and print the plans on the first rank."""
     plans = {}
     for index, stage in enumerate(config.stages):
-        plan = plan_rows(
+        plan = plan_mixed_rows(
             corpora.train,
             stage.streams,
             config.data.packing,
@@ -190,6 +190,10 @@ def plan_stages(config: RunConfig, corpora: Corpora, ranks: Ranks) -> dict[str, 
         if ranks.is_first:
             print(f"stage {stage.name}: {_describe_steps(config, stage, plan)}")
             print(plan.summary())
+    read = {stream.corpus for plan in plans.values() for stream in plan.streams}
+    for corpus in corpora.train.corpora:
+        if corpora.train.label(corpus) not in read:
+            raise ValueError(f"{corpus.path}: no stage reads this corpus; leave it out")
     return plans
 
 
@@ -274,7 +278,7 @@ def build_stage(
     keep_h = keeps_h(config, sizes, ranks, micro_rows)
     model = _build_model(config, plan, ranks, attend, mlp, keep_h=keep_h)
     if source:
-        source.check_tokenizer(corpora.train)
+        source.check_tokenizer(corpora.train.corpora[0])
         source.load_into(model)
     else:
         fill_new(model, config)

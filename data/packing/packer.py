@@ -1,7 +1,7 @@
-"""Rows of tokens for a training stage, packed in C++ from the memory-mapped shards of a corpus.
+"""Rows of tokens for a training stage, packed in C++ from the memory-mapped shards of corpora.
 
 A stage mixes streams. A stream is an endless sequence of documents, epoch after epoch, and packing
-cuts it into rows of T + 1 tokens: T inputs and their labels. A row depends on (corpus, streams,
+cuts it into rows of T + 1 tokens: T inputs and their labels. A row depends on (corpora, streams,
 packing, seed, stage, row number) and on nothing else. `reference.py` defines the same rows in plain
 Python.
 """
@@ -21,6 +21,7 @@ from tresse.data.packing.settings import (
     split_targets,
     thresholds,
 )
+from tresse.data.packing.sources import Part, Sources
 from tresse.data.packing.table_cache import table_cache_prefix
 from tresse.data.store.corpus import Corpus
 
@@ -55,10 +56,11 @@ class Batch:
 
 @dataclass
 class Copies:
-    """B rows of T + 1 tokens as copies from a pool, which holds all tokens of the corpus.
+    """B rows of T + 1 tokens as copies from a pool, which holds all tokens of the corpora.
 
-    The pool is all shards laid end to end: languages in order, and the shards of each in order. The
-    copies cover the B * (T + 1) tokens of the rows in order; each ends where the next one starts.
+    The pool is all shards laid end to end: corpora in order, the languages of each in order, and
+    the shards of each in order. The copies cover the B * (T + 1) tokens of the rows in order; each
+    ends where the next one starts.
     """
 
     row_length: int
@@ -75,9 +77,11 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """The part of a stage that one stream fills."""
+    """The part of a stage that one stream fills from one corpus."""
 
     stream: Stream
+    corpus: str
+    """Short name of the corpus; empty if there is but one."""
     num_rows: int
     """Number of rows that hold the targets."""
     num_targets: int
@@ -91,13 +95,19 @@ class StreamPlan:
     num_left_out: dict[str, int]
     """Documents of each language that are left out, since another language lacks their key."""
 
+    @property
+    def name(self) -> str:
+        """Languages, mode and corpus."""
+        of = f" of {self.corpus}" if self.corpus else ""
+        return f"{'+'.join(self.stream.languages)} {self.stream.mode}{of}"
+
     def __str__(self) -> str:
         split = ", ".join(f"{name} {count:,.0f}" for name, count in self.targets.items())
         left_out = ", ".join(
             f"{name} {count:,}" for name, count in self.num_left_out.items() if count
         )
         line = (
-            f"{'+'.join(self.stream.languages)} {self.stream.mode}: {self.num_rows:,} rows, "
+            f"{self.name}: {self.num_rows:,} rows, "
             f"{self.num_targets:,} targets ({split}), {self.epochs:.2f} epochs of "
             f"{self.num_documents:,} documents"
         )
@@ -172,27 +182,42 @@ def plan_rows(
     seed: int,
     stage: int,
 ) -> Plan:
+    """Plan rows of one corpus, as `plan_mixed_rows` does."""
+    sources = Sources((corpus,))
+    return plan_mixed_rows(sources, streams, packing, tokens=tokens, seed=seed, stage=stage)
+
+
+def plan_mixed_rows(
+    sources: Sources,
+    streams: Sequence[Stream],
+    packing: Packing,
+    *,
+    tokens: int,
+    seed: int,
+    stage: int,
+) -> Plan:
     """Plan rows with exactly `tokens` counted labels, shared among the streams by their weights.
 
-    ValueError for a language that the corpus lacks, languages without a common key, translations
-    that differ in their number of sentences, and a stream whose share is less than one target.
+    A stream shares its own among the corpora; what one corpus gives to it is a stream by itself.
+    ValueError for a language that no corpus has, languages without a common key, translations that
+    differ in their number of sentences, and a stream whose share is less than one target.
     """
-    shares = split_targets(tokens, streams)
-    vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
+    parts = [part for stream in streams for part in sources.parts(stream)]
+    shares = split_targets(tokens, [part.stream for part in parts])
+    vocabulary = Vocabulary(sources.tokenizer.vocab_size, packing.uses_specials)
     specials = vocabulary.specials(packing)
-    packer = _open_packer(corpus, packing, specials)
+    packer, views = _open_packer(sources, packing, specials)
     planned = []
-    for index, (stream, targets) in enumerate(zip(streams, shares, strict=True)):
-        documents = _documents(corpus, stream)
-        languages = [corpus.languages.index(language) for language in stream.languages]
+    for index, (part, targets) in enumerate(zip(parts, shares, strict=True)):
+        corpus, stream, documents = part.corpus, part.stream, part.documents
+        own_views = [views[corpus.id, language] for language in stream.languages]
         cache_prefix = table_cache_prefix(
-            corpus, stream, packing, _num_documents(corpus, stream, documents),
-            seed=seed, stage=stage, index=index,
-        )  # fmt: skip
-        if documents and (uneven := packer.find_uneven(languages, documents, cache_prefix)) >= 0:
-            raise ValueError(_describe_uneven(corpus, stream, documents, uneven))
+            corpus, stream, packing, part.num_documents, seed=seed, stage=stage, index=index
+        )
+        if documents and (uneven := packer.find_uneven(own_views, documents, cache_prefix)) >= 0:
+            raise ValueError(_describe_uneven(part, uneven))
         num_rows = packer.add_stream(
-            languages=languages,
+            views=own_views,
             mode=stream.mode,
             random_order=stream.language_order == "random",
             thresholds=thresholds(stream),
@@ -203,29 +228,38 @@ def plan_rows(
             targets=targets,
             table_cache_prefix=cache_prefix,
         )
-        planned.append(_describe(corpus, stream, packing, specials, documents, targets, num_rows))
-    return Plan(packer, tuple(corpus.languages), vocabulary, packing, tuple(planned))
+        label = sources.label(corpus)
+        planned.append(_describe(part, label, packing, specials, targets, num_rows))
+    return Plan(packer, sources.languages, vocabulary, packing, tuple(planned))
 
 
-def _open_packer(corpus: Corpus, packing: Packing, specials: Specials) -> _packer.Packer:
-    """Hand the shards' arrays to the packer, which keeps them alive."""
-    if len(corpus.languages) > MAX_LANGUAGES:
+def _open_packer(
+    sources: Sources, packing: Packing, specials: Specials
+) -> tuple[_packer.Packer, dict[tuple[str, str], int]]:
+    """Hand the shards' arrays to the packer, which keeps them alive.
+
+    Returns the packer, and its view of each corpus, by its id, and language.
+    """
+    named = [(corpus, name) for corpus in sources.corpora for name in corpus.languages]
+    if len(named) > MAX_LANGUAGES:
         raise ValueError(
-            f"{corpus.path}: {len(corpus.languages)} languages, the packer takes {MAX_LANGUAGES}"
+            f"{sources.name}: {len(named)} languages, the packer takes {MAX_LANGUAGES}"
         )
-    shards = [(i, s) for i, name in enumerate(corpus.languages) for s in corpus.shards[name]]
-    view = _packer.Corpus(shards[0][1].tokens.itemsize, len(corpus.languages))
-    for language, shard in shards:
-        view.add_shard(
-            language,
-            shard.tokens,
-            shard.sentence_lengths,
-            shard.document_lengths,
-            shard.document_tokens,
-            shard.document_sentences,
-            shard.key_hash,
-        )
-    return _packer.Packer(
+    first, language = named[0]
+    languages = [sources.languages.index(name) for _, name in named]
+    view = _packer.Corpus(first.shards[language][0].tokens.itemsize, languages)
+    for index, (corpus, name) in enumerate(named):
+        for shard in corpus.shards[name]:
+            view.add_shard(
+                index,
+                shard.tokens,
+                shard.sentence_lengths,
+                shard.document_lengths,
+                shard.document_tokens,
+                shard.document_sentences,
+                shard.key_hash,
+            )
+    packer = _packer.Packer(
         view,
         row_length=packing.row_length,
         mode=packing.mode,
@@ -234,33 +268,13 @@ def _open_packer(corpus: Corpus, packing: Packing, specials: Specials) -> _packe
         language_switch=-1 if specials.switch is None else specials.switch,
         mask_documents=packing.mask_documents,
     )
+    return packer, {(corpus.id, name): index for index, (corpus, name) in enumerate(named)}
 
 
-def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray]:
-    """Return the documents of the keys that a stream's languages share, int64 [keys] per language.
-
-    A mono stream takes all documents: no column is returned.
-    """
-    for language in stream.languages:
-        if language not in corpus.languages:
-            raise ValueError(
-                f"{corpus.path}: no language {language!r}; it has {', '.join(corpus.languages)}"
-            )
-    if stream.mode == "mono":
-        return []
-    documents = corpus.aligned_columns(stream.languages)
-    if not documents[0].size:
-        raise ValueError(
-            f"{corpus.path}: no key is in all of {', '.join(stream.languages)}; "
-            "interleaving needs translations"
-        )
-    return documents
-
-
-def _describe_uneven(
-    corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray], key: int
-) -> str:
-    named = list(zip(stream.languages, (int(column[key]) for column in documents), strict=True))
+def _describe_uneven(part: Part, key: int) -> str:
+    corpus = part.corpus
+    columns = [int(column[key]) for column in part.documents]
+    named = list(zip(part.stream.languages, columns, strict=True))
     counts = [f"{len(corpus.document(*place))} sentences in {place[0]}" for place in named]
     return (
         f"{corpus.path}: key {corpus.key(*named[0])!r} has {', '.join(counts)}; translations need "
@@ -268,48 +282,28 @@ def _describe_uneven(
     )
 
 
-def _num_documents(corpus: Corpus, stream: Stream, documents: Sequence[np.ndarray]) -> int:
-    return len(documents[0]) if documents else corpus.num_documents(stream.languages[0])
-
-
-def _num_tokens(corpus: Corpus, language: str, documents: np.ndarray | None) -> int:
-    """Return the number of tokens in documents of a language; None stands for all of them."""
-    if documents is None or documents.size == corpus.num_documents(language):
-        return corpus.num_tokens(language)
-    lengths = np.concatenate([shard.document_lengths for shard in corpus.shards[language]])
-    return int(lengths[documents].sum(dtype=np.int64))
-
-
 def _describe(
-    corpus: Corpus,
-    stream: Stream,
-    packing: Packing,
-    specials: Specials,
-    documents: Sequence[np.ndarray],
-    targets: int,
-    num_rows: int,
+    part: Part, corpus: str, packing: Packing, specials: Specials, targets: int, num_rows: int
 ) -> StreamPlan:
     """Sum up a stream; the split of its targets by language ignores special tokens."""
-    totals = {name: corpus.num_documents(name) for name in stream.languages}
-    num_documents = _num_documents(corpus, stream, documents)
+    stream = part.stream
+    totals = {name: part.corpus.num_documents(name) for name in stream.languages}
     L = len(stream.languages)
     share = stream.probabilities or (1 / L if stream.mode == "sample" else 1.0,) * L
-    tokens = np.array(share) * [
-        _num_tokens(corpus, language, column)
-        for language, column in zip(stream.languages, documents or [None], strict=True)
-    ]
-    per_epoch = tokens.sum() + num_documents * specials.num_separators
+    tokens = np.array(share) * part.num_tokens()
+    per_epoch = tokens.sum() + part.num_documents * specials.num_separators
     if packing.mode == "best_fit":
         epochs = (targets + num_rows) / per_epoch
     else:
-        epochs = targets / (per_epoch - num_documents * packing.mask_documents)
+        epochs = targets / (per_epoch - part.num_documents * packing.mask_documents)
     split = targets * tokens / tokens.sum()
     return StreamPlan(
         stream=stream,
+        corpus=corpus,
         num_rows=num_rows,
         num_targets=targets,
         epochs=float(epochs),
         targets=dict(zip(stream.languages, split.tolist(), strict=True)),
-        num_documents=num_documents,
-        num_left_out={name: total - num_documents for name, total in totals.items()},
+        num_documents=part.num_documents,
+        num_left_out={name: total - part.num_documents for name, total in totals.items()},
     )

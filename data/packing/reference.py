@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import isqrt
 
 from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets, thresholds
+from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus
 
 ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER = 1, 2, 3, 4  # the purpose of a hash
@@ -209,7 +210,7 @@ def stream_rows(
 
 
 def reference_rows(
-    corpus: Corpus,
+    sources: Sources,
     streams: Sequence[Stream],
     packing: Packing,
     *,
@@ -217,15 +218,22 @@ def reference_rows(
     seed: int,
     stage: int,
 ) -> list[Row]:
-    """Return all rows of the plan that `plan_rows` returns for the same arguments."""
-    queues = [
-        stream_rows(corpus, stream, packing, (seed, stage, k), targets)
-        for k, (stream, targets) in enumerate(
-            zip(streams, split_targets(tokens, streams), strict=True)
-        )
-    ]
+    """Return all rows of the plan that `plan_mixed_rows` returns for the same arguments."""
+    parts = [part for stream in streams for part in sources.parts(stream)]
+    shares = split_targets(tokens, [part.stream for part in parts])
+    queues = []
+    for k, (part, targets) in enumerate(zip(parts, shares, strict=True)):
+        found = stream_rows(part.corpus, part.stream, packing, (seed, stage, k), targets)
+        numbers = [sources.languages.index(name) for name in part.corpus.languages]
+        queues.append([renumber(row, numbers) for row in found])
     sizes = [len(queue) for queue in queues]
     return [queues[k][i] for k, i in (slot(row, sizes) for row in range(sum(sizes)))]
+
+
+def renumber(row: Row, numbers: Sequence[int]) -> Row:
+    """Return a row whose languages have other numbers."""
+    tokens = [replace(token, language=numbers[token.language]) for token in row.tokens]
+    return Row(tokens, row.num_valid)
 
 
 def slot(row: int, sizes: Sequence[int]) -> tuple[int, int]:

@@ -40,7 +40,7 @@ class State:
     tokens: dict[str, NonNegativeInt]
     """Targets per language since the weights were new: those of earlier stages count too."""
     corpus: str
-    """Id of the training corpus."""
+    """Id of the training corpus; of several, joined with a plus sign."""
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     config: RunConfig

@@ -96,7 +96,7 @@ def _plans(config: RunConfig) -> dict[str, Plan]:
     if not config.data.corpus:
         return {}
     ranks = Ranks(0, 1, torch.device("cpu"))
-    print(f"rows of {config.data.corpus}:", file=sys.stderr)
+    print(f"rows of {', '.join(config.data.corpus)}:", file=sys.stderr)
     return plan_stages(config, open_corpora(config, ranks), ranks)
 
 

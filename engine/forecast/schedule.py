@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tresse.data.packing.packer import Plan
-from tresse.data.packing.settings import Stream, Vocabulary, split_targets
+from tresse.data.packing.settings import Vocabulary, split_targets
 from tresse.engine.run.config import RunConfig, StageConfig
 
 UNITS = 2048
@@ -46,7 +46,7 @@ def _forecast(
     for targets in [each.targets for each in plan.streams] if plan else _expected(stage):
         for name, count in targets.items():
             tokens[name] = tokens.get(name, 0.0) + share * count
-    epochs = {_name(each.stream): share * each.epochs for each in plan.streams} if plan else {}
+    epochs = {each.name: share * each.epochs for each in plan.streams} if plan else {}
     return StageForecast(stage.name, last_step, tokens, epochs)
 
 
@@ -58,10 +58,6 @@ def _expected(stage: StageConfig) -> Iterator[dict[str, float]]:
         number = len(stream.languages)
         shares = stream.probabilities or (1 / number,) * number
         yield {name: targets * p for name, p in zip(stream.languages, shares, strict=True)}
-
-
-def _name(stream: Stream) -> str:
-    return f"{'+'.join(stream.languages)} {stream.mode}"
 
 
 def vocabulary(config: RunConfig, plans: dict[str, Plan]) -> Vocabulary:

@@ -106,7 +106,7 @@ def main() -> None:
 
 
 @contextmanager
-def random_corpus(config: RunConfig, ranks: Ranks) -> Iterator[str]:
+def random_corpus(config: RunConfig, ranks: Ranks) -> Iterator[tuple[str, ...]]:
     """Write random units for a recipe without a corpus, and remove them at the end."""
     if config.data.corpus or config.data.story_world:
         yield config.data.corpus
@@ -118,11 +118,11 @@ def random_corpus(config: RunConfig, ranks: Ranks) -> Iterator[str]:
         if ranks.is_first:
             write_random_units(path, sorted(languages), tokens)
         ranks.barrier()
-        yield str(path)
+        yield (str(path),)
         ranks.barrier()
 
 
-def cut(config: RunConfig, options: Options, corpus: str, out: Path) -> RunConfig:
+def cut(config: RunConfig, options: Options, corpus: tuple[str, ...], out: Path) -> RunConfig:
     """Return the configuration with its first stage alone, as long as the profile."""
     steps = options.warmup + options.steps + 1  # the last one for the snapshot of memory
     tokens = steps * config.rows_per_step * config.data.packing.row_length

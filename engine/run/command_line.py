@@ -80,14 +80,16 @@ def _default(named: str | None, run_dir: str) -> tuple[RunConfig, Path]:
     if not file:
         return started, folder
     differences = find_differences(started, recipe)
-    if refused := [str(each) for each in differences if not each.is_allowed]:
+    if refused := [
+        str(each) for each in differences if not (each.is_of_stages and each.is_allowed)
+    ]:
         raise ValueError(
             f"{folder}: the run was started with other settings than {file} has: "
             f"{'; '.join(refused)}. Resume it by --run-dir {folder} without the "
             "file, or start another run by --run-dir"
         )
-    # What else differs is a matter of execution, in which the run's own settings count.
-    return replace(started, stages=recipe.stages, optim=recipe.optim, spikes=recipe.spikes), folder
+    # Whatever else differs is a matter of execution, where the run's own settings count.
+    return replace(started, stages=recipe.stages), folder
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -97,12 +99,12 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         return str(Path(path).resolve()) if path else ""
 
     data, model = config.data, config.model
-    corpora = {name: resolve(getattr(data, name)) for name in ("corpus", "valid", "cloze")}
+    corpora = tuple(resolve(path) for path in data.corpus)
     return replace(
         config,
         run_dir=resolve(config.run_dir),
         init=resolve(config.init),
-        data=replace(data, **corpora),
+        data=replace(data, corpus=corpora, valid=resolve(data.valid), cloze=resolve(data.cloze)),
         model=replace(model, pretrained=resolve(model.pretrained)),
     )
 

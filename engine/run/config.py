@@ -168,8 +168,11 @@ class ShardingConfig:
 class DataConfig:
     """The corpora of a run, as `tresse prepare` writes them, and their packing into rows."""
 
-    corpus: str = ""
-    """Folder of the training corpus; needed unless the recipe has a story world, as demo has."""
+    corpus: tuple[str, ...] = ()
+    """Folders of the training corpora; needed unless the recipe has a story world, as demo has."""
+    weights: tuple[float, ...] = ()
+    """Shares of the corpora in the targets of each stream, one number per corpus.
+    The default is by their numbers of tokens."""
     valid: str = ""
     """Folder of a held-out corpus, to measure the loss per language.
     The default is none, or that of the story world."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import xxhash
 
+from tresse.data.packing.sources import Sources, check_same_units
 from tresse.data.store.corpus import Corpus
 from tresse.data.worlds.story_world import generate
 from tresse.engine.run.config import RunConfig
@@ -15,7 +16,7 @@ from tresse.engine.run.ranks import Ranks
 class Corpora:
     """The corpora that a run reads; None for one that it does without."""
 
-    train: Corpus
+    train: Sources
     valid: Corpus | None
     cloze: Corpus | None
 
@@ -35,15 +36,12 @@ def open_corpora(config: RunConfig, ranks: Ranks) -> Corpora:
         print(f"writing the story world to {world}")
         generate(data.story_world, world)
     ranks.barrier()
-    paths = {"train": data.corpus, "valid": data.valid, "cloze": data.cloze}
+    train, valid, cloze = data.corpus, data.valid, data.cloze
     if data.story_world is not None:
-        paths = {name: path or str(world / name) for name, path in paths.items()}
-    opened = {name: Corpus.open(path) for name, path in paths.items() if path}
-    train = opened["train"]
-    for corpus in opened.values():
-        if corpus.tokenizer != train.tokenizer:
-            raise ValueError(
-                f"{corpus.path}: units of {corpus.tokenizer}, but {train.path} has units of "
-                f"{train.tokenizer}; tokenise both alike"
-            )
-    return Corpora(train, opened.get("valid"), opened.get("cloze"))
+        train = train or (str(world / "train"),)
+        valid, cloze = valid or str(world / "valid"), cloze or str(world / "cloze")
+    sources = Sources(tuple(Corpus.open(path) for path in train), data.weights)
+    others = {path: Corpus.open(path) for path in (valid, cloze) if path}
+    for corpus in others.values():
+        check_same_units(corpus, sources.corpora[0])
+    return Corpora(sources, others.get(valid), others.get(cloze))

@@ -119,6 +119,11 @@ class Difference(NamedTuple):
         return self.is_added_stage or self.field.startswith("spikes.")
 
     @property
+    def is_of_stages(self) -> bool:
+        """True if the field is a stage or belongs to one."""
+        return self.field.startswith("stages.")
+
+    @property
     def is_added_stage(self) -> bool:
         """True if the field is a stage after those that there were."""
         return ADDED.fullmatch(self.field) is not None and self.old is None
@@ -266,7 +271,7 @@ def check_corpus_id(corpora: Corpora, trained: str, what: str | Path) -> None:
     """Raise ValueError if `what`, a run or a checkpoint, was trained on another corpus."""
     if trained != corpora.train.id:
         raise ValueError(
-            f"{what}: trained on the corpus {trained}, but {corpora.train.path} is "
+            f"{what}: trained on the corpus {trained}, but {corpora.train.name} is "
             f"{corpora.train.id}; name the first corpus, or start another run with --run-dir"
         )
 

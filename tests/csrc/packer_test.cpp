@@ -62,10 +62,12 @@ Corpus make_corpus() {
     corpus.arrays.push_back(make_shard<Token>(language, 0, 20));
     corpus.arrays.push_back(make_shard<Token>(language, 20, kDocuments - 20));
   }
-  corpus.view = {sizeof(Token), std::vector<LanguageView>(kLanguages)};
+  corpus.view.token_bytes = sizeof(Token);
+  for (std::uint8_t language = 0; language < kLanguages; ++language)
+    corpus.view.views.emplace_back(language);
   for (std::size_t i = 0; i < corpus.arrays.size(); ++i) {
     const auto& a = corpus.arrays[i];
-    corpus.view.languages[i / 2].add({a.tokens.data(), a.document_tokens.back(), a.sentence_lengths,
+    corpus.view.views[i / 2].add({a.tokens.data(), a.document_tokens.back(), a.sentence_lengths,
                                       a.document_lengths, a.document_tokens, a.document_sentences,
                                       a.key_hash});
   }
@@ -76,15 +78,15 @@ Corpus make_corpus() {
 // Tables are cached in files whose names begin with `table_prefix`.
 void add_streams(Packer& packer, const Corpus& corpus, const std::string& table_prefix) {
   const std::vector<std::span<const std::int64_t>> documents(kLanguages, corpus.documents);
-  StreamSpec mono{.languages = {1}, .seed = 1, .index = 0};
-  StreamSpec alternate{.languages = {2, 0, 1},
+  StreamSpec mono{.views = {1}, .seed = 1, .index = 0};
+  StreamSpec alternate{.views = {2, 0, 1},
                        .mode = Mode::alternate,
                        .random_order = true,
                        .documents = documents,
                        .seed = 1,
                        .index = 1};
   StreamSpec uniform{
-      .languages = {0, 1, 2}, .mode = Mode::sample, .documents = documents, .seed = 1, .index = 2};
+      .views = {0, 1, 2}, .mode = Mode::sample, .documents = documents, .seed = 1, .index = 2};
   auto skewed = uniform;
   skewed.thresholds = {std::uint64_t{1} << 62, std::uint64_t{3} << 62};
   skewed.index = 3;

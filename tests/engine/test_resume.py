@@ -1,6 +1,8 @@
 """A run that was killed, stopped or moved to other ranks resumes as if nothing had happened."""
 
 import json
+import math
+import re
 import shutil
 import signal
 import sys
@@ -227,6 +229,23 @@ def test_a_finished_run_gets_more_tokens_and_another_stage(
     assert read_state(exported).step == 6, "the export was replaced"
     torchrun(1, TRAIN, str(recipe), *flags)
     assert step_records(run_dir) == records, "nothing is left to do"
+
+
+def test_a_run_reads_two_corpora_by_weights_and_resumes_only_with_both(
+    world: Path, tmp_path: Path
+) -> None:
+    run_dir, corpora = tmp_path / "run", [str(world / "train"), str(world / "valid")]
+    job = arguments(world, run_dir)
+    several = [*job, "--data.corpus", *corpora, "--data.weights", "3", "1", "--data.valid", ""]
+    done = torchrun(2, TRAIN, *several, "--stages.1.stop-after", "1", "--data.pack-on", "device")
+    for name, targets in (("train", 3 * 8 * 12 * 64 // 4), ("valid", 8 * 12 * 64 // 4)):
+        assert re.search(rf"en mono of {name}: .* {targets:,} targets", done.stdout)
+    assert all(math.isfinite(record["loss"]) for record in step_records(run_dir))
+    resumed = ["--run-dir", str(run_dir), "--data.corpus"]
+    refused = torchrun(1, TRAIN, *resumed, *reversed(corpora), check=False)
+    assert "trained on the corpus" in refused.stderr
+    again = torchrun(1, TRAIN, *resumed, *corpora, "--stages.1.stop-after", "0", check=False)
+    assert "stage en-fr has begun from the weights of stage interleave" in again.stderr
 
 
 def test_an_edited_configuration_is_an_error(killed_run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from tresse.data.packing.packer import plan_rows
 from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import to_device, upload_pool
 
@@ -23,7 +24,7 @@ PACKINGS = [
 def test_rows_gathered_on_a_gpu_are_those_of_the_packer(world: Path, packing: Packing):
     corpus = Corpus.open(world / "train")
     plan = plan_rows(corpus, [STREAM], packing, tokens=20_000, seed=1, stage=0)
-    pool, mask = upload_pool(corpus, GPU), packing.mask_documents
+    pool, mask = upload_pool(Sources((corpus,)), GPU), packing.mask_documents
     for first in range(0, plan.num_rows - 7, 7):
         gathered = to_device(plan.copies(first, 7), GPU, mask, pool)
         packed = to_device(plan.fill(first, 7), CPU, mask)

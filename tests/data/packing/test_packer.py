@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.corpora.in_memory import (
-    corpora,
     packings,
     plan_or_reject,
+    sources,
     streams_of,
 )
 from tests.support.labels import counted_labels
@@ -70,16 +70,16 @@ def fill_all(plan: Plan, sizes: Sequence[int] = (1 << 20,), threads: int = 1) ->
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_rows_are_those_of_the_reference(data):
-    corpus = data.draw(corpora())
-    streams = data.draw(st.lists(streams_of(corpus), min_size=1, max_size=3))
+    read = data.draw(sources())
+    streams = data.draw(st.lists(streams_of(read), min_size=1, max_size=3))
     packing = data.draw(packings)
     kwargs = {
         "tokens": data.draw(st.integers(100, 400)),
         "seed": data.draw(st.integers(0, 2**64 - 1)),
         "stage": data.draw(st.integers(0, 3)),
     }
-    plan = plan_or_reject(corpus, streams, packing, **kwargs)
-    rows = reference_rows(corpus, streams, packing, **kwargs)
+    plan = plan_or_reject(read, streams, packing, **kwargs)
+    rows = reference_rows(read, streams, packing, **kwargs)
     assert plan.num_rows == len(rows)
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
     threads = data.draw(st.integers(1, 4))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.support.corpora.in_memory import (
     MemoryCorpus,
-    corpora,
     memory_corpus,
     packings,
     plan_or_reject,
     random_texts,
+    sources,
     streams_of,
 )
 from tests.support.corpora.unique import unique_corpus
@@ -23,6 +23,7 @@ from tests.support.small_run import KILLED, TRAIN, arguments, step_records
 from tests.support.warm import torchrun
 from tresse.data.packing.packer import Copies, Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus
 from tresse.engine import batches as batches_module
 from tresse.engine.batches import DeviceBatch, to_device, upload_pool
@@ -59,12 +60,12 @@ def plan_of(corpus: Corpus, *streams: Stream, packing: Packing, tokens: int = 20
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_batches_from_the_pool_are_those_of_a_fill(data: st.DataObject) -> None:
-    corpus = data.draw(corpora())
-    streams = data.draw(st.lists(streams_of(corpus), min_size=1, max_size=3))
+    read = data.draw(sources())
+    streams = data.draw(st.lists(streams_of(read), min_size=1, max_size=3))
     packing = data.draw(packings)
     tokens, seed = data.draw(st.integers(100, 400)), data.draw(st.integers(0, 2**64 - 1))
-    plan = plan_or_reject(corpus, streams, packing, tokens=tokens, seed=seed, stage=0)
-    pool = upload_pool(corpus, CPU)
+    plan = plan_or_reject(read, streams, packing, tokens=tokens, seed=seed, stage=0)
+    pool = upload_pool(read, CPU)
     size, threads = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3))
     for first in range(0, plan.num_rows + 2, size):  # and rows past the end
         assert_same(copied(plan, pool, first, size, threads), filled(plan, first, size))
@@ -79,7 +80,7 @@ def test_ids_keep_their_bits_in_every_dtype(vocab_size: int, separators) -> None
     texts["en"]["key 0"][0][0] = vocab_size - 1
     corpus = memory_corpus(texts, vocab_size=vocab_size)
     packing = Packing(row_length=31, separators=separators, language_switch=separators != "none")
-    plan, pool = plan_of(corpus, SAMPLE, EN, packing=packing), upload_pool(corpus, CPU)
+    plan, pool = plan_of(corpus, SAMPLE, EN, packing=packing), upload_pool(Sources((corpus,)), CPU)
     batch = copied(plan, pool, 0, plan.num_rows)
     assert_same(batch, filled(plan, 0, plan.num_rows))
     assert int(batch.tokens.max()) >= vocab_size - 1
@@ -126,11 +127,17 @@ def test_documents_that_are_neighbours_in_the_pool_stay_apart() -> None:
     """With one document per language, the start of one follows the end of the other."""
     corpus = memory_corpus({"en": {"a": [[1, 2, 3]]}, "fr": {"a": [[4, 5]]}})
     packing = Packing(row_length=9, mask_documents=True)
-    plan, pool = plan_of(corpus, BRAID, packing=packing, tokens=50), upload_pool(corpus, CPU)
+    plan, pool = (
+        plan_of(corpus, BRAID, packing=packing, tokens=50),
+        upload_pool(Sources((corpus,)), CPU),
+    )
     assert_same(copied(plan, pool, 0, plan.num_rows), filled(plan, 0, plan.num_rows))
     assert plan.copies(0, 1).copies[:, 0].tolist() == [0, 3, 0, 3]
     corpus = memory_corpus({"en": {f"{i}": [[i, i]] for i in range(9)}})  # some in their order
-    plan, pool = plan_of(corpus, EN, packing=packing, tokens=500), upload_pool(corpus, CPU)
+    plan, pool = (
+        plan_of(corpus, EN, packing=packing, tokens=500),
+        upload_pool(Sources((corpus,)), CPU),
+    )
     assert_same(copied(plan, pool, 0, plan.num_rows), filled(plan, 0, plan.num_rows))
 
 
@@ -138,7 +145,7 @@ def test_the_pool_is_the_shards_one_after_another(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(batches_module, "SLICE_TOKENS", 7)
     corpus = memory_corpus(random_texts(np.random.default_rng(0), ("en", "fr"), 9), num_shards=3)
     shards = [s.tokens for s in itertools.chain(corpus.shards["en"], corpus.shards["fr"])]
-    assert np.array_equal(upload_pool(corpus, CPU).numpy(), np.concatenate(shards))
+    assert np.array_equal(upload_pool(Sources((corpus,)), CPU).numpy(), np.concatenate(shards))
 
 
 def test_a_corpus_that_does_not_fit_is_an_error_that_names_the_way_out(
@@ -146,10 +153,10 @@ def test_a_corpus_that_does_not_fit_is_an_error_that_names_the_way_out(
 ) -> None:
     corpus = memory_corpus({"en": {"a": [[1, 2, 3]]}})
     monkeypatch.setattr(batches_module, "_free_bytes", lambda _: 6)
-    assert upload_pool(corpus, CPU).tolist() == [1, 2, 3]
+    assert upload_pool(Sources((corpus,)), CPU).tolist() == [1, 2, 3]
     monkeypatch.setattr(batches_module, "_free_bytes", lambda _: 5)
     with pytest.raises(ValueError, match=r"need 6 bytes .*, 5 are free; .*--data.pack-on host"):
-        upload_pool(corpus, CPU)
+        upload_pool(Sources((corpus,)), CPU)
 
 
 def test_offsets_beyond_2_to_the_31_in_the_pool() -> None:

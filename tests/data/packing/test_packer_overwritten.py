@@ -14,6 +14,7 @@ from tests.support.corpora.in_memory import MemoryCorpus, packings, plan_or_reje
 from tresse.data.packing import table_cache
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus
 
 LANGUAGES = ("en", "fr")
@@ -75,7 +76,7 @@ def test_whatever_the_arrays_become_the_packer_answers(data: st.DataObject) -> N
     corpus = make_corpus(12)
     stream, packing = data.draw(st.sampled_from(STREAMS)), data.draw(packings)
     plan = plan_or_reject(
-        cast(Corpus, corpus),
+        Sources((cast(Corpus, corpus),)),
         [stream],
         packing,
         tokens=200,

@@ -17,6 +17,7 @@ from tests.support.labels import counted_labels
 from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
 from tresse.data.packing.settings import Packing, Specials, Stream, Vocabulary, split_targets
+from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
@@ -249,7 +250,7 @@ def test_a_real_corpus_packs_and_outlives_its_python_objects(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", texts, Tokenizer("test", "", "25/2", 2048))
     arguments = (SAMPLE,), Packing(row_length=16, separators="eos")
     options = {"tokens": 500, "seed": 0, "stage": 0}
-    rows = reference.reference_rows(corpus, *arguments, **options)
+    rows = reference.reference_rows(Sources((corpus,)), *arguments, **options)
     planned = plan_rows(corpus, *arguments, **options)
     del corpus
     batch = planned.fill(0, planned.num_rows)
@@ -330,7 +331,7 @@ def test_a_packing_that_means_nothing_is_refused(options, message):
 
 def test_what_a_corpus_cannot_give_is_refused(corpus):
     packing = Packing(row_length=8)
-    with pytest.raises(ValueError, match="no language 'it'; it has de, en, fr"):
+    with pytest.raises(ValueError, match="no language 'it'; there are de, en, fr"):
         plan(corpus, Stream(languages=("it",)), packing=packing, tokens=10)
     apart = memory_corpus({"en": {"a": [[1]]}, "fr": {"b": [[1]]}})
     with pytest.raises(ValueError, match="no key is in all of en, fr"):
@@ -364,7 +365,8 @@ def test_the_first_key_of_different_numbers_of_sentences_is_named(uneven):
     ids=["int32", "float64", "strided"],
 )
 def test_columns_are_never_copied_into_another_type(corpus, column):
-    packer = _open_packer(corpus, Packing(row_length=8), Specials(bos=None, eos=None, switch=None))
+    specials = Specials(bos=None, eos=None, switch=None)
+    packer, _ = _open_packer(Sources((corpus,)), Packing(row_length=8), specials)
     assert packer.find_uneven([1, 1], [np.zeros(2, np.int64)] * 2, "") == -1
     with pytest.raises(TypeError, match="incompatible function arguments"):
         packer.find_uneven([1, 1], [column, column], "")

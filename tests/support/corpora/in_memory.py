@@ -1,5 +1,6 @@
 """Corpora whose shards are arrays in memory, with all that the packer reads, and random ones."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from tresse.data.packing.packer import Plan, plan_rows
+from tresse.data.packing.packer import Plan, plan_mixed_rows
 from tresse.data.packing.settings import Mode, Packing, Stream
+from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.documents import key_hash
 from tresse.data.store.tokenizer import Tokenizer
@@ -47,9 +49,10 @@ def make_shard(documents: Mapping[str, Sequence[Sequence[int]]], dtype: Any) -> 
 class MemoryCorpus:
     """Documents by language and key; every language in up to `num_shards` shards."""
 
-    path = Path("memory")
-
-    def __init__(self, texts: Texts, *, vocab_size: int = 2048, num_shards: int = 1) -> None:
+    def __init__(
+        self, texts: Texts, *, vocab_size: int = 2048, num_shards: int = 1, name: str = "memory"
+    ) -> None:
+        self.path, self.id = Path(name), name
         self.tokenizer = Tokenizer("test", "0", "25/2", vocab_size)
         self.languages = tuple(sorted(texts))
         self.texts = {name: dict(texts[name]) for name in self.languages}
@@ -119,7 +122,17 @@ LANGUAGES = ("de", "en", "fr", "it")
 
 
 @st.composite
-def corpora(draw: st.DrawFn) -> Corpus:
+def sources(draw: st.DrawFn) -> Sources:
+    """Draw one to three corpora of one tokenizer, with or without weights."""
+    vocab_size = draw(st.sampled_from([2048, 65536, 70000]))
+    num = draw(st.integers(1, 3))
+    found = tuple(draw(corpora(f"corpus {i}", vocab_size)) for i in range(num))
+    weights = draw(st.sampled_from([(), (1.0, 2.5, 0.3)[:num]]))
+    return Sources(found, weights)
+
+
+@st.composite
+def corpora(draw: st.DrawFn, name: str, vocab_size: int) -> Corpus:
     """Draw 1 to 4 languages and 1 to 11 documents, some of them in one language only."""
     languages = LANGUAGES[: draw(st.integers(1, 4))]
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -133,13 +146,14 @@ def corpora(draw: st.DrawFn) -> Corpus:
     for language in languages[: draw(st.integers(0, 4))]:
         extra = random_texts(rng, [language], 3)[language]
         texts[language] |= {f"only {language} {key}": text for key, text in extra.items()}
-    vocab_size = draw(st.sampled_from([2048, 65536, 70000]))
-    return memory_corpus(texts, vocab_size=vocab_size, num_shards=draw(st.integers(1, 3)))
+    num_shards = draw(st.integers(1, 3))
+    return memory_corpus(texts, vocab_size=vocab_size, num_shards=num_shards, name=name)
 
 
 @st.composite
-def streams_of(draw: st.DrawFn, corpus: Corpus) -> Stream:
-    available = corpus.languages
+def streams_of(draw: st.DrawFn, sources: Sources) -> Stream:
+    """Draw a stream that one of the corpora has documents for."""
+    available = draw(st.sampled_from(sources.corpora)).languages
     modes: list[Mode] = ["mono", "alternate", "sample"]
     mode = draw(st.sampled_from(modes if len(available) > 1 else modes[:1]))
     num = 1 if mode == "mono" else draw(st.integers(2, len(available)))
@@ -176,11 +190,11 @@ packings = st.builds(
 ).map(_with_targets)
 
 
-def plan_or_reject(corpus: Corpus, *args: Any, **kwargs: Any) -> Plan:
-    """Call `plan_rows`; reject examples in which every document is one token."""
+def plan_or_reject(sources: Sources, *args: Any, **kwargs: Any) -> Plan:
+    """Call `plan_mixed_rows`; reject those without targets for every part."""
     try:
-        return plan_rows(corpus, *args, **kwargs)
+        return plan_mixed_rows(sources, *args, **kwargs)
     except ValueError as error:
-        if "no targets" not in str(error):
+        if not re.search("no targets|leaves it 0 targets", str(error)):
             raise
         reject()
