@@ -54,6 +54,7 @@ from tresse.engine.run.watch import Watch
 from tresse.engine.scoring.questions import Questions, read_questions
 from tresse.engine.scoring.report import print_table
 from tresse.engine.scoring.score import score_stage
+from tresse.engine.scoring.subset import score_subset
 from tresse.engine.stage import (
     Stage,
     build_stage,
@@ -90,12 +91,18 @@ class Job:
     heldout: dict[str, Plan]
     """Rows of the held-out corpus, by language; empty without one."""
     questions: Questions | None
+    subset: Questions | None
+    """Questions that are also asked while a stage trains."""
     pool: Tensor | None
     """Tokens of the training corpus in device memory, if rows are packed there."""
 
     def heldout_is_due(self, stage: Stage) -> bool:
         """Return whether the held-out loss is measured after this step of a stage."""
         return bool(self.heldout) and stage.is_due(self.config.valid_every)
+
+    def scoring_is_due(self, stage: Stage) -> bool:
+        """Return whether a subset of the questions is asked after this step of a stage."""
+        return bool(self.subset) and not stage.is_done and stage.is_due(self.config.score_every)
 
 
 def main() -> None:
@@ -173,6 +180,9 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     questions = corpora.cloze and read_questions(
         corpora.cloze, packing, vocabulary, config.truncate_prompt
     )
+    subset = None
+    if questions and config.score_every:
+        subset = questions.subset(config.score_items)
     pool = None
     if config.data.pack_on == "device":
         pool = upload_pool(corpora.train, ranks.device, show_progress=ranks.is_first)
@@ -183,7 +193,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         write_config(config)
         write_corpora(config, corpora)
         write_start(Path(config.run_dir), plans, ranks.world_size)
-    return Job(config, attend, mlp, corpora, plans, heldout, questions, pool)
+    return Job(config, attend, mlp, corpora, plans, heldout, questions, subset, pool)
 
 
 def run(job: Job, ranks: Ranks, interrupt: Interrupt) -> bool:
@@ -279,7 +289,8 @@ def take_steps(
     for packed in meter.waited(stage.loader(job.pool is not None)):
         launched.append(launch(stage, packed, job.pool, interrupt, meter.wait_s))
         saves, measures = stage.save_is_due, job.heldout_is_due(stage)
-        ahead = 0 if saves or measures else stage.steps_ahead
+        scores = job.scoring_is_due(stage)
+        ahead = 0 if saves or measures or scores else stage.steps_ahead
         results = finish(stage, launched, ahead, log, meter)
         if any(result.stop or result.save for result in results):
             results += finish(stage, launched, 0, log, meter)
@@ -289,6 +300,8 @@ def take_steps(
         saves = stops or (saves and not rewinds)
         if measures:
             write_heldout_losses(stage, job, log, progress)
+        if scores and job.subset:
+            write_scores(stage, job.subset, log, progress)
         if saves:
             watch.enter("save", stage.place)
             log.sync()
@@ -296,7 +309,7 @@ def take_steps(
         write_saves(stage, log)
         if results:
             progress.step(meter.summary, stage.step - len(launched))
-        if measures or saves:
+        if measures or scores or saves:
             meter.restart()
         watch.enter("rows", stage.place)
         if stops:
@@ -379,6 +392,14 @@ def write_heldout_losses(stage: Stage, job: Job, log: Logbook, progress: Progres
     log.write(stage.step, {"heldout_loss": losses})
     rounded = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     progress.say(f"stage {stage.name}, step {stage.step}: held-out loss: {rounded}")
+
+
+def write_scores(stage: Stage, subset: Questions, log: Logbook, progress: Progress) -> None:
+    """Measure the accuracies on a subset of the cloze set."""
+    scores = score_subset(stage.engine, subset, stage.config.score_by, stage.ranks)
+    log.write(stage.step, {"cloze": scores})
+    rounded = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
+    progress.say(f"stage {stage.name}, step {stage.step}: subset of the cloze set: {rounded}")
 
 
 def check_spike(stage: Stage, launched: Launched, result: StepResult) -> None:

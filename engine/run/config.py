@@ -350,6 +350,11 @@ class RunConfig:
     valid_every: int = 500
     """Number of steps between two measurements of the held-out loss.
     The end of a stage is always measured."""
+    score_every: int = 0
+    """Number of steps between two scorings of a subset of the cloze set, 0 for none.
+    The end of a stage is always scored, with the whole set."""
+    score_items: int = 200
+    """Number of items of each task in that subset."""
     score_by: Literal["mean_full", "mean_continuation", "sum_full", "sum_continuation"] = (
         "mean_full"
     )
@@ -366,7 +371,9 @@ class RunConfig:
     """Use only operations that give the same bits in every run; training is slower."""
 
     def __post_init__(self) -> None:
-        for name in ("rows_per_step", "micro_rows", "valid_every"):
+        if self.score_every < 0:
+            raise ValueError(f"score_every={self.score_every}; expected 0 or more")
+        for name in ("rows_per_step", "micro_rows", "valid_every", "score_items"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise ValueError(f"{name}={value}; expected 1 or more")

@@ -23,6 +23,7 @@ TAGS = {
     "loss": "loss/all",
     "loss_by_language": "loss",
     "heldout_loss": "loss/heldout",
+    "cloze": "cloze",
     "grad_norm": "optimizer/grad_norm",
     "lr": "optimizer/lr",
     "skipped_steps": "optimizer/skipped_steps",

@@ -46,6 +46,8 @@ EXECUTION = (
     "compile",
     "checkpoint.",
     "valid_every",
+    "score_every",
+    "score_items",
     "truncate_prompt",
     "sharding.zero_stage",
     "sharding.offload_optimizer",

@@ -67,6 +67,29 @@ class Questions:
     num_truncated: int = 0
     """Number of sequences whose prompt was too long and lost its start."""
 
+    def subset(self, num_items: int) -> "Questions":
+        """Return the questions of `num_items` items of each task, in all their pairs of languages.
+
+        They are drawn by a hash of their names, so that they stay the same. A group counts as one
+        item.
+        """
+        names: dict[str, set[str]] = {}
+        for item, _ in self.asked:
+            names.setdefault(item.task, set()).add(item.group or item.id)
+        drawn = {
+            task: set(
+                sorted(own, key=lambda name: xxhash.xxh3_64_digest(name.encode()))[:num_items]
+            )
+            for task, own in names.items()
+        }
+        kept = [
+            number
+            for number, (item, _) in enumerate(self.asked)
+            if (item.group or item.id) in drawn[item.task]
+        ]
+        sequences = [each for k in kept for each in self.sequences[2 * k : 2 * k + 2]]
+        return Questions([self.asked[k] for k in kept], sequences)
+
     def digest(self) -> str:
         """Return a hash that is equal for equal questions, sequences and measures."""
         state = xxhash.xxh3_64(repr((MEASURES, self.asked)).encode())

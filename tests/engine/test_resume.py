@@ -24,6 +24,7 @@ from tests.support.small_run import (
 from tests.support.warm import torchrun
 from tresse.engine.checkpoint.checkpoint import export_stage, newest, verify
 from tresse.engine.checkpoint.state import read_state
+from tresse.engine.run.logbook import read_metrics
 from tresse.engine.run.provenance import read_starts
 from tresse.engine.run.run_folder import read_changes
 
@@ -66,16 +67,29 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
     ("processes", "flags"),
     [(1, ["--micro-rows", "auto"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
 )
-def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level(
-    killed_run: Path, finished_run: Path, tmp_path: Path, processes: int, flags: list[str]
+def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level_and_is_scored_on_the_way(
+    world: Path,
+    killed_run: Path,
+    finished_run: Path,
+    tmp_path: Path,
+    processes: int,
+    flags: list[str],
 ) -> None:
     run_dir = shutil.copytree(killed_run, tmp_path / "run")
     assert newest(run_dir / "en") == run_dir / "en" / "step-00000006"
-    torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags)
+    scored = ["--data.cloze", str(world / "cloze"), "--score-every", "2", "--score-items", "5"]
+    torchrun(processes, TRAIN, "--run-dir", str(run_dir), *flags, *scored)
     assert [start["ranks"] for start in read_starts(run_dir)] == [2, processes]
     for found, expected in zip(step_records(run_dir), step_records(finished_run), strict=True):
         assert found["tokens"] == expected["tokens"], "the rows are the same"
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    scores = [record for record in read_metrics(run_dir) if "cloze" in record]
+    assert [(each["stage"], each["step"]) for each in scores] == [
+        ("interleave", 2),
+        ("en-fr", 2),
+    ], "not at the end of a stage, when the whole set is asked"
+    for each in scores:
+        assert all(5 * score % 0.5 == 0 for score in each["cloze"].values()), "of 5 items"
 
 
 def test_a_run_resumes_with_layers_recomputed_bit_for_bit_and_exports_its_stages(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -181,6 +182,25 @@ def test_an_item_is_asked_in_its_own_languages(tmp_path: Path):
     message = r"^1 items are in languages that .*c does not have:\n  t 2: it"
     with pytest.raises(ValueError, match=message):
         ask(held, [unknown, story], pairs=pairs, row_length=64)
+
+
+def test_a_subset_has_as_many_items_of_each_task_whole_and_always_the_same(tmp_path: Path):
+    cloze, items = random_cloze(tmp_path)
+    questions = ask(cloze, items, pairs=PAIRS, row_length=99)
+    subset = questions.subset(3)
+    for task in {item.task for item in items}:
+        pairs_of = Counter(item.id for item, _ in questions.asked if item.task == task)
+        found = Counter(item.id for item, _ in subset.asked if item.task == task)
+        assert len(found) == 3
+        assert all(pairs_of[name] == number for name, number in found.items())
+    for number, asked in enumerate(subset.asked):
+        position = 2 * questions.asked.index(asked)
+        assert (
+            subset.sequences[2 * number : 2 * number + 2]
+            == (questions.sequences[position : position + 2])
+        )
+    assert questions.subset(3).digest() == subset.digest()
+    assert questions.subset(1000).digest() == questions.digest()
 
 
 def test_accuracy_counts_ties_half_and_has_the_error_of_the_mean():
