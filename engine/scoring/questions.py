@@ -76,12 +76,7 @@ class Questions:
         names: dict[str, set[str]] = {}
         for item, _ in self.asked:
             names.setdefault(item.task, set()).add(item.group or item.id)
-        drawn = {
-            task: set(
-                sorted(own, key=lambda name: xxhash.xxh3_64_digest(name.encode()))[:num_items]
-            )
-            for task, own in names.items()
-        }
+        drawn = {task: set(sorted(own, key=_hash)[:num_items]) for task, own in names.items()}
         kept = [
             number
             for number, (item, _) in enumerate(self.asked)
@@ -175,6 +170,10 @@ def ask(
 def pair_name(pair: Pair) -> str:
     """Return the name of a pair of languages: `en` or `en->fr`."""
     return pair[0] if pair[0] == pair[1] else "->".join(pair)
+
+
+def _hash(name: str) -> bytes:
+    return xxhash.xxh3_64_digest(name.encode())
 
 
 def _has(item: Item, pair: Pair) -> bool:
