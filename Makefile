@@ -63,7 +63,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet "torch>=2.9,<2.14"
-	$(VENV)/bin/pip install --quiet --editable ".[audio,dev,mimi,pico]"
+	$(VENV)/bin/pip install --quiet --editable ".[audio,dev,mimi,pico,translate]"
 	$(VENV)/bin/pip install --quiet --no-deps "moshi==0.2.13" "resemblyzer==0.1.4"
 	touch $@
 

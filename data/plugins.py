@@ -15,7 +15,7 @@ def build_own(flag: str, name: str, known: str, device: str, members: Sequence[s
     ValueError names flag and value: not found, not a function of a device, or a member is missing.
     An error that is raised within the user's function is not changed.
     """
-    build = _import_own(flag, name, known)
+    build = import_own(flag, name, known)
     try:
         own = build(device)
     except TypeError as error:
@@ -32,7 +32,8 @@ def build_own(flag: str, name: str, known: str, device: str, members: Sequence[s
     return own
 
 
-def _import_own(flag: str, name: str, known: str) -> Callable[[str], Any]:
+def import_own(flag: str, name: str, known: str) -> Callable[..., Any]:
+    """Return the user's function `module:function`; ValueError names flag and value without one."""
     module, _, function = name.partition(":")
     if not function or not all(module.split(".")):
         raise ValueError(f"{flag} is {name!r}, expected {known} or module:function")

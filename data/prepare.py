@@ -1,8 +1,8 @@
 """Prepare a corpus, for example: `python data/prepare.py manifest FILES --out CORPUS`.
 
-Start from units in JSON lines with `manifest`, from recordings with `audio`, from texts with `pico`
-or `speak`, or from files of other tools with slamkit, smoltolk, textless or table. `eval` prepares
-a corpus that models are scored on.
+Start from units in JSON lines with `manifest`, from recordings with `audio`, from stories with
+`split` and `translate`, from texts with `pico` or `speak`, or from files of other tools with
+slamkit, smoltolk, textless or table. `eval` prepares a corpus that models are scored on.
 """
 
 import logging
@@ -21,6 +21,7 @@ from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
+from tresse.data.texts.commands import COMMANDS as TEXTS
 
 
 def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY) -> Corpus:
@@ -39,7 +40,7 @@ def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY
 def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> int:
     """Run the command line and return the exit status; help calls the program `prog`."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS, **SPEECH}
+    commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS, **TEXTS, **SPEECH}
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=__doc__, args=arguments

@@ -21,19 +21,22 @@ from tresse.data.evaluation.listing import (
 )
 from tresse.data.evaluation.pair_tables import PairColumns, read_pair_tables
 from tresse.data.evaluation.pairs import read_pairs, read_storycloze
-from tresse.data.evaluation.triples import read_triples
+from tresse.data.evaluation.salmon import SALMON_COLUMNS, find_parts, is_table, read_salmon
+from tresse.data.evaluation.triples import drop_incomplete, read_triples
 from tresse.data.evaluation.zerospeech import read_gold
+from tresse.data.left_out import OnFault
 from tresse.data.naming import check_language, normal_key
 from tresse.data.store.cloze import ITEMS, Item, write_items
 from tresse.data.store.corpus import Corpus
 
-Kind = Literal["zerospeech", "storycloze", "pairs", "triples", "cloze"]
+Kind = Literal["zerospeech", "storycloze", "pairs", "triples", "cloze", "salmon"]
 AudioKind = Kind | Literal["table"]
 READERS: Mapping[str, Reader] = {
     "storycloze": read_storycloze,
     "pairs": read_pairs,
     "triples": read_triples,
     "cloze": read_triples,
+    "salmon": read_salmon,
 }
 DEFAULTS = JobSettings()
 NO_COLUMNS = PairColumns()
@@ -48,6 +51,8 @@ class EvaluationSet:
     folder: Path
     read: Reader | None
     """Function that returns the items; None for a table, whose lines are the items."""
+    columns: PairColumns = NO_COLUMNS
+    """Columns of a table, where the kind of the set knows them."""
 
 
 def prepare_eval(
@@ -69,9 +74,9 @@ def prepare_eval(
 
     Args:
         kind: Layout of the sets (docs/format.md).
-            `zerospeech`: a lexical or syntactic folder with a gold.csv.
+            `zerospeech`: a lexical or syntactic folder with a gold.csv; tars may hold its audio.
             `storycloze`: TWIST's pairs of stories. `pairs`, `triples`: SlamKit's layouts.
-            `cloze`: triples in a folder for each language.
+            `cloze`: triples in a folder for each language. `salmon`: SALMon, or one of its parts.
             `table`: Parquet, Arrow or Hugging Face datasets with a pair of sounds in each line.
         folders: Sets, each as FOLDER or TASK=FOLDER. The default task is the folder's name.
             For `table` FOLDER may also be a file.
@@ -93,7 +98,8 @@ def prepare_eval(
     items: list[Item] = []
     for each in _sets(kind, folders):
         if each.read is None:
-            table = read_pair_tables(each.task, lang, each.folder, columns, split)
+            named = columns if columns != NO_COLUMNS else each.columns
+            table = read_pair_tables(each.task, lang, each.folder, named, split)
             items += table.items
             found += table.recordings
             continue
@@ -117,6 +123,7 @@ def prepare_eval_items(
     *,
     corpus: Path,
     lang: str = "",
+    on_fault: OnFault = "stop",
 ) -> Corpus:
     """Write the items.jsonl of evaluation sets whose units are already in a corpus.
 
@@ -128,8 +135,12 @@ def prepare_eval_items(
         corpus: Folder of the corpus with the units; items.jsonl is written into it.
         lang: Language of the sets, such as "en".
             Leave it empty for `cloze`: its items are asked in all languages of the task.
+        on_fault: What to do at a story of `triples` or `cloze` that is not whole in all languages:
+            `stop`, or `skip` it and name it. A text that was not spoken leaves such a story.
     """
     _check_language(kind, lang)
+    if on_fault == "skip" and kind not in ("triples", "cloze"):
+        raise ValueError(f"--on-fault skip is for triples and cloze, the kind is {kind}")
     opened = Corpus.open(corpus)
     if (opened.path / ITEMS).exists():
         raise ValueError(f"{opened.path / ITEMS} exists; remove it, or choose another corpus")
@@ -137,7 +148,8 @@ def prepare_eval_items(
     items: list[Item] = []
     for each in _sets(kind, folders):
         assert each.read is not None
-        items += each.read(each.task, list_corpus(opened, languages, each.task))
+        listed = list_corpus(opened, languages, each.task)
+        items += each.read(each.task, drop_incomplete(listed) if on_fault == "skip" else listed)
     _write(opened, items)
     return opened
 
@@ -158,21 +170,31 @@ def _sets(kind: AudioKind, folders: Sequence[str]) -> list[EvaluationSet]:
         name = TASK.match(argument)
         folder = Path(argument[name.end() if name else 0 :]).absolute()  # a link keeps its name
         task = normal_key(name[1]) if name else ""  # keys begin with it
-        if kind == "zerospeech":
-            gold = read_gold(folder)
-            one = EvaluationSet(task or gold.task, folder, gold.read)
-        else:
-            own = folder.stem if kind == "table" and folder.is_file() else folder.name
-            one = EvaluationSet(task or normal_key(own), folder, READERS.get(kind))
-        if one.task in sets:
-            raise ValueError(
-                f"{folder} and {sets[one.task].folder} are both called {one.task}; give one a "
-                "name by TASK=FOLDER"
-            )
-        sets[one.task] = one
+        for one in _read_argument(kind, task, folder):
+            if one.task in sets:
+                raise ValueError(
+                    f"{one.folder} and {sets[one.task].folder} are both called {one.task}; give "
+                    "one a name by TASK=FOLDER"
+                )
+            sets[one.task] = one
     if not sets:
         raise ValueError("no folders: name at least one set, as FOLDER or TASK=FOLDER")
     return list(sets.values())
+
+
+def _read_argument(kind: AudioKind, task: str, folder: Path) -> list[EvaluationSet]:
+    """Return the sets of one argument: several for SALMon, whose parts are tasks of their own."""
+    if kind == "zerospeech":
+        gold = read_gold(folder)
+        return [EvaluationSet(task or gold.task, folder, gold.read)]
+    if kind == "salmon" and folder.is_dir():
+        parts = find_parts(folder, task)
+        return [
+            EvaluationSet(name, part, None if is_table(part) else read_salmon, SALMON_COLUMNS)
+            for name, part in parts.items()
+        ]
+    own = folder.stem if kind == "table" and folder.is_file() else folder.name
+    return [EvaluationSet(task or normal_key(own), folder, READERS.get(kind))]
 
 
 def _write(corpus: Corpus, items: Sequence[Item]) -> None:

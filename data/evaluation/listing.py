@@ -1,30 +1,35 @@
 """Recordings of an evaluation set by language and name, on disk or in a corpus.
 
-The name of a recording is its path in the folder of the set without its ending: `0_7c3e_correct`.
-Its key in a corpus is TASK/NAME, so that sets with equal names can share a corpus.
+The name of a recording is its path in the folder of the set without its ending: `0_7c3e_correct`;
+in tars of WebDataset it is the name of the sample. Its key in a corpus is TASK/NAME, so that sets
+with equal names can share a corpus.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from tresse.data.audio.readers.webdataset import read_webdataset
 from tresse.data.audio.recordings import Recording
-from tresse.data.audio.sources import File, Span
+from tresse.data.audio.sources import File, Source, Span
+from tresse.data.left_out import LeftOut
 from tresse.data.naming import check_language, normal_key
 from tresse.data.store.cloze import Item
 from tresse.data.store.corpus import Corpus
 
-SUFFIXES = (".wav", ".flac")
+SUFFIXES = (".wav", ".flac", ".ogg")
 
-Names = Mapping[str, str]
-"""Recordings of one language: the name of each, and its place for messages."""
+Names = Mapping[str, object]
+"""Recordings of one language: the name of each, and its place, whose `str` is for messages."""
+Sounds = dict[str, Source]
+"""Recordings of one language on disk, by name."""
 Reader = Callable[[str, Mapping[str, Names]], list[Item]]
 """Function that returns the items of a task, given its names by language.
 ValueError gives the place of a wrong name."""
 
 
-def list_folder(folder: Path) -> dict[str, str]:
-    """Return the audio files in a folder, or else in its subfolders, by name.
+def list_folder(folder: Path) -> Sounds:
+    """Return the audio files in a folder, or else in its subfolders, or else in tars there.
 
     Names that start with a dot do not count: archives of macOS add one for every file.
     """
@@ -37,18 +42,30 @@ def list_folder(folder: Path) -> dict[str, str]:
             f"{deeper[0]}: audio in a subfolder of {folder}, which has audio too ({files[0].name}, "
             "...); remove what does not belong to the set"
         )
-    names: dict[str, str] = {}
-    for path in files or deeper:
-        name = normal_key(path.relative_to(folder).with_suffix("").as_posix())
-        if name in names:
-            raise ValueError(f"{path}: {names[name]} has the same name")
-        names[name] = str(path)
-    if not names:
+    sounds: Sounds = {}
+    for name, source in _name_files(folder, files or deeper) or _name_samples(folder):
+        former = sounds.setdefault(normal_key(name), source)
+        if former is not source:
+            raise ValueError(f"{source}: {former} has the same name")
+    if not sounds:
         raise ValueError(f"{folder}: no audio in it ({', '.join(SUFFIXES)})")
-    return names
+    return sounds
 
 
-def list_languages(folder: Path) -> dict[str, dict[str, str]]:
+def _name_files(folder: Path, paths: Sequence[Path]) -> list[tuple[str, Source]]:
+    names = (path.relative_to(folder).with_suffix("").as_posix() for path in paths)
+    return [(name, File(str(path))) for name, path in zip(names, paths, strict=True)]
+
+
+def _name_samples(folder: Path) -> list[tuple[str, Source]]:
+    """Return names and places of the samples in the tars of a folder or of its subfolders."""
+    tars = sorted(folder.glob("*.tar")) or sorted(folder.glob("*/*.tar"))
+    if not tars:
+        return []
+    return [(piece.key, piece.spans[0].source) for piece in read_webdataset(tars, LeftOut())]
+
+
+def list_languages(folder: Path) -> dict[str, Sounds]:
     """Return the audio files of a set whose folders have the names of languages."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
@@ -86,12 +103,12 @@ def key(task: str, name: str) -> str:
     return f"{task}/{name}"
 
 
-def recordings(task: str, listed: Mapping[str, Names]) -> list[Recording]:
-    """Return the recordings of a set of files, each a document of one sentence."""
+def recordings(task: str, listed: Mapping[str, Sounds]) -> list[Recording]:
+    """Return the recordings of a set on disk, each a document of one sentence."""
     return [
-        Recording(key(task, name), language, (Span(File(path)),), path)
-        for language, names in listed.items()
-        for name, path in names.items()
+        Recording(key(task, name), language, (Span(source),), str(source))
+        for language, sounds in listed.items()
+        for name, source in sounds.items()
     ]
 
 

@@ -58,7 +58,7 @@ def read_storycloze(task: str, listed: Mapping[str, Names]) -> list[Item]:
     return items
 
 
-def _parse(name: str, where: str) -> Story:
+def _parse(name: str, where: object) -> Story:
     match = STORY.fullmatch(name)
     if match is None:
         raise ValueError(f"{where}: expected a name like 12_STORY_correct or 13_STORY_incorrect")

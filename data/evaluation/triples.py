@@ -5,12 +5,16 @@ in all of them, every story is asked in every pair of languages. Prompt and endi
 documents: an ending must be encoded without its prompt, which may be in another language.
 """
 
+import logging
 from collections.abc import Mapping
 
 from tresse.data.evaluation.listing import Names, key
 from tresse.data.store.cloze import Item
 
 PARTS = ("mutual", "correct", "incorrect")
+NUM_SHOWN = 10
+
+logger = logging.getLogger(__name__)
 
 
 def read_triples(task: str, listed: Mapping[str, Names]) -> list[Item]:
@@ -37,6 +41,25 @@ def read_triples(task: str, listed: Mapping[str, Names]) -> list[Item]:
             )
         )
     return items
+
+
+def drop_incomplete(listed: Mapping[str, Names]) -> dict[str, Names]:
+    """Leave out the stories that are not whole in every language, and name them in a warning."""
+    split = {name: name.rpartition("_") for names in listed.values() for name in names}
+    stories = {story for story, _, part in split.values() if story and part in PARTS}
+    broken = {
+        story
+        for story in stories
+        if any(f"{story}_{part}" not in names for names in listed.values() for part in PARTS)
+    }
+    if broken:
+        shown = ", ".join(sorted(broken)[:NUM_SHOWN])
+        more = f" and {len(broken) - NUM_SHOWN} more" if len(broken) > NUM_SHOWN else ""
+        logger.warning("left out, as they are not whole in every language: %s%s", shown, more)
+    return {
+        language: {name: where for name, where in names.items() if split[name][0] not in broken}
+        for language, names in listed.items()
+    }
 
 
 def _stories(names: Names) -> dict[str, None]:

@@ -3,6 +3,10 @@
     lexical    filename,id,voice,frequency,word,phones,length,correct
     syntactic  filename,id,voice,type,subtype,transcription,correct
 
+Other sets have the same form, such as the French sWUGGY of coml/sWuggy on the Hugging Face hub,
+whose audio is in tars: there `filename` is the name of the sample. `frequency` and `length` may be
+missing.
+
 The rules are those of the challenge (Nguyen et al. 2020, https://arxiv.org/abs/2011.11588, and its
 evaluation program). A word's partner has the same voice and id. The partner of the i-th correct
 sentence is the i-th incorrect one; here voice, type, subtype and id must be equal too. A pair
@@ -21,8 +25,10 @@ from tresse.data.naming import normal_key
 from tresse.data.store.cloze import Item
 
 GOLD = "gold.csv"
-LEXICAL = ("filename", "id", "voice", "frequency", "length", "correct")
+LEXICAL = ("filename", "id", "voice", "word", "correct")
 SYNTACTIC = ("filename", "id", "voice", "type", "subtype", "correct")
+NUMBERS = ("frequency", "length")
+"""Columns of words that become labels, where the file has them."""
 SPLITS = ("dev", "test")
 
 
@@ -128,7 +134,8 @@ def read_gold(folder: Path) -> Gold:
                     f"{path}: has the columns {', '.join(columns)}; expected {', '.join(LEXICAL)} "
                     f"or {', '.join(SYNTACTIC)}"
                 )
-            lines = [_line(f"{path}:{reader.line_num}", cells, kinds[0]) for cells in reader]
+            read = (*kinds[0], *(column for column in NUMBERS if column in columns))
+            lines = [_line(f"{path}:{reader.line_num}", cells, read) for cells in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}") from None
     if not lines:
@@ -175,7 +182,7 @@ def _note(line: Line, identity: tuple[str, ...], seen: dict[tuple[str, ...], Lin
 
 def _word(task: str, language: str, word: Line, nonword: Line) -> Item:
     id_, voice = word.key(("id", "voice"))
-    labels = {"frequency": word.number("frequency"), "length": word.number("length")}
+    labels = {column: word.number(column) for column in NUMBERS if column in word.cells}
     item = pair_item(task, language, f"{id_}/{voice}", word.name, nonword.name)
     return replace(item, group=id_, labels=labels | {"voice": voice})
 

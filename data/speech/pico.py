@@ -25,7 +25,7 @@ from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Result, Results, parts_of, run_job
 from tresse.data.left_out import LeftOut, OnFault
 from tresse.data.speech.spoken_files import flac_name, write_flac, write_recordings
-from tresse.data.texts.texts import Text
+from tresse.data.texts.texts import Text, hash_texts
 
 SAMPLE_RATE = 16_000
 VOICES = {"en": "en-GB", "fr": "fr-FR", "de": "de-DE", "es": "es-ES", "it": "it-IT"}
@@ -141,11 +141,8 @@ def _leave_signals_to_parent() -> None:
 
 
 def _describe_job(texts: Sequence[Text], settings: PicoSettings) -> dict[str, Any]:
-    hasher = xxhash.xxh3_64()
-    for text in texts:
-        hasher.update(repr((text.key, text.language, text.sentences)).encode())
     drawn = {"pitch": [*settings.pitch], "rate": [*settings.rate], "seed": settings.seed}
-    job = {"format": "tresse-pico-job", "version": 1, "texts": hasher.hexdigest()}
+    job = {"format": "tresse-pico-job", "version": 1, "texts": hash_texts(texts)}
     return job | {"settings": drawn}
 
 

@@ -29,7 +29,7 @@ from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.data.texts.texts import Text
+from tresse.data.texts.texts import Text, hash_texts
 
 logger = logging.getLogger(__name__)
 
@@ -164,15 +164,13 @@ def _describe_job(
     settings: SpeakSettings,
     variant: str,
 ) -> dict[str, Any]:
-    told, heard = xxhash.xxh3_64(), xxhash.xxh3_64()
-    for text in texts:
-        told.update(repr((text.key, text.language, text.sentences)).encode())
+    heard = xxhash.xxh3_64()
     for voice in voices:
         heard.update(voice.name.encode() + voice.read_bytes())
     return {
         "format": "tresse-speak-job",
         "version": 1,
-        "texts": told.hexdigest(),
+        "texts": hash_texts(texts),
         "voices": heard.hexdigest(),
         "model": speaker.weights_hash,
         "tokenizer": asdict(speaker.identity),

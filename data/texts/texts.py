@@ -7,11 +7,15 @@ JSON lines, one document per line:
 Texts of different languages with the same key are translations of each other, sentence by sentence.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+from tresse.data.durable import replaced_file
 from tresse.data.left_out import LeftOut
 from tresse.data.lines import check_files
 from tresse.data.naming import check_language, normal_key
@@ -42,7 +46,7 @@ def read_texts(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> 
     another type, a sentence that cannot be spoken. ValueError for a key that occurs twice in a
     language, and for translations with different numbers of sentences.
     """
-    lines = (left_out or LeftOut()).parsed_lines(check_files(paths, "text"), _parse)
+    lines = (left_out or LeftOut()).parsed_lines(check_files(paths, "text"), parse_text)
     texts = [replace(text, where=where) for where, text in lines]
     if not texts:
         raise ValueError("no texts")
@@ -50,7 +54,28 @@ def read_texts(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> 
     return texts
 
 
-def _parse(record: dict[str, Any]) -> Text:
+def write_texts(path: Path, texts: Iterable[Text]) -> int:
+    """Write a manifest whole or not at all, and return the number of texts in it."""
+    with replaced_file(path) as file:
+        return sum(1 for text in texts if file.write(encode_text(text)))
+
+
+def encode_text(text: Text) -> bytes:
+    """Return the line of a text in a manifest."""
+    record = {"key": text.key, "lang": text.language, "sentences": text.sentences}
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def hash_texts(texts: Iterable[Text]) -> str:
+    """Return a hash of the texts and their order, wherever they lie."""
+    hasher = xxhash.xxh3_64()
+    for text in texts:
+        hasher.update(repr((text.key, text.language, text.sentences)).encode())
+    return hasher.hexdigest()
+
+
+def parse_text(record: dict[str, Any]) -> Text:
+    """Return the text of a record of the manifest; ValueError for one that cannot be spoken."""
     if set(record) != set(FIELDS):
         raise ValueError(f"found the fields {sorted(record)}, expected {sorted(FIELDS)}")
     key, sentences = record["key"], record["sentences"]
@@ -58,9 +83,14 @@ def _parse(record: dict[str, Any]) -> Text:
         raise ValueError(f"key is {key!r}, expected text")
     if not isinstance(sentences, list) or not sentences:
         raise ValueError(f"sentences is {sentences!r}, expected a list of texts")
+    check_sentences(sentences)
+    return Text(normal_key(key), check_language(record["lang"]), tuple(sentences))
+
+
+def check_sentences(sentences: Sequence[Any]) -> None:
+    """Raise ValueError for the first sentence that cannot be spoken."""
     for number, sentence in enumerate(sentences):
         if not isinstance(sentence, str) or not any(map(str.isalnum, sentence)):
             raise ValueError(f"sentence {number} is {sentence!r}, expected words")
         if not sentence.isprintable():  # a zero byte crashes Pico
             raise ValueError(f"sentence {number} is {sentence!r}: it has a control character")
-    return Text(normal_key(key), check_language(record["lang"]), tuple(sentences))
