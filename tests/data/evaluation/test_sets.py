@@ -505,6 +505,28 @@ def test_a_missing_document_of_units_is_named(
     assert f"{corpus}, en: sSC/1_s_incorrect: file number 0 of its pair is missing" in found
 
 
+def test_a_story_that_is_not_whole_in_all_languages_may_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [(language, name) for language in ("en", "fr") for name in TRIPLE]
+    names.remove(("fr", "t_1_correct"))
+    lines = [
+        f'{{"key": "sSC/{name}", "lang": "{language}", "sentences": [[1, 2]]}}\n'
+        for language, name in names
+    ]
+    (tmp_path / "units.jsonl").write_text("".join(lines))
+    corpus = tmp_path / "c"
+    assert main(["manifest", str(tmp_path / "units.jsonl"), "--out", str(corpus)]) == 0
+    words = ["eval-items", "cloze", "sSC", "--corpus", str(corpus)]
+    assert "t_1_correct is missing beside it" in fails(capsys, main(words))
+    assert main([*words, "--on-fault", "skip"]) == 0
+    assert "left out, as they are not whole in every language: t_1" in caplog.text
+    assert [item.id for item in read_items(corpus / "items.jsonl")] == ["s"]
+    words = ["eval-items", "pairs", "sSC", "--corpus", str(corpus), "--lang", "en"]
+    found = fails(capsys, main([*words, "--on-fault", "skip"]))
+    assert "--on-fault skip is for triples and cloze, the kind is pairs" in found
+
+
 def test_merged_sets_are_asked_in_their_own_languages(tmp_path: Path) -> None:
     words = write_gold(tmp_path / "dev", LEXICAL, lexical_lines())
     for language in ("en", "fr"):
