@@ -54,6 +54,7 @@ def results(model: Transformer, tokens: torch.Tensor, labels: torch.Tensor) -> d
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_fp8_learns_like_one_in_bf16(world: Path, tmp_path: Path) -> None:
     losses = []
     for flags in ([], ["--sharding.fp8"]):

@@ -98,6 +98,7 @@ def test_ranks_whose_launcher_is_gone_save_and_end(world: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_after_the_death_of_a_rank_torchrun_restarts_the_run_and_it_ends_the_same(
     world: Path, finished_run: Path, tmp_path: Path
 ) -> None:

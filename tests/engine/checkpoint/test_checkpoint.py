@@ -154,6 +154,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
         load_model(checkpoint, torch.float32, ALONE.device)
 
 
+@pytest.mark.long
 def test_a_compiled_run_has_the_losses_of_an_eager_one(
     world: Path, finished_run: Path, tmp_path: Path
 ) -> None:

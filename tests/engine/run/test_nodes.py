@@ -130,6 +130,7 @@ def test_a_run_of_one_node_goes_on_on_two_and_equals_the_uninterrupted_one(
     assert final_scores(run_dir) == final_scores(finished_run)
 
 
+@pytest.mark.long
 def test_a_node_that_dies_is_named_and_the_same_commands_resume(
     world: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
