@@ -23,6 +23,8 @@ LEVEL = 0.05
 
 Cell = tuple[str, str]
 """A task and a pair of languages."""
+Tables = tuple[np.ndarray, np.ndarray]
+"""Scores of both setups in a cell, each [seeds, items]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,9 @@ def compare(
                     f"{folder}: other items of {' '.join(cell)} than {first[0]} has; compare "
                     "setups that were scored on one cloze set"
                 )
-    rng = np.random.default_rng(seed)
-    return [
-        _difference(cell, _table(first, cell, scores), _table(second, cell, scores), rng)
-        for cell in cells
-    ]
+    tables = {cell: (_table(first, cell, scores), _table(second, cell, scores)) for cell in cells}
+    resampled = _resample(tables, np.random.default_rng(seed))
+    return [_difference(cell, *tables[cell], resampled[cell]) for cell in cells]
 
 
 def read_item_scores(folder: Path, measure: str) -> dict[Cell, dict[str, float]]:
@@ -102,9 +102,8 @@ def _table(
 
 
 def _difference(
-    cell: Cell, first: np.ndarray, second: np.ndarray, rng: np.random.Generator
+    cell: Cell, first: np.ndarray, second: np.ndarray, resampled: np.ndarray
 ) -> Difference:
-    resampled = _resample(first, second, rng)
     low, high = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2])
     # The share of resamples on the other side of zero; ties count to both sides.
     share = min((resampled <= 0).mean(), (resampled >= 0).mean())
@@ -113,17 +112,30 @@ def _difference(
     return Difference(cell, first.shape[1], means, float(low), float(high), p)
 
 
-def _resample(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return differences of mean scores; tables: [seeds, items]."""
-    num_items, found = first.shape[1], []
-    for _ in range(0, NUM_RESAMPLES, CHUNK):
-        counts = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=CHUNK)
-        means = [
-            np.einsum("ci,cs,si->c", counts, _seed_weights(len(table), rng), table) / num_items
-            for table in (first, second)
-        ]
-        found.append(means[0] - means[1])
-    return np.concatenate(found)
+def _resample(tables: dict[Cell, Tables], rng: np.random.Generator) -> dict[Cell, np.ndarray]:
+    """Return differences of mean scores, by cell; cells with as many items share their draws."""
+    found: dict[Cell, list[np.ndarray]] = {cell: [] for cell in tables}
+    for num_items in dict.fromkeys(first.shape[1] for first, _ in tables.values()):
+        same = [cell for cell in tables if tables[cell][0].shape[1] == num_items]
+        num_seeds = [len(table) for table in tables[same[0]]]
+        for _ in range(0, NUM_RESAMPLES, CHUNK):
+            counts = _item_counts(num_items, rng)
+            weights = [_seed_weights(number, rng) for number in num_seeds]
+            for cell in same:
+                first, second = (
+                    ((counts @ table.T) * weight).sum(1) / num_items
+                    for table, weight in zip(tables[cell], weights, strict=True)
+                )
+                found[cell].append(first - second)
+    return {cell: np.concatenate(chunks) for cell, chunks in found.items()}
+
+
+def _item_counts(num_items: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw how often each item is in every resample of a chunk, fp64 [CHUNK, items]."""
+    drawn = rng.integers(num_items, size=(CHUNK, num_items))
+    drawn += num_items * np.arange(CHUNK)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=CHUNK * num_items)
+    return counts.reshape(CHUNK, num_items).astype(np.float64)
 
 
 def _seed_weights(num_seeds: int, rng: np.random.Generator) -> np.ndarray:
