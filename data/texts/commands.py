@@ -80,8 +80,8 @@ def translate(
 
     if check_language(source) == check_language(target):
         raise ValueError(f"--from and --to are both {source}, expected two languages")
-    if out.suffix:
-        raise ValueError(f"--out {out} is a folder's name, expected one without an ending")
+    if out.suffix == ".jsonl":
+        raise ValueError(f"--out {out} would be a folder; expected a name without an ending")
     left_out = LeftOut(on_fault, shows=rank() == 0)
     texts = list(read_stories(stories, source, left_out))
     for text in texts:

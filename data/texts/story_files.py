@@ -42,7 +42,7 @@ def read_stories(paths: Sequence[str | Path], language: str, left_out: LeftOut) 
     for path in map(Path, paths):
         for where, text in _read(path, language, left_out):
             has_key = bool(text.key)
-            text = replace(text, where=where, key=text.key or hash_story(" ".join(text.sentences)))
+            text = replace(text, where=where, key=text.key or hash_words(text.sentences))
             identity = xxhash.xxh3_64_intdigest(f"{text.language}/{text.key}".encode())
             if identity not in seen:
                 seen.add(identity)
@@ -53,9 +53,9 @@ def read_stories(paths: Sequence[str | Path], language: str, left_out: LeftOut) 
                 left_out.add(where, "the same story is there already", text.key, text.language)
 
 
-def hash_story(story: str) -> str:
-    """Return the key of a story without one: 16 hexadecimal digits, whatever its white space."""
-    return xxhash.xxh3_64_hexdigest(normal_key(" ".join(story.split())).encode())
+def hash_words(sentences: Sequence[str]) -> str:
+    """Return the key of a story without one: 16 hexadecimal digits, wherever sentences end."""
+    return xxhash.xxh3_64_hexdigest(normal_key(" ".join(sentences)).encode())
 
 
 def split_sentences(story: str, language: str) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def split_sentences(story: str, language: str) -> tuple[str, ...]:
     try:
         from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]: it has no types
     except ImportError:
-        raise ValueError(
+        raise ContradictionError(  # it ends the work: every story would be left out
             "sentencex splits stories into sentences: pip install 'tresse[translate]'"
         ) from None
     sentences: list[str] = []

@@ -27,3 +27,8 @@ def faulty(sentences: list[str], source: str, target: str) -> list[str]:
 def broken(sentences: list[str], source: str, target: str) -> str:
     """Return a text instead of a list of them."""
     return " ".join(translate(sentences, source, target))
+
+
+def numbers(sentences: list[str], source: str, target: str) -> list[int]:
+    """Return numbers instead of texts."""
+    return [len(each) for each in translate(sentences, source, target)]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -108,6 +109,15 @@ def test_a_story_that_cannot_be_used_is_named_with_its_line(
     left_out = LeftOut("skip")
     assert len(read(path, left_out=left_out)) == 1
     assert len(left_out.faults) == 1
+
+
+def test_without_the_package_no_story_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_lines(tmp_path / "t.jsonl", {"text": DOG})
+    monkeypatch.setitem(sys.modules, "sentencex", None)
+    with pytest.raises(ValueError, match=r"pip install 'tresse\[translate\]'"):
+        read(path, left_out=LeftOut("skip"))
 
 
 def test_missing_languages_columns_and_files_are_errors(tmp_path: Path) -> None:

@@ -133,10 +133,15 @@ def test_on_fault_stop_ends_at_the_first_one(
     ("function", "flags", "fault"),
     [
         ("broken", (), "own_translator:broken gave 'en>fr 0/3: Story .*expected a list of texts"),
+        ("numbers", (), r"own_translator:numbers gave \[\d+, .*expected a list of texts"),
         ("missing", (), "--translator tests.support.own_translator:missing: module"),
         ("translate", ("--greedy",), "--greedy has no effect: .* is a function"),
         ("translate", ("--to", "en"), "--from and --to are both en"),
-        ("translate", ("--out", "fr.jsonl"), "fr.jsonl is a folder's name"),
+        (
+            "translate",
+            ("--out", "fr.jsonl"),
+            "fr.jsonl would be a folder; expected a name without an ending",
+        ),
         (
             "translate",
             ("--from", "de", "--to", "fr"),
