@@ -26,10 +26,9 @@ class Seq2Seq:
         model.generation_config.max_length = None  # else generate warns of it at every call
         if settings.greedy:
             self._options["num_beams"] = 1
-        search = "greedy" if settings.greedy else f"{model.generation_config.num_beams} beams"
-        self.identity = (
-            f"{name}, {_hash_weights(model)}, {settings.precision}, {search}, batch {self._batch}"
-        )
+        beams = 1 if settings.greedy else model.generation_config.num_beams or 1
+        # The batch only changes rounding: after a lack of memory a smaller one may resume.
+        self.identity = f"{name}, {_hash_weights(model)}, {settings.precision}, {beams} beams"
 
     def set_languages(self, source: str, target: str, *, named: bool) -> None:
         """Choose the languages of a multilingual model.
