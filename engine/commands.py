@@ -243,6 +243,28 @@ def table(
 
 
 @app.command
+def report(
+    runs: Annotated[tuple[Path, ...], Argument],
+    /,
+    *,
+    out: Path,
+    figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg",),
+) -> None:
+    """Write a page about one or more runs, finished or not: results, differences, curves, speed.
+
+    Args:
+        runs: Folders of runs.
+        out: Folder for index.html, which needs no other file and no network, report.md and
+            figures/. Files of an earlier report there are replaced.
+        figures: Kinds of files of the charts. `svg` is always among them, for report.md.
+    """
+    from tresse.engine.reporting.pages import PAGE, write_report
+
+    write_report(runs, out, figures)
+    print(f"wrote {out / PAGE}, report.md, figures/")
+
+
+@app.command
 def compare(
     first: Annotated[str, Argument],
     second: Annotated[str, Argument],

@@ -87,11 +87,25 @@ def read_metrics(folder: Path) -> list[Record]:
     ValueError names a line that is damaged; resuming the run repairs the file.
     """
     records = []
-    for where, found in _parsed(folder / FILE):
+    for where, found in parse_metrics(folder):
         if isinstance(found, ValueError):
             raise ValueError(f"{where}: {found}; a run that resumes repairs this file")
         records.append(found)
     return records
+
+
+def parse_metrics(folder: Path) -> Iterator[tuple[str, Record | ValueError]]:
+    """Yield the place and the record of each line of metrics.jsonl, or what is wrong with it.
+
+    A last line that is not complete is left out.
+    """
+    path = folder / FILE
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            yield f"{path}:{number}", parse_record(line)
+        except ValueError as error:
+            yield f"{path}:{number}", error
 
 
 def curve_name(stages: Sequence[StageConfig], stage: str) -> str:
@@ -109,22 +123,12 @@ def curve_name(stages: Sequence[StageConfig], stage: str) -> str:
 def _repaired(path: Path) -> list[Record]:
     """Return the records that can be read; warn of the others."""
     records = []
-    for where, found in _parsed(path):
+    for where, found in parse_metrics(path.parent):
         if isinstance(found, ValueError):
             logger.warning("%s: %s; this record is lost", where, found)
         else:
             records.append(found)
     return records
-
-
-def _parsed(path: Path) -> Iterator[tuple[str, Record | ValueError]]:
-    """Yield the place and the record of each line, or what is wrong with it."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            yield f"{path}:{number}", parse_record(line)
-        except ValueError as error:
-            yield f"{path}:{number}", error
 
 
 def _warn_of_gaps(path: Path, kept: Sequence[Record], stage: str, step: int) -> None:

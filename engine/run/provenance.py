@@ -55,6 +55,7 @@ def _stream(plan: StreamPlan) -> Record:
     return {
         "languages": plan.stream.languages,
         "mode": plan.stream.mode,
+        "corpus": plan.corpus,
         "rows": plan.num_rows,
         "targets": plan.targets,
         "epochs": plan.epochs,

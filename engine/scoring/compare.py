@@ -117,17 +117,24 @@ def _resample(tables: dict[Cell, Tables], rng: np.random.Generator) -> dict[Cell
     found: dict[Cell, list[np.ndarray]] = {cell: [] for cell in tables}
     for num_items in dict.fromkeys(first.shape[1] for first, _ in tables.values()):
         same = [cell for cell in tables if tables[cell][0].shape[1] == num_items]
-        num_seeds = [len(table) for table in tables[same[0]]]
+        firsts, seconds = (np.stack([tables[cell][i] for cell in same]) for i in (0, 1))
         for _ in range(0, NUM_RESAMPLES, CHUNK):
             counts = _item_counts(num_items, rng)
-            weights = [_seed_weights(number, rng) for number in num_seeds]
-            for cell in same:
-                first, second = (
-                    ((counts @ table.T) * weight).sum(1) / num_items
-                    for table, weight in zip(tables[cell], weights, strict=True)
-                )
-                found[cell].append(first - second)
+            sums = [_resampled_sums(counts, scores, rng) for scores in (firsts, seconds)]
+            for cell, difference in zip(same, (sums[0] - sums[1]) / num_items, strict=True):
+                found[cell].append(difference)
     return {cell: np.concatenate(chunks) for cell, chunks in found.items()}
+
+
+def _resampled_sums(counts: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return sums of scores over drawn items, averaged over drawn seeds, [cells, CHUNK].
+
+    counts: [CHUNK, items]. scores: [cells, seeds, items].
+    """
+    num_cells, num_seeds, num_items = scores.shape
+    sums = counts @ scores.reshape(-1, num_items).T
+    by_seed = sums.reshape(CHUNK, num_cells, num_seeds)
+    return np.einsum("ncs,ns->cn", by_seed, _seed_weights(num_seeds, rng))
 
 
 def _item_counts(num_items: int, rng: np.random.Generator) -> np.ndarray:

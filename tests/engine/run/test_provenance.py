@@ -26,6 +26,7 @@ def test_every_start_is_recorded_with_what_it_planned(world: Path, tmp_path: Pat
     assert starts[1]["versions"]["torch"] == version("torch")
     mono, braided = starts[0]["stages"]["en"]
     assert (mono["languages"], mono["mode"], mono["rows"]) == (["en"], "mono", 500)
+    assert mono["corpus"] == ""
     assert mono["targets"] == {"en": 32_000}
     assert mono["epochs"] == pytest.approx(32_000 / corpus.num_tokens("en"), rel=0.05)
     assert set(braided["targets"]) == {"en", "fr"}
