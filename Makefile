@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PROCESSES ?= 2
 FLAGS ?=
+DEMO ?= runs/demo
 
 SPEECH ?= runs/demo-speech
 STORIES ?=
@@ -17,7 +18,8 @@ ON_CPUS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standal
 .SECONDARY:
 
 demo: $(VENV)/installed
-	$(ON_CPUS) engine/train.py demo $(FLAGS)
+	$(ON_CPUS) engine/train.py demo --run-dir $(DEMO) $(FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/tresse report $(DEMO) --out $(DEMO)/report
 
 # Texts, recordings, units, corpora, training. Every step keeps its finished work: after a stop
 # the same command resumes. A step runs if its file is missing, whatever the age of other files.

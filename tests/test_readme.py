@@ -143,9 +143,9 @@ def test_the_first_two_commands_are_the_demo_and_the_tests() -> None:
 
 def test_the_demo_prints_the_table_and_writes_it(tmp_path: Path) -> None:
     stages = SMALL_STAGES + "--stages.3.tokens 8000"
-    flags = f"FLAGS=--run-dir {tmp_path / 'demo'} {SMALL_WORLD} {stages}"
+    flags = (f"DEMO={tmp_path / 'demo'}", f"FLAGS={SMALL_WORLD} {stages}")
     venv = Path(sys.executable).parents[1]
-    done = run("make", f"--assume-old={venv}/installed", "demo", f"VENV={venv}", flags)
+    done = run("make", f"--assume-old={venv}/installed", "demo", f"VENV={venv}", *flags)
     table = json.loads((tmp_path / "demo" / "table.json").read_text())
     assert [line["setup"] for line in table] == ["en", "interleave", "en-fr", "baseline-en-fr"]
     assert sum(table[2]["tokens"].values()) == sum(table[3]["tokens"].values()) == 16_000
@@ -157,3 +157,5 @@ def test_the_demo_prints_the_table_and_writes_it(tmp_path: Path) -> None:
             assert all(0 <= accuracy <= 1 for accuracy in task.values())
     assert "sTC en->fr" in done.stdout
     assert "table.json" in done.stdout
+    assert done.stdout.endswith("/demo/report/index.html, report.md, figures/\n")
+    assert "sTC en→fr" in (tmp_path / "demo" / "report" / "index.html").read_text()
