@@ -30,6 +30,7 @@ def units(corpus: Corpus, language: str, key: str) -> list[list[int]]:
     return [sentence.tolist() for sentence in document]
 
 
+@pytest.mark.slow
 def test_a_csv_becomes_spoken_questions_in_two_languages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
