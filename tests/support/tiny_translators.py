@@ -118,12 +118,12 @@ def write_nllb(folder: Path) -> Path:
 
 def learn(model: Any, examples: Any, pad: int) -> None:
     """Train a model until it says its examples by heart."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
     examples["labels"] = examples["labels"].masked_fill(examples["labels"] == pad, -100)
     for _ in range(MAX_STEPS):
         optimizer.zero_grad()
         loss = model(**examples).loss
-        if loss < 0.05:
+        if loss < 0.01:
             return
         loss.backward()
         optimizer.step()
