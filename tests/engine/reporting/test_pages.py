@@ -10,11 +10,14 @@ import pytest
 
 from tests.engine.reporting.written_runs import config_of, write_run, write_steps
 from tresse.engine.commands import report
+from tresse.engine.reporting import pages
 from tresse.engine.reporting.pages import CHAPTERS, write_report
+from tresse.engine.reporting.training import speed
 from tresse.engine.run.run_folder import write_config
 
 EVIL = "<script>alert(1)</script>&amp;|`$x_1$*"
 LINKS = ("href", "src", "srcset", "action", "data", "poster")
+FILE_STARTS = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -115,7 +118,8 @@ def test_a_report_is_the_same_for_the_same_runs(written: Path) -> None:
 def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
     run = tmp_path / EVIL.replace("/", "\u2215")
     write_run(run)
-    write_report([run, write_run(tmp_path / "other")], tmp_path / "out")
+    write_config(config_of(tmp_path / "other"))
+    write_report([run, tmp_path / "other"], tmp_path / "out")
     page = read_page(tmp_path / "out")
     assert not list(page.iter("script"))
     assert run.name in text_of(page)
@@ -125,18 +129,18 @@ def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
     assert "<script" not in text.replace("\\<script", "")
 
 
-def test_other_kinds_of_figures_are_files_too(tmp_path: Path) -> None:
+def test_other_kinds_of_figures_are_files_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "CHAPTERS", (speed,))
     config = config_of(tmp_path / "new")
     write_config(config)
     write_steps(tmp_path / "new", config.stages[0], 0)
     written = write_report([tmp_path / "new"], tmp_path / "out", ("png", "pdf"))
-    figures = [path for path in written if path.parent.name == "figures"]
-    assert all(path.is_file() for path in written)
-    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
-    for kind, start in starts.items():
-        own = [path for path in figures if path.suffix == f".{kind}"]
-        assert len(own) == len(figures) / 3
-        assert own[0].read_bytes().startswith(start)
+    names = [str(path.relative_to(tmp_path / "out")) for path in written]
+    assert names == ["index.html", "report.md", *(f"figures/speed.{k}" for k in FILE_STARTS)]
+    for kind, start in FILE_STARTS.items():
+        assert (tmp_path / "out" / f"figures/speed.{kind}").read_bytes().startswith(start)
 
 
 @pytest.mark.parametrize("has_steps", [False, True])
