@@ -37,7 +37,7 @@ from tresse.engine.run.banner import print_banner
 from tresse.engine.run.command_line import leave_status, parse_config, resume_command
 from tresse.engine.run.config import RunConfig, StageConfig
 from tresse.engine.run.corpora import Corpora, open_corpora
-from tresse.engine.run.logbook import Logbook, curve_name
+from tresse.engine.run.logbook import Logbook, check_log, curve_name
 from tresse.engine.run.provenance import write_start
 from tresse.engine.run.ranks import Ranks, join, leave
 from tresse.engine.run.run_folder import (
@@ -50,6 +50,7 @@ from tresse.engine.run.run_folder import (
     write_config,
     write_corpora,
 )
+from tresse.engine.run.typed_json import to_json
 from tresse.engine.run.watch import Watch
 from tresse.engine.scoring.questions import Questions, read_questions
 from tresse.engine.scoring.report import print_table
@@ -161,6 +162,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     changes = find_changes(config)
+    check_log(config)
     micro_batches(config.rows_per_step, 1, ranks.world_size)  # or an error
     attend = choose_attention(config, ranks)
     if config.sharding.fp8:
@@ -264,6 +266,7 @@ def train(stage: Stage, job: Job, interrupt: Interrupt) -> End:
         stage.ranks,
         tokens=sum(stage.tokens.values()),
         curve=curve_name(config.stages, stage.name),
+        wandb=to_json(config) if config.log == "wandb" else None,
     )
     freeze()
     with log, progress:

@@ -19,6 +19,7 @@ RESERVED = (
     "starts.jsonl",
     "table.json",
     "tensorboard",
+    "wandb",
 )
 """Names that no stage has: files of a run's folder, and what `StageConfig.init` may be."""
 
@@ -347,6 +348,9 @@ class RunConfig:
     timeouts: TimeoutsConfig = TimeoutsConfig()
     kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    log: Literal["tensorboard", "wandb"] = "tensorboard"
+    """Programs that draw the curves of the run. The files for TensorBoard are always written.
+    `wandb`: Weights & Biases too, with its own settings, such as WANDB_MODE=offline."""
     valid_every: int = 500
     """Number of steps between two measurements of the held-out loss.
     The end of a stage is always measured."""

@@ -7,6 +7,7 @@ runs/NAME/starts.jsonl     code, machine and plan of each start (engine/run/prov
 runs/NAME/metrics.jsonl    a record per step and per measurement of the held-out loss
 runs/NAME/ranks/           what each rank does now (engine/run/watch.py)
 runs/NAME/tensorboard/     the same numbers as TensorBoard events
+runs/NAME/wandb/           id and files of Weights & Biases (--log wandb)
 runs/NAME/STAGE/           checkpoints (engine/checkpoint/) and scores (engine/scoring/score.py)
 runs/NAME/table.json       cloze accuracies of all stages (engine/scoring/report.py)
 """
@@ -45,6 +46,7 @@ EXECUTION = (
     "recompute_layers",
     "compile",
     "checkpoint.",
+    "log",
     "valid_every",
     "score_every",
     "score_items",

@@ -1,13 +1,16 @@
 """The log of a run survives a crash, a damaged disk, and TensorBoard."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tresse.engine.run.logbook import Logbook, curve_name, read_metrics
+from tresse.engine.run.logbook import Logbook, check_log, curve_name, read_metrics
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.run.recipes import demo
 
@@ -70,7 +73,7 @@ def test_a_run_goes_on_without_tensorboard(
         log.write(1, {"loss": 1.0})
         log.write(2, {"loss": 1.0})
     assert len(read_metrics(tmp_path)) == 2
-    assert caplog.text.count("no more curves for TensorBoard") == 1
+    assert caplog.text.count("no more curves") == 1
 
 
 def test_stages_are_one_curve_over_their_tokens(tmp_path: Path) -> None:
@@ -88,3 +91,78 @@ def test_a_stage_that_starts_elsewhere_has_a_curve_of_its_own() -> None:
     stages = demo().stages
     names = [curve_name(stages, stage.name) for stage in stages]
     assert names == ["en+interleave+en-fr"] * 3 + ["baseline-en-fr"]
+
+
+class Wandb(ModuleType):
+    """Weights & Biases, as far as we use it: keeps what it is given."""
+
+    class Error(Exception):
+        """Base of its errors."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__("wandb")
+        self.fails = fails
+        self.given: list[dict[str, Any]] = []
+        self.logged: list[dict[str, float]] = []
+        self.num_finished = 0
+        self.Settings = SimpleNamespace
+
+    def init(self, **given: Any) -> "Wandb":
+        if self.fails:
+            raise Wandb.Error("No API key configured")
+        self.given.append(given)
+        return self
+
+    def define_metric(self, name: str, **how: str) -> None:
+        assert name == "tokens" or how == {"step_metric": "tokens"}
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.num_finished += 1
+
+
+def test_a_resumed_stage_goes_on_in_its_run_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    for step, stage in enumerate(("en", "en", "fr")):
+        curve = "en+other" if stage == "en" else stage
+        with Logbook(tmp_path, stage, step, ALONE, curve=curve, wandb={"seed": 3}) as log:
+            record = {"loss_by_language": {"en": 1.0 + step, "fr": None}, "tokens": {"en": step}}
+            log.write(step + 1, record)
+    first, resumed, other = wandb.given
+    assert first == resumed
+    assert (first["resume"], first["config"], first["project"]) == ("allow", {"seed": 3}, "tresse")
+    assert first["name"] == f"{tmp_path.name}/en+other"
+    assert other["id"] != first["id"]
+    assert wandb.logged == [{"loss/en": 1.0 + step, "tokens": step} for step in range(3)]
+    assert wandb.num_finished == 3
+    assert len(read_metrics(tmp_path)) == 3
+
+
+def test_a_run_goes_on_without_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(fails=True))
+    with Logbook(tmp_path, "en", 0, ALONE, wandb={}) as log:
+        log.write(1, {"loss": 1.0})
+    assert len(read_metrics(tmp_path)) == 1
+    assert caplog.text.count("Weights & Biases: no more curves (No API key configured)") == 1
+
+
+def test_a_package_that_is_missing_is_an_error_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(demo(), log="wandb")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    (tmp_path / "wandb").mkdir()  # its own files, not the package
+    with pytest.raises(ValueError, match=r"pip install 'tresse\[wandb\]'"):
+        check_log(config)
+    (tmp_path / "wandb" / "__init__.py").touch()
+    check_log(config)
+    check_log(demo())
