@@ -1,5 +1,6 @@
 """The parts of a report, which both of its pages are made of: sections of tables, charts, notes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,7 +46,7 @@ class Chart:
     """A chart of lines, or of points by category."""
 
     name: str
-    """Name of its file, unique in a report."""
+    """Name of its file, of letters, digits, "-" and "_", unique in a report."""
     title: str
     x_label: str
     y_label: str
@@ -58,6 +59,9 @@ class Chart:
     from_zero: bool = False
     """Begin the y-axis at zero."""
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        assert re.fullmatch(r"[\w-]+", self.name), self.name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

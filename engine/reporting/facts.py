@@ -50,19 +50,23 @@ class Measured:
         """Add a record of metrics.jsonl."""
         self.stall_s += record.get("stall_s", 0.0)
         if "heldout_loss" in record and self.tokens:
-            self.heldout.append((self.tokens[-1], record["heldout_loss"]))
+            self.heldout.append((self.tokens[-1], _numbers(record["heldout_loss"])))
         if "cloze" in record and self.tokens:
-            self.subset.append((self.tokens[-1], record["cloze"]))
-        if "loss" not in record:
-            return
-        for name, loss in record["loss_by_language"].items():
+            self.subset.append((self.tokens[-1], _numbers(record["cloze"])))
+        if "loss" in record:
+            self._add_step(record)
+
+    def _add_step(self, record: Record) -> None:
+        losses, tokens = _numbers(record["loss_by_language"]), sum(record["tokens"].values())
+        numbers, step = {name: _number(record.get(name)) for name in NUMBERS}, int(record["step"])
+        for name, loss in losses.items():
             own = self.losses.setdefault(name, [])
             own += [math.nan] * (len(self.steps) - len(own))
-            own.append(_number(loss))
-        self.steps.append(record["step"])
-        self.tokens.append(sum(record["tokens"].values()))
-        for name, values in self.numbers.items():
-            values.append(_number(record.get(name)))
+            own.append(loss)
+        for name, value in numbers.items():
+            self.numbers[name].append(value)
+        self.steps.append(step)
+        self.tokens.append(tokens)
 
     def median(self, name: str) -> float:
         """Return the median of a number over the steps; NaN if it was not measured."""
@@ -75,7 +79,11 @@ class Measured:
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: Record) -> dict[str, float]:
+    return {name: _number(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,9 +188,11 @@ def _or_gap(read: Callable[[], T], default: T, gaps: list[str]) -> T:
     """Return what a function reads, or a default, and then note why."""
     try:
         return read()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         gaps.append(str(error))
-        return default
+    except OSError as error:
+        gaps.append(f"{error.filename}: {error.strerror}")
+    return default
 
 
 def _read_measured(folder: Path, config: RunConfig, gaps: list[str]) -> dict[str, Measured]:
@@ -191,7 +201,10 @@ def _read_measured(folder: Path, config: RunConfig, gaps: list[str]) -> dict[str
         if isinstance(found, ValueError):
             gaps.append(f"{where}: {found}; a run that resumes repairs this file")
         elif found.get("stage") in measured:
-            measured[found["stage"]].add(found)
+            try:
+                measured[found["stage"]].add(found)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                gaps.append(f"{where}: not a measurement of this version; it is left out")
     return measured
 
 

@@ -16,7 +16,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1, 1, 1)))
 TEXT, GRID = "#1B1B1A", "#D5D8DC"
 """Colours of text and of grid lines, which a page replaces by its own."""
 
-WIDTH, HEIGHT, LEGEND_LINE, CATEGORY = 3.7, 2.3, 0.19, 0.32  # inches
+WIDTH, HEIGHT, LEGEND_LINE, CATEGORY, POINT = 3.7, 2.3, 0.19, 0.32, 0.07  # inches
 MAX_MARKED = 16
 RC: dict[Any, Any] = {
     "font.size": 9,
@@ -49,7 +49,9 @@ def draw(chart: Chart) -> "Figure":
     named = [line for line in chart.lines if not line.is_control]
     columns = 2 if max((len(line.name) for line in named), default=0) <= 20 else 1
     rows = -(-(len(named) + len(chart.levels)) // columns)
-    height = HEIGHT if not chart.categories else 0.9 + CATEGORY * len(chart.categories)
+    height = HEIGHT
+    if chart.categories:
+        height = 0.9 + len(chart.categories) * max(CATEGORY, POINT * len(chart.lines))
     with mpl.rc_context(RC):
         figure = Figure((WIDTH, height + LEGEND_LINE * rows), layout="constrained")
         axes = figure.subplots()

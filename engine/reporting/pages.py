@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from tresse.data.durable import replaced_file, write_text
@@ -76,6 +76,7 @@ def _html(runs: Sequence[RunFacts], sections: Sequence[Section], drawn: dict[str
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["breakable"] = lambda text: escape(text).replace("/", Markup("/<wbr>"))
     return environment.get_template("page.html.jinja").render(
         title=_title(runs),
         sections=sections,

@@ -25,7 +25,7 @@ NO_SCORES = "No stage has been scored."
 
 def results(runs: Sequence[RunFacts]) -> Section:
     """Return the chapter of accuracies: chart, table, and the paper's table."""
-    scored = [stage for stage in all_stages(runs) if stage.scores]
+    scored = [stage for stage in all_stages(runs) if stage.scores.get("cloze")]
     if not scored:
         return Section("Results", [Note(NO_SCORES)])
     measure = runs[0].config.score_by

@@ -1,6 +1,7 @@
 """The stages of all runs of a report as setups: their looks, and the order of their languages."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from tresse.engine.reporting.blocks import Line, Style
@@ -57,6 +58,11 @@ def below_chance(lines: Sequence[Line], stages: Iterable[StageFacts]) -> tuple[S
 def number(value: float | None, form: str = ",.3f") -> str:
     """Return a number as text; a dash for one that is not known."""
     return MISSING if value is None or value != value else format(value, form)
+
+
+def slug(name: str) -> str:
+    """Return a name of letters, digits, "-" and "_", for a file."""
+    return re.sub(r"[^\w-]", "_", name)
 
 
 def arrow(name: str) -> str:

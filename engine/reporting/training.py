@@ -13,6 +13,7 @@ from tresse.engine.reporting.setups import (
     below_chance,
     languages,
     number,
+    slug,
     styles,
 )
 from tresse.engine.run.typed_json import Record
@@ -106,9 +107,9 @@ def questions(runs: Sequence[RunFacts]) -> Section:
 
 
 def _charts(runs: Sequence[RunFacts], language: str) -> Iterator[Chart]:
-    training = _chart(runs, f"Training loss, {language}", f"loss-{language}",
+    training = _chart(runs, f"Training loss, {language}", f"loss-{slug(language)}",
                       lambda stage: _training(stage, language))  # fmt: skip
-    heldout = _chart(runs, f"Held-out loss, {language}", f"heldout-{language}",
+    heldout = _chart(runs, f"Held-out loss, {language}", f"heldout-{slug(language)}",
                      lambda stage: _heldout(stage, language))  # fmt: skip
     yield from filter(None, (training, heldout))
 

@@ -7,7 +7,7 @@ import numpy as np
 from tresse.engine.reporting.blocks import Chart, Level, Line, Note, Section, Style, Table
 from tresse.engine.reporting.facts import RunFacts, StageFacts
 from tresse.engine.reporting.paper import COSINES_1B
-from tresse.engine.reporting.setups import all_stages, arrow, below_chance, number, styles
+from tresse.engine.reporting.setups import all_stages, arrow, below_chance, number, slug, styles
 
 NONE = "No stage has been scored with a held-out corpus."
 PAPER = ", ".join(f"{setup} {cosine:.2f}" for setup, cosine in COSINES_1B.items())
@@ -33,7 +33,7 @@ def _cosines(pair: str, stages: Sequence[StageFacts], looks: dict[str, Style]) -
             label = f"{stage.setup}, unrelated sentences" if is_control else stage.setup
             lines.append(_by_layer(label, values, looks[stage.setup], is_control))
     return Chart(
-        name=f"cosine-{pair}",
+        name=f"cosine-{slug(pair)}",
         title=f"Cosine of translations by layer, {pair}",
         x_label="layer (0: embeddings)",
         y_label="mean cosine",
@@ -46,7 +46,7 @@ def _retrieval(pair: str, stages: Sequence[StageFacts], looks: dict[str, Style])
     found = [(stage, stage.scores["alignment"][pair]) for stage in stages]
     counts = sorted({alignment["num_sentences"] for _, alignment in found})
     return Chart(
-        name=f"retrieval-{pair}",
+        name=f"retrieval-{slug(pair)}",
         title=f"Translations found by layer, {pair}",
         x_label="layer (0: embeddings)",
         y_label="found (%)",
@@ -115,7 +115,7 @@ def _positions(language: str, stages: Sequence[StageFacts], looks: dict[str, Sty
     lines, caption = below_chance(lines, stages)
     values = [y for line in lines for y in line.ys]
     return Chart(
-        name=f"position-{language}",
+        name=f"position-{slug(language)}",
         title=f"Held-out loss by position, {language}",
         x_label="position in the document, up to",
         y_label="nats per unit",

@@ -219,7 +219,10 @@ def test_origins_name_code_machine_and_corpora(folder: Path) -> None:
 def test_damage_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    (run / "metrics.jsonl").write_text("\n".join([lines[0], "{damaged", *lines[2:]]) + "\n")
+    strange = json.dumps(json.loads(lines[2]) | {"loss_by_language": {"../x": 1.0}, "step_s": "?"})
+    odd = json.dumps(json.loads(lines[3]) | {"loss_by_language": {"../../en": 3.0}})
+    kept = [lines[0], "{damaged", strange, odd, *lines[4:]]
+    (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     (run / "en" / "scores.json").write_text("{}")
     (run / "starts.jsonl").write_text("[\n")
     (run / "corpora.json").unlink()
@@ -229,6 +232,8 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:
     runs = read_runs([run])
     said = notes(overview(runs))
     assert "metrics.jsonl:2: " in said
+    assert "metrics.jsonl:3: not a measurement of this version" in said
+    assert chart(losses(runs), "loss-______en").title == "Training loss, ../../en"
     assert "scores.json has no hash of its own" in said
     assert "starts.jsonl:1: " in said
     assert "corpora.json" in said

@@ -34,7 +34,7 @@ def text_of(element: Element) -> str:
 def tables(page: Element) -> list[list[list[str]]]:
     """Return the cells of all tables, headers first."""
     return [
-        [[text_of(cell) for cell in line] for line in table.iter("tr")]
+        [["".join(cell.itertext()) for cell in line] for line in table.iter("tr")]
         for table in page.iter("table")
     ]
 
