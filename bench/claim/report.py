@@ -144,7 +144,8 @@ def plot_lines(records: Sequence[Record], path: str | Path) -> None:
         panel.set_xlabel("accuracy, %")
     panels[0].set_yticks(range(len(shown)), names)
     panels[0].invert_yaxis()
-    panels[1].legend(loc="lower right", fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
