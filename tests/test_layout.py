@@ -34,7 +34,18 @@ DATA = {
 MAX_FILES = 14
 """Files in a folder: more than about a dozen cannot be taken in at a glance."""
 
-PAGES = ("claim", "data", "format", "kernels", "layout", "nodes", "numerics", "paper", "speed", "tour")
+PAGES = (
+    "claim",
+    "data",
+    "format",
+    "kernels",
+    "layout",
+    "nodes",
+    "numerics",
+    "paper",
+    "speed",
+    "tour",
+)
 """Pages that say how things are now; docs/log.md says how they were."""
 
 MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
