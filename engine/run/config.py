@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.worlds.story_world import StoryWorld
@@ -165,11 +167,18 @@ class ShardingConfig:
             raise ValueError("sharding.fp8 needs sharding.precision bf16")
 
 
+def _folders(value: Any) -> Any:
+    """Read one folder in a JSON file as a list of one, as runs had it before they had several."""
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(value) if isinstance(value, list) else value
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """The corpora of a run, as `tresse prepare` writes them, and their packing into rows."""
 
-    corpus: tuple[str, ...] = ()
+    corpus: Annotated[tuple[str, ...], BeforeValidator(_folders)] = ()
     """Folders of the training corpora; needed unless the recipe has a story world, as demo has."""
     weights: tuple[float, ...] = ()
     """Shares of the corpora in the targets of each stream, one number per corpus.

@@ -13,6 +13,7 @@ from tests.support.small_run import TRAIN
 from tests.support.warm import torchrun
 from tresse.engine.run.command_line import parse_config
 from tresse.engine.run.logbook import read_metrics
+from tresse.engine.run.recipe_file import read_recipe
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.run.run_folder import read_config, write_config
 from tresse.engine.run.typed_json import to_json
@@ -146,6 +147,22 @@ def test_a_recipe_file_that_has_changed_does_not_resume_its_run(
     with pytest.raises(SystemExit, match=re.escape(message)):
         parse_config([file])
     assert parse_config(["--run-dir", "runs/mine"]) == started
+
+
+@pytest.mark.parametrize(
+    ("written", "corpora"), [("a", ("a",)), ("", ()), (["a", "b"], ("a", "b")), ([], ())]
+)
+def test_a_corpus_may_be_one_folder_or_a_list(
+    written: object, corpora: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = write(tmp_path / "mine.json", recipe="tiny", data={"corpus": written})
+    assert read_recipe(Path(file)).data.corpus == corpora
+
+
+def test_a_corpus_is_a_text(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.json", recipe="tiny", data={"corpus": [1]})
+    with pytest.raises(ValueError, match=r"data\.corpus\.0: expected a valid string, found 1"):
+        read_recipe(Path(file))
 
 
 @pytest.mark.slow
