@@ -4,7 +4,8 @@ The features are Kaldi's MFCCs (13 coefficients every 10 ms, of 16 kHz, without 
 are two means of 40 ms, minus the mean of the sample and divided by its standard deviation. These
 are the classic units of speech before networks learnt better ones: they carry sounds rather than
 meaning, but are fitted on a user's own recordings in minutes. A file of units is a safetensors file
-with `centroids` float32 [K, 26], `mean` and `scale` float32 [26], and the settings in its metadata.
+with `centroids` float32 [K, 26], `mean` and `scale` float32 [26], and the settings in its metadata;
+also `spectra` float32 [K, 2, 257], by which units can be heard (vocoder.py). Older files lack them.
 """
 
 import json
@@ -19,9 +20,12 @@ import numpy as np
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from tqdm import tqdm
 
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
+from tresse.data.audio.sources import Span
+from tresse.data.audio.vocoder import Frames, fit_spectra
 from tresse.data.audio.waveforms import check_sound, read_spans
 from tresse.data.durable import replaced_file
 from tresse.data.store.tokenizer import Tokenizer
@@ -56,6 +60,11 @@ class Features:
     def width(self) -> int:
         """Numbers in a vector."""
         return self.parts * self.num_coefficients
+
+    @property
+    def frames(self) -> Frames:
+        """The same frames and parts as the vocoder sees them."""
+        return Frames(sample_rate=self.sample_rate, frame_ms=self.frame_ms, parts=self.parts)
 
     def compute(self, waveform: np.ndarray) -> np.ndarray:
         """Return float32 [ceil(samples / frame_samples), width] for float32 [samples]."""
@@ -94,6 +103,8 @@ class KMeansUnits:
     """float32 [width]."""
     scale: np.ndarray
     """float32 [width]."""
+    spectra: np.ndarray | None = None
+    """float32 [K, parts, num_bins], as in `vocoder.py`; None if the file has none."""
 
     @property
     def sample_rate(self) -> int:
@@ -113,6 +124,18 @@ class KMeansUnits:
             vectors = self._normalise(self.features.compute(waveform))
             units.append(np.argmin(squares - 2 * vectors @ centroids.T, axis=1))
         return units
+
+    def decode(self, units: np.ndarray) -> np.ndarray:
+        """Return the sound of units, integers [num_frames]: float32 [1280 * num_frames], 16 kHz.
+
+        ValueError if the file has no spectra.
+        """
+        if self.spectra is None:
+            raise ValueError(
+                f"k-means units {self.identity.hash} cannot be heard: an older fit-kmeans wrote "
+                "their file, without spectra; fit units again to hear them"
+            )
+        return self.features.frames.synthesise(self.spectra[units])
 
     def _normalise(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors.astype(np.float64) - self.mean) / self.scale
@@ -156,8 +179,8 @@ def fit(
         raise ValueError(f"--hours is {hours}, expected a finite number above 0")
     if out.exists():
         raise ValueError(f"{out} exists; choose another file or remove it")
-    features = Features()
-    sampled = list(_sample(recordings, features, hours, seed))
+    features, used = Features(), []
+    sampled = list(_sample(recordings, features, hours, seed, used))
     vectors = np.concatenate([np.empty((0, features.width), np.float32), *sampled])
     if len(vectors) < MIN_FRAMES_PER_UNIT * num_units:
         raise ValueError(
@@ -170,19 +193,22 @@ def fit(
     fitted = kmeans.fit((vectors - mean) / scale)
     tensors = {"centroids": fitted.cluster_centers_, "mean": mean, "scale": scale}
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    tensors["spectra"] = _fit_spectra(_build(features, tensors, ""), used)
     settings = json.dumps({"version": VERSION, "features": asdict(features)})
     out.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(out) as file:
-        file.write(
-            save(tensors, {FORMAT: settings})
-        )  # safetensors writes several fields in any order
+        # One field of metadata: safetensors writes several in any order.
+        file.write(save(tensors, {FORMAT: settings}))
     return KMeansUnits.open(out)
 
 
 def _sample(
-    recordings: Sequence[Recording], features: Features, hours: float, seed: int
+    recordings: Sequence[Recording], features: Features, hours: float, seed: int, used: list[Span]
 ) -> Iterator[np.ndarray]:
-    """Yield vectors of recordings, in an order drawn by the seed, until `hours` are reached."""
+    """Yield vectors of recordings, in an order drawn by the seed, until `hours` are reached.
+
+    used: gets the sentences that they are of.
+    """
     left, rate = round(hours * 3_600_000 / features.frame_ms), features.sample_rate
     order = np.random.default_rng(seed).permutation(len(recordings))
     for index in order:
@@ -192,6 +218,7 @@ def _sample(
                 check_sound(waveform, rate, span.source, SOUND.min_seconds, SOUND.silence_db)
                 vectors = features.compute(waveform)[:left]
                 left -= len(vectors)
+                used.append(span)
                 yield vectors
                 if not left:
                     return
@@ -199,8 +226,16 @@ def _sample(
             logger.warning("left out %s: %s", recordings[index], error)
 
 
+def _fit_spectra(units: KMeansUnits, used: Sequence[Span]) -> np.ndarray:
+    """Return the mean spectra of units in the sentences that they were fitted on."""
+    waveforms = read_spans(used, units.sample_rate)
+    shown = tqdm(waveforms, total=len(used), desc="spectra", disable=None)
+    examples = ((waveform, units.encode([waveform])[0]) for waveform in shown)
+    return fit_spectra(examples, units.identity.vocab_size, units.features.frames)
+
+
 def _build(features: Features, tensors: dict[str, np.ndarray], hash_: str) -> KMeansUnits:
     centroids, mean, scale = (tensors[name] for name in ("centroids", "mean", "scale"))
     assert centroids.shape[1:] == mean.shape == scale.shape == (features.width,)
     identity = Tokenizer("kmeans", hash_, "25/2", len(centroids))
-    return KMeansUnits(identity, features, centroids, mean, scale)
+    return KMeansUnits(identity, features, centroids, mean, scale, tensors.get("spectra"))
