@@ -67,7 +67,7 @@ def fill_all(plan: Plan, sizes: Sequence[int] = (1 << 20,), threads: int = 1) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_rows_are_those_of_the_reference(data):
     read = data.draw(sources())

@@ -57,7 +57,7 @@ def plan_of(corpus: Corpus, *streams: Stream, packing: Packing, tokens: int = 20
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_batches_from_the_pool_are_those_of_a_fill(data: st.DataObject) -> None:
     read = data.draw(sources())
