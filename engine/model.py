@@ -89,25 +89,37 @@ class Transformer(nn.Module):
         Returns (loss, losses): () fp32, scale times the sum of the losses; (B, T) fp32 in nats,
         without a gradient. Or the logits, (B, T, vocab_used).
         """
-        tables = self._rope_tables(tokens)
-        branch, residual = self.embedding(tokens), None
-        for layer in self._training_layers():
-            branch, residual = layer(branch, residual, tables, cu_seqlens)
-        hidden, _ = self.norm(branch, residual)
-        tied = self.config.tie_embeddings
-        weight = self.embedding.weight if tied else self.head.weight
+        tables = self.rope_tables(tokens.shape[1], tokens.device)
+        hidden = self.last_hidden(tokens, tables, cu_seqlens)
         if labels is None:
-            return F.linear(hidden, weight)[..., : self.vocab_used]
+            return self.logits(hidden)
         if scale is None:
             scale = torch.ones((), device=tokens.device)
         loss, losses = linear_cross_entropy(
-            hidden.flatten(0, 1), weight, labels.flatten(), self.vocab_used, scale
+            hidden.flatten(0, 1), self._head_weight, labels.flatten(), self.vocab_used, scale
         )
         return loss, losses.view(labels.shape)
 
+    def last_hidden(
+        self, tokens: torch.Tensor, tables: Tables, cu_seqlens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the normed output of the last layer, (B, T, D).
+
+        tables: those of `rope_tables`, (T, K/2) for rows that start at position 0; (B, K/2) for
+        rows of a single token, each at a position of its own.
+        """
+        branch, residual = self.embedding(tokens), None
+        for layer in self._training_layers():
+            branch, residual = layer(branch, residual, tables, cu_seqlens)
+        return self.norm(branch, residual)[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of hidden states of `last_hidden`: (..., D) -> (..., vocab_used)."""
+        return F.linear(hidden, self._head_weight)[..., : self.vocab_used]
+
     def hidden_states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the embeddings and each layer's output, the last one normed: (B, T, D) each."""
-        tables = self._rope_tables(tokens)
+        tables = self.rope_tables(tokens.shape[1], tokens.device)
         branch, residual = self.embedding(tokens), None
         states = [branch]
         for layer in self.layers:
@@ -115,6 +127,12 @@ class Transformer(nn.Module):
             states.append(branch + residual)
         states[-1], _ = self.norm(branch, residual)
         return tuple(states)
+
+    def rope_tables(self, num_positions: int, device: torch.device) -> Tables:
+        """Return cosine and sine of the rotation at each position, (num_positions, K/2) fp32."""
+        config = self.config
+        scaling = config.rope_scaling and dataclasses.astuple(config.rope_scaling)
+        return rope_tables(num_positions, config.head_dim, config.rope_theta, scaling, device)
 
     def num_parameters(self) -> int:
         """Return the number of parameters, padding included; a tied head counts once."""
@@ -153,12 +171,9 @@ class Transformer(nn.Module):
                 )
             yield layer
 
-    def _rope_tables(self, tokens: torch.Tensor) -> Tables:
-        config = self.config
-        scaling = config.rope_scaling and dataclasses.astuple(config.rope_scaling)
-        return rope_tables(
-            tokens.shape[1], config.head_dim, config.rope_theta, scaling, tokens.device
-        )
+    @property
+    def _head_weight(self) -> torch.Tensor:
+        return self.embedding.weight if self.config.tie_embeddings else self.head.weight
 
 
 class Block(nn.Module):

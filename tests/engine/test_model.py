@@ -185,7 +185,7 @@ def test_rope_stays_fp32_and_trainable_after_inference_and_casts():
     with torch.inference_mode():
         model(tokens)
     model(tokens, tokens)[0].backward()
-    tables = model._rope_tables(tokens)
+    tables = model.rope_tables(23, tokens.device)
     assert [table.dtype for table in tables] == [torch.float32, torch.float32]
 
 
