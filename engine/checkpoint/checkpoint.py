@@ -25,6 +25,7 @@ from tresse.data.store.corpus import Corpus
 from tresse.data.store.tensor_file import checksum_file
 from tresse.engine.checkpoint.state import (
     FILE,
+    MOMENTS,
     State,
     TensorFile,
     read_state,
@@ -32,7 +33,6 @@ from tresse.engine.checkpoint.state import (
 )
 from tresse.engine.hugging_face import WEIGHTS, export, join_parameter
 from tresse.engine.model import DTYPES, Transformer
-from tresse.engine.sharding.full_state import MOMENTS
 from tresse.engine.unit_tokenizer import write_tokenizer
 from tresse.kernels.attention import Attend, attention
 

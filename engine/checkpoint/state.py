@@ -12,6 +12,8 @@ from tresse.engine.run.sealed import digest, read_sealed, write_sealed
 from tresse.engine.run.typed_json import from_json, to_json
 
 FILE, FORMAT, VERSION = "state.json", "tresse.checkpoint", 2
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's moments, which a checkpoint holds of every parameter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

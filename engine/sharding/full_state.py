@@ -12,9 +12,8 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
+from tresse.engine.checkpoint.state import MOMENTS
 from tresse.engine.sharding.shard import Engine, inner_optimizer
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def full_state(engine: Engine) -> Iterator[tuple[str, dict[str, Tensor]]]:
