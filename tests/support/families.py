@@ -1,12 +1,21 @@
-"""Small models of both families, and their weights."""
+"""Small models of both families, their weights, and exports of them."""
 
 import dataclasses
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from tresse.data.packing.settings import Packing, Stream, Vocabulary
+from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.tokenizer import Tokenizer
+from tresse.engine.checkpoint.state import State, TensorFile, write_state
+from tresse.engine.hugging_face import WEIGHTS, export
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig, RopeScaling
+from tresse.engine.run.recipes import RECIPES
+from tresse.engine.unit_tokenizer import write_tokenizer
 
 VOCAB_USED, VOCAB_WIDTH = 37, 128  # a prime below the padded width
 LLAMA = ModelConfig(
@@ -30,6 +39,9 @@ CONFIGS = {
     "qwen2": QWEN2,
     "qwen2, untied": dataclasses.replace(QWEN2, tie_embeddings=False),
 }
+
+UNITS = Tokenizer("test", "abc", "25/2", 34)
+EOS = Packing(row_length=160, separators="eos", language_switch=True)
 
 
 def build(config: ModelConfig) -> Transformer:
@@ -71,3 +83,51 @@ def hugging_face_model(config: ModelConfig, vocab_size: int, **more: Any) -> Any
         **more,
     )
     return getattr(transformers, f"{family}ForCausalLM")(hf_config)
+
+
+def write_untrained(
+    out: Path,
+    packing: Packing = EOS,
+    tokenizer: Tokenizer = UNITS,
+    model: ModelConfig = LLAMA,
+    languages: tuple[str, ...] = ("en", "fr"),
+) -> Transformer:
+    """Export a model with random weights of std 0.1, in fp32, as if trained in these languages."""
+    vocabulary = Vocabulary(tokenizer.vocab_size, packing.uses_specials)
+    built = Transformer(model, vocabulary.width, vocabulary.num_used)
+    built.init_weights(seed=1)
+    specials = vocabulary.specials(packing)
+    recipe = RECIPES["tiny"]()
+    stage = replace(recipe.stages[0], streams=(Stream(languages=languages, mode="alternate"),))
+    state = State(
+        stage=stage.name,
+        step=1,
+        finished=True,
+        num_updates=1,
+        tokens=dict.fromkeys(languages, 100),
+        corpus="",
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        config=replace(
+            recipe, model=model, data=replace(recipe.data, packing=packing), stages=(stage,)
+        ),
+    )
+
+    def write_more(folder: Path) -> None:
+        write_tokenizer(folder, vocabulary, packing)
+        path = folder / WEIGHTS
+        file = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
+        write_state(folder, replace(state, files={path.name: file}))
+
+    export(
+        {name: parameter.detach() for name, parameter in built.named_parameters()},
+        model,
+        out,
+        torch.float32,
+        vocab_used=vocabulary.num_used,
+        max_positions=packing.row_length,
+        eos=specials.eos,
+        bos=specials.bos,
+        write_more=write_more,
+    )
+    return built.eval()

@@ -1,0 +1,195 @@
+"""Prompts continued unit by unit, in batches.
+
+Prompts of unequal length share a batch, and several continuations of a prompt share one reading of
+it. A continuation ends after a number of units, where the model ends the document, if its training
+separated documents, or where prompt and continuation fill a row of the training. Ids that training
+never inserts are never drawn.
+
+At the end of each sentence of a prompt, and on average over the positions of a continuation, the
+model's own probability of each special token is kept (its softmax, before temperature, top-k and
+top-p): of `eos`, that the document ends there; of `switch`, that the language changes there. Units
+of all languages share one vocabulary, so without a switch token no probability says in which
+language the next unit is, and none is given.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.engine.generation.cache import CachedModel
+from tresse.engine.generation.sampling import Sampling, choose, draw_uniforms
+from tresse.engine.model import Transformer
+
+CHECK_EVERY = 16
+"""Units between two looks at the rows that have ended: a look waits for the device."""
+
+Row = tuple[int, int]
+"""The prompt of a row, and the number of its continuation."""
+Probabilities = dict[str, list[float]]
+"""Probabilities of each special token by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A prompt as the model reads it."""
+
+    tokens: np.ndarray
+    """int64, with the token that stands before a document in training, if there is one."""
+    ends: list[int]
+    """Position of the last token of each sentence; the last one is the end of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a model has said after a prompt."""
+
+    tokens: list[int]
+    """Units and switch tokens; the eos that ended them is not one of them."""
+    ended: Literal["eos", "length", "row"]
+    """What ended it: the model, the number of units asked for, or the length of a row."""
+    probabilities: dict[str, float] = field(default_factory=dict)
+    """Mean probability of each special token over the positions of the tokens and of the eos."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The results of a batch."""
+
+    continuations: list[Continuation]
+    """One for each row."""
+    after_sentences: list[Probabilities]
+    """For each prompt, the probabilities after each of its sentences."""
+
+
+def tokens_of(sentences: Sequence[np.ndarray], before: int | None) -> PromptTokens:
+    """Lay out a prompt's sentences as training does.
+
+    before: id before a document, `Specials.before_document`.
+    """
+    first = np.array([] if before is None else [before], np.int64)
+    lengths = np.cumsum([len(sentence) for sentence in sentences]) + len(first)
+    tokens = np.concatenate([first, *(sentence.astype(np.int64) for sentence in sentences)])
+    return PromptTokens(tokens, (lengths - 1).tolist())
+
+
+class Continuer:
+    """Continues batches of prompts by one model.
+
+    num_tokens: largest number of new tokens. proceed: called every CHECK_EVERY tokens of a batch;
+    it may raise to stop.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        vocabulary: Vocabulary,
+        packing: Packing,
+        sampling: Sampling,
+        num_tokens: int,
+        proceed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._model, self._sampling, self._num_tokens = model, sampling, num_tokens
+        self._proceed, self._row_length = proceed, packing.row_length
+        self._device = model.embedding.weight.device
+        specials = vocabulary.specials(packing)
+        self._eos = specials.eos
+        possible = {"eos": specials.eos, "switch": specials.switch}
+        self._specials = {name: i for name, i in possible.items() if i is not None}
+        ids = torch.arange(vocabulary.num_used, device=self._device)
+        kept = torch.tensor([*self._specials.values()], device=self._device, dtype=torch.int64)
+        self._never = (ids >= vocabulary.units) & ~torch.isin(ids, kept)
+
+    @torch.no_grad()
+    def run(self, prompts: Sequence[PromptTokens], rows: Sequence[Row]) -> Continued:
+        """Continue a batch; rows: for each row the index in `prompts`, and its number."""
+        limits = [self._limit(prompts[prompt]) for prompt, _ in rows]
+        sources, uniforms, most = self._to_device(
+            np.array([prompt for prompt, _ in rows]),
+            self._draw(prompts, rows, max(limits)),
+            np.array(limits),
+        )
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        cached = CachedModel(self._model, sources, longest + max(limits))
+        logits, lasts = self._read(cached, prompts)
+        tokens, sums = self._generate(cached, logits[lasts[sources]], uniforms, most)
+        found = zip(tokens.tolist(), sums.tolist(), limits, strict=True)
+        continuations = [self._describe(*each) for each in found]
+        return Continued(continuations, self._after_sentences(prompts, logits))
+
+    def _limit(self, prompt: PromptTokens) -> int:
+        """Return the largest number of new tokens: the last one of a row is only a label."""
+        return min(self._num_tokens, self._row_length + 1 - len(prompt.tokens))
+
+    def _read(self, cached: CachedModel, prompts: Sequence[PromptTokens]) -> tuple[Tensor, Tensor]:
+        """Return logits after every sentence of all prompts, and where the last of each stands."""
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        padded = np.zeros((len(prompts), max(lengths)), np.int64)
+        for row, prompt in zip(padded, prompts, strict=True):
+            row[: len(prompt.tokens)] = prompt.tokens
+        hidden = cached.read_prompts(*self._to_device(padded, np.array(lengths)))
+        counts = [len(prompt.ends) for prompt in prompts]
+        owners = np.repeat(np.arange(len(prompts)), counts)
+        ends = np.concatenate([prompt.ends for prompt in prompts])
+        owners, ends, lasts = self._to_device(owners, ends, np.cumsum(counts) - 1)
+        return self._model.logits(hidden[owners, ends]), lasts
+
+    def _draw(self, prompts: Sequence[PromptTokens], rows: Sequence[Row], count: int) -> np.ndarray:
+        """Return the random numbers of each row, fp64 [count, B]."""
+        seed = self._sampling.seed
+        drawn = [draw_uniforms(seed, prompts[i].tokens, number, count) for i, number in rows]
+        return np.stack(drawn, axis=1)
+
+    def _generate(
+        self, cached: CachedModel, logits: Tensor, uniforms: Tensor, limits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the tokens of each row, (B, count), and sums of probabilities, (B, n) fp64.
+
+        logits: (B, V) after the prompts; uniforms: (count, B) fp64; limits: (B,) int64. Tokens
+        after an eos or a limit mean nothing, and their probabilities are not in the sums.
+        """
+        ids = [*self._specials.values()]
+        tokens = torch.zeros(uniforms.T.shape, dtype=torch.int64, device=self._device)
+        sums = torch.zeros(len(logits), len(ids), dtype=torch.float64, device=self._device)
+        ended = torch.zeros(len(logits), dtype=torch.bool, device=self._device)
+        with cached.generating() as step:
+            for index in range(len(uniforms)):
+                if index:
+                    logits = step(tokens[:, index - 1])
+                if ids:
+                    own = logits.double().softmax(-1)[:, ids]
+                    sums += own.masked_fill(ended[:, None], 0.0)
+                possible = logits.masked_fill(self._never, -torch.inf)
+                tokens[:, index] = choose(possible, self._sampling, uniforms[index])
+                if self._eos is not None:
+                    ended |= tokens[:, index] == self._eos
+                ended |= index + 1 >= limits
+                if (index + 1) % CHECK_EVERY == 0:
+                    self._proceed()
+                    if ended.all():
+                        break
+        return tokens, sums
+
+    def _describe(self, tokens: list[int], sums: list[float], limit: int) -> Continuation:
+        kept, ended = tokens[:limit], "length" if limit == self._num_tokens else "row"
+        if self._eos in kept:
+            kept, ended = kept[: kept.index(self._eos)], "eos"
+        num_positions = len(kept) + (ended == "eos")
+        means = [total / num_positions for total in sums]
+        return Continuation(kept, ended, dict(zip(self._specials, means, strict=True)))
+
+    def _after_sentences(
+        self, prompts: Sequence[PromptTokens], logits: Tensor
+    ) -> list[Probabilities]:
+        """Split the probabilities after all sentences by prompt."""
+        ids = [*self._specials.values()]
+        counts = [len(prompt.ends) for prompt in prompts]
+        own = logits.double().softmax(-1)[:, ids].cpu().split(counts)
+        return [dict(zip(self._specials, part.T.tolist(), strict=True)) for part in own]
+
+    def _to_device(self, *arrays: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self._device) for array in arrays]
