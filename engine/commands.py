@@ -43,6 +43,11 @@ def main() -> None:
             from tresse.engine.profiling.command import profile
 
             profile(arguments)
+        if verb == ["generate"]:
+            from tresse.engine.generation.command import main as generate
+
+            generate(arguments)
+            return
         if verb == ["prepare"]:
             from tresse.data.prepare import main as prepare
 
@@ -74,6 +79,11 @@ def _plan() -> None:
 @app.command(name="profile")
 def _profile() -> None:
     """Trace a few steps and say where their time goes: `tresse profile [RECIPE] [--field ...]`."""
+
+
+@app.command(name="generate")
+def _generate() -> None:
+    """Continue prompts: `tresse generate RUN/STAGE --prompt FILE --out FOLDER`."""
 
 
 @app.command(name="prepare")

@@ -4,7 +4,9 @@
 
 Lines of different languages with the same key are translations of each other, sentence by sentence.
 `words` is optional: offsets of the tokens where the words of each sentence start. `documents.pack`
-checks units and offsets later; its messages name the line by `Document.where`.
+checks units and offsets later; its messages name the line by `Document.where`. `prompt_sentences`
+is optional too: the number of first sentences that a model has continued with the others. It is
+checked and then ignored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from tresse.data.lines import check_fields, check_files
 from tresse.data.naming import check_language
 from tresse.data.store.documents import Document
 
-REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words",)
+REQUIRED, OPTIONAL = ("key", "lang", "sentences"), ("words", "prompt_sentences")
 
 
 def read_manifest(
@@ -41,6 +43,9 @@ def _document(record: dict[str, Any]) -> Document:
     for name in ("sentences", "words"):
         if name in record and not _is_lists(record[name]):
             raise ValueError(f"{name} is not a list of lists")
+    given, most = record.get("prompt_sentences", 0), len(record["sentences"])
+    if type(given) is not int or not 0 <= given <= most:
+        raise ValueError(f"prompt_sentences is {given!r}, expected an integer from 0 to {most}")
     language = check_language(record["lang"])
     return Document(record["key"], language, record["sentences"], record.get("words"))
 
