@@ -50,10 +50,11 @@ class CachedModel:
         self._layers = [LayerCache(empty(), empty(), self) for _ in model.layers]
         self._tables = model.rope_tables(self._num_slots, device)
         self._slots = torch.arange(self._num_slots, device=device)
-        self.starts = torch.zeros_like(sources)
+        self._starts, self._num_used = torch.zeros_like(sources), 0
+        self._readable = torch.full((len(sources), self._num_slots), -torch.inf, device=device)
+        self._readable = self._readable.to(dtype)
         self.slot = torch.zeros(1, dtype=torch.int64, device=device)
-        self.num_used = 0
-        self.mask = torch.empty(0)
+        self.mask = self._readable[:, None, None]
 
     def read_prompts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Read all prompts; return their last hidden states, (P, T, D).
@@ -61,11 +62,11 @@ class CachedModel:
         tokens: (P, T) int64, any ids after the end of a prompt; lengths: (P,) int64, the longest T.
         """
         T = tokens.shape[1]
-        self.starts = T - lengths[self._sources]
+        self._starts, self._num_used = T - lengths[self._sources], T
         self.slot.fill_(T)
-        self.num_used = T
-        positions = (self._slots[:T] - self.starts[:, None]).clamp(min=0)  # (B, T)
-        places = self._sources[:, None], positions
+        positions = self._slots[:T] - self._starts[:, None]  # (B, T), below 0 before the start
+        self._readable[:, :T].masked_fill_(positions >= 0, 0.0)
+        places = self._sources[:, None], positions.clamp(min=0)
         reading = [
             partial(cache.read, attend, places)
             for cache, attend in zip(self._layers, _attention(self._model), strict=True)
@@ -83,23 +84,21 @@ class CachedModel:
             yield self._step
 
     def _step(self, tokens: Tensor) -> Tensor:
-        assert self.num_used < self._num_slots
-        self.num_used += 1
-        cos, sin = self._tables
-        positions = self.slot - self.starts
+        assert self._num_used < self._num_slots
+        self._num_used += 1
+        self._readable.index_fill_(1, self.slot, 0.0)
         self.mask = self._mask()
+        cos, sin = self._tables
+        positions = self.slot - self._starts
         hidden = self._model.last_hidden(tokens[:, None], (cos[positions], sin[positions]))
         self.slot += 1
         return self._model.logits(hidden[:, 0])
 
     def _mask(self) -> Tensor:
         """Return 0 where a row may read and -inf elsewhere, for grouped heads: (B, 1, G, W)."""
-        window = -(-self.num_used // WINDOW) * WINDOW
-        slots, config = self._slots[:window], self._model.config
-        seen = (slots <= self.slot) & (slots >= self.starts[:, None])
-        mask = torch.where(seen, 0.0, -torch.inf).to(self._model.embedding.weight.dtype)
-        group = config.num_heads // config.num_kv_heads
-        return mask[:, None, None].expand(-1, 1, group, -1)
+        window = -(-self._num_used // WINDOW) * WINDOW
+        group = self._model.config.num_heads // self._model.config.num_kv_heads
+        return self._readable[:, None, None, :window].expand(-1, -1, group, -1)
 
 
 class LayerCache:
