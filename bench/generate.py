@@ -126,8 +126,14 @@ def build_ways(shape: str, prompts: np.ndarray) -> dict[str, Way]:
     dtype = torch.float32 if precision() == "fp32" else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        sizes = {"vocab_used": UNITS.num_used, "max_positions": PACKING.row_length}
-        export(tensors, model.config, Path(folder, "out"), dtype, **sizes)
+        export(
+            tensors,
+            model.config,
+            Path(folder, "out"),
+            dtype,
+            vocab_used=UNITS.num_used,
+            max_positions=PACKING.row_length,
+        )
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         peer = load(Path(folder, "out"), dtype=dtype).to(device())
     model = model.to(device(), dtype).eval()

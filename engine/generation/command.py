@@ -65,7 +65,7 @@ def _generate(
     )
     lay_out(job)  # before the weights are read, so that a mistake is said at once
     model = _load(checkpoint, DTYPES[job.precision])
-    pack_weights(model, amount.batch)
+    pack_weights(model, min(amount.batch, amount.continuations * len(job.prompts)))
     print(generate(job, model, out))
     if rank() == 0:
         _say_what_switches_mean(job)

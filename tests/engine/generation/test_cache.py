@@ -60,17 +60,24 @@ def test_the_model_has_its_own_attention_again_afterwards() -> None:
     assert torch.equal(model(tokens), before)
 
 
-@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize(
+    ("qkv_bias", "num_rows", "packed"),
+    [
+        (False, 4, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+        (True, 4, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+        (True, 1, ["qkv_proj", "gate_up_proj"]),
+    ],
+)
 def test_packed_weights_give_the_same_logits(
-    qkv_bias: bool, monkeypatch: pytest.MonkeyPatch
+    qkv_bias: bool, num_rows: int, packed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(dataclasses.replace(LLAMA, qkv_bias=qkv_bias)).eval()
     tokens, _ = padded_prompts()
     expected = model(tokens)
-    monkeypatch.setattr("tresse.engine.generation.packed.SMALLEST", 48 * 80)
-    pack_weights(model, num_rows=4)
-    kinds = [isinstance(module, PackedLinear) for module in model.layers[0].children()]
-    assert kinds == [False, True, True, False, True, True]  # all but norms
+    monkeypatch.setattr("tresse.engine.generation.packed.SMALLEST", 48 * 80)  # all but norms
+    pack_weights(model, num_rows)
+    children = model.layers[0].named_children()
+    assert [name for name, module in children if isinstance(module, PackedLinear)] == packed
     torch.testing.assert_close(model(tokens), expected, rtol=1e-4, atol=1e-5)
 
 
