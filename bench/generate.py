@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tresse.bench.records import quantiles, write_records
 from tresse.data.packing.settings import Packing, Vocabulary
 from tresse.data.processes import device
-from tresse.engine.device import peak_memory_bytes, wait
+from tresse.engine.device import wait
 from tresse.engine.generation.continuing import Continuer, PromptTokens, tokens_of
 from tresse.engine.generation.packed import pack_weights
 from tresse.engine.generation.sampling import Sampling
@@ -112,7 +112,6 @@ def describe(
         "units_per_s": total / median,
         "units_per_s_p20_p80": [total / high, total / low],
         "cpu_ms_per_step": 1e3 * cpu / options.units,
-        "memory_gib": peak_memory_bytes(torch.device(device())) / 2**30,
     }
 
 

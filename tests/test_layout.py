@@ -38,6 +38,7 @@ PAGES = (
     "claim",
     "data",
     "format",
+    "generate",
     "kernels",
     "layout",
     "nodes",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.processes import ROOT, run, torchrun
+from tests.support.synthetic_audio import write_buzz
 from tresse.bench.dataset_peers import CONTENDERS, write
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -102,6 +103,30 @@ def test_datasets_are_measured_and_missing_peers_are_named(tmp_path: Path) -> No
     for record in opened:
         parts = ("open_s", "first_batch_s", "any_step_s")
         assert all(record[f"{state}_{part}"] > 0 for state in ("cold", "warm") for part in parts)
+
+
+@pytest.mark.long
+def test_continuations_are_measured_beside_those_of_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "records.json"
+    bench("generate", "--shapes tiny --batches 2 --prompt 5 --units 7 --rounds 2", out)
+    ours, theirs = records_of(out)
+    assert (ours["way"], theirs["way"]) == ("tresse", "transformers")
+    assert ours["equal"]
+    assert ours["ratio"] == pytest.approx(ours["units_per_s"] / theirs["units_per_s"])
+    assert theirs["ratio"] == theirs["cpu_ratio"] == 1
+
+
+@pytest.mark.long
+def test_units_that_come_back_from_their_sound_are_measured(tmp_path: Path) -> None:
+    out, paths = tmp_path / "records.json", [tmp_path / "train.jsonl", tmp_path / "valid.jsonl"]
+    for seed, path in enumerate(paths):
+        write_buzz(tmp_path / f"{seed}.flac", 8, seed=seed)
+        path.write_text(json.dumps({"path": f"{seed}.flac", "key": "a", "lang": "en"}) + "\n")
+    bench("vocoder", f"{paths[0]} --held-out {paths[1]} --units 4 8", out)
+    records = records_of(out)
+    assert [(record["units"], record["frames"]) for record in records] == [(4, 100), (8, 100)]
+    assert all(record["chance"] < record["same"] <= 1 for record in records)
 
 
 @pytest.mark.parametrize("mode", MODES)

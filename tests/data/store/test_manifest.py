@@ -87,7 +87,7 @@ def test_any_json_of_the_right_shape_is_read_as_the_json_library_reads_it(tmp_pa
         (line(key=...), "field 'key' is missing"),
         (line(lang=...), "field 'lang' is missing"),
         (line(sentences=...), "field 'sentences' is missing"),
-        (line(text="x"), "unknown field 'text'; known are key, lang, sentences, words"),
+        (line(text="x"), "unknown field 'text'; known are key, lang, sentences, words, prompt_"),
         (line(key=1), "key is 1, expected text"),
         (line(lang=None), "lang is None, expected text"),
         (line(lang="../en"), r"language '\.\./en'"),
@@ -96,6 +96,8 @@ def test_any_json_of_the_right_shape_is_read_as_the_json_library_reads_it(tmp_pa
         (line(sentences=["12"]), "sentences is not a list of lists"),
         (line(words=[0]), "words is not a list of lists"),
         (line(words=None), "words is not a list of lists"),
+        (line(prompt_sentences=3), "prompt_sentences is 3, expected an integer from 0 to 2"),
+        (line(prompt_sentences=True), "prompt_sentences is True, expected an integer"),
     ],
 )
 def test_a_line_that_is_no_document_is_refused_with_its_number(bad, message, tmp_path):
