@@ -49,6 +49,26 @@ def test_spectra_of_units_are_means_over_their_frames() -> None:
     np.testing.assert_allclose(found[3], frames.mean(axis=0), atol=1e-4)  # it never occurs
 
 
+def test_sound_has_the_loudness_of_each_part_in_its_place() -> None:
+    quiet, loud = (FRAMES.log_spectra(buzz(0.08, 16_000))[:, :1] - level for level in (5, 0))
+    sound = FRAMES.synthesise(np.concatenate([np.hstack([loud, quiet]), np.hstack([quiet, loud])]))
+    energies = (sound.reshape(4, 640)[:, 160:480] ** 2).sum(axis=1)
+    assert min(energies[[0, 3]]) > 100 * max(energies[[1, 2]])
+
+
+def test_iterations_bring_the_magnitudes_of_the_sound_closer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = FRAMES.log_spectra(buzz(1.2, 16_000))
+
+    def error() -> float:
+        return float(np.abs(FRAMES.log_spectra(FRAMES.synthesise(wanted)) - wanted).mean())
+
+    found = error()
+    monkeypatch.setattr("tresse.data.audio.vocoder.ITERATIONS", 0)
+    assert found < 0.8 * error()
+
+
 def test_sound_of_units_is_encoded_as_the_same_units(units: Path) -> None:
     tokenizer = KMeansUnits.open(units)
     given = tokenizer.encode([buzz(4, 16_000, seed=50 + i) for i in range(4)])
