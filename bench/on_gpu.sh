@@ -13,6 +13,8 @@
 #   PARTS=throughput MINUTES=9 RECIPES="1b-interleave 360m-interleave" \
 #       WAYS="tresse ddp trainer transformers liger" PEERS=nanochat bench/on_gpu.sh
 #
+# Continuations beside transformers' own, by PARTS=generate, which needs transformers.
+#
 # Each part has its share of the minutes and its log; a part that fails does not stop the next one.
 # The exit status is 1 if a part failed. The project must be installed for $PYTHON, with its extra
 # dev for the tests; no network is needed. Without git, COMMIT is written into the results.
@@ -42,9 +44,9 @@ export folder=${1:-${OUT:-on_gpu}}
 mkdir -p "$folder"
 
 declare -A weight=([smoke]=9 [gemms]=8 [attention]=13 [profile]=9 [step]=20 [tests]=15 [throughput]=18
-    [kernels]=8 [packer]=3)
+    [kernels]=8 [packer]=3 [generate]=12)
 declare -A shown=([smoke]=30 [gemms]=60 [attention]=30 [profile]=60 [step]=60 [tests]=40 [throughput]=40
-    [kernels]=60 [packer]=20) # last lines of a log
+    [kernels]=60 [packer]=20 [generate]=20) # last lines of a log
 export RUN="-m torch.distributed.run --standalone --nproc-per-node ${GPUS:-1}"
 
 # Several processes, since most of the time goes into imports and compiling kernels.
@@ -101,7 +103,11 @@ packer() {
     "$PYTHON" bench/packer.py --tokens 20000000 --passes 5 --batches 100 \
         --json "$folder/packer.json"
 }
-export -f run_tests smoke tests gemms attention profile kernels measure_kernels step throughput packer
+generate() {
+    "$PYTHON" bench/generate.py --shapes ${RECIPES:-1b-interleave 360m-interleave} \
+        --batches 1 16 64 --rounds 3 --json "$folder/generate.json"
+}
+export -f run_tests smoke tests gemms attention profile kernels measure_kernels step throughput packer generate
 
 calculate() { "$PYTHON" -c "print($1)"; }
 
