@@ -101,12 +101,15 @@ class Continuer:
         possible = {"eos": specials.eos, "switch": specials.switch}
         self._specials = {name: i for name, i in possible.items() if i is not None}
         ids = torch.arange(vocabulary.num_used, device=self._device)
-        kept = torch.tensor([*self._specials.values()], device=self._device, dtype=torch.int64)
-        self._never = (ids >= vocabulary.units) & ~torch.isin(ids, kept)
+        self._special_ids = ids[[*self._specials.values()]]
+        self._never = (ids >= vocabulary.units) & ~torch.isin(ids, self._special_ids)
 
     @torch.no_grad()
     def run(self, prompts: Sequence[PromptTokens], rows: Sequence[Row]) -> Continued:
-        """Continue a batch; rows: for each row the index in `prompts`, and its number."""
+        """Continue a batch; rows: for each row the index in `prompts`, and its number.
+
+        FloatingPointError if logits are not finite.
+        """
         limits = [self._limit(prompts[prompt]) for prompt, _ in rows]
         sources, uniforms, most = self._to_device(
             np.array([prompt for prompt, _ in rows]),
@@ -136,7 +139,12 @@ class Continuer:
         owners = np.repeat(np.arange(len(prompts)), counts)
         ends = np.concatenate([prompt.ends for prompt in prompts])
         owners, ends, lasts = self._to_device(owners, ends, np.cumsum(counts) - 1)
-        return self._model.logits(hidden[owners, ends]), lasts
+        logits = self._model.logits(hidden[owners, ends])
+        if not logits.isfinite().all():
+            raise FloatingPointError(
+                "logits are not finite: the weights are damaged, or the model has diverged"
+            )
+        return logits, lasts
 
     def _draw(self, prompts: Sequence[PromptTokens], rows: Sequence[Row], count: int) -> np.ndarray:
         """Return the random numbers of each row, fp64 [count, B]."""
@@ -152,17 +160,15 @@ class Continuer:
         logits: (B, V) after the prompts; uniforms: (count, B) fp64; limits: (B,) int64. Tokens
         after an eos or a limit mean nothing, and their probabilities are not in the sums.
         """
-        ids = [*self._specials.values()]
         tokens = torch.zeros(uniforms.T.shape, dtype=torch.int64, device=self._device)
-        sums = torch.zeros(len(logits), len(ids), dtype=torch.float64, device=self._device)
+        sums = torch.zeros(len(logits), len(self._specials), device=self._device).double()
         ended = torch.zeros(len(logits), dtype=torch.bool, device=self._device)
         with cached.generating() as step:
             for index in range(len(uniforms)):
                 if index:
                     logits = step(tokens[:, index - 1])
-                if ids:
-                    own = logits.double().softmax(-1)[:, ids]
-                    sums += own.masked_fill(ended[:, None], 0.0)
+                if self._specials:
+                    sums += self._probabilities(logits).masked_fill(ended[:, None], 0.0)
                 possible = logits.masked_fill(self._never, -torch.inf)
                 tokens[:, index] = choose(possible, self._sampling, uniforms[index])
                 if self._eos is not None:
@@ -186,10 +192,13 @@ class Continuer:
         self, prompts: Sequence[PromptTokens], logits: Tensor
     ) -> list[Probabilities]:
         """Split the probabilities after all sentences by prompt."""
-        ids = [*self._specials.values()]
         counts = [len(prompt.ends) for prompt in prompts]
-        own = logits.double().softmax(-1)[:, ids].cpu().split(counts)
+        own = self._probabilities(logits).cpu().split(counts)
         return [dict(zip(self._specials, part.T.tolist(), strict=True)) for part in own]
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Return those of the special tokens: (N, V) -> (N, n) fp64."""
+        return logits.double().softmax(-1).index_select(-1, self._special_ids)
 
     def _to_device(self, *arrays: np.ndarray) -> list[Tensor]:
         return [torch.from_numpy(array).to(self._device) for array in arrays]

@@ -130,6 +130,14 @@ def test_without_special_tokens_there_are_no_probabilities_and_no_token_before_a
     assert all(each.probabilities == {} for each in found.continuations)
 
 
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    model = transformer()
+    with torch.no_grad():
+        model.norm.weight[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        run(model, prompts())
+
+
 def test_a_stop_is_asked_for_every_16_tokens() -> None:
     def proceed() -> None:
         calls.append(len(calls))
