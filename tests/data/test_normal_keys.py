@@ -77,7 +77,7 @@ def test_names_of_files_in_both_forms_are_one_story(tmp_path):
         parts = ("mutual", "correct", "incorrect")
         write_tree(tmp_path / "sSC" / language, *(f"{form}_{part}" for part in parts))
     listed = list_languages(tmp_path / "sSC")
-    assert listed["fr"][f"{NFC}_mutual"].path == str(tmp_path / "sSC" / "fr" / f"{NFD}_mutual.wav")
+    assert str(listed["fr"][f"{NFC}_mutual"]) == str(tmp_path / "sSC" / "fr" / f"{NFD}_mutual.wav")
     (item,) = read_triples("sSC", listed)
     assert item.prompt == f"sSC/{NFC}_mutual"
 
