@@ -86,7 +86,7 @@ def write_many(folder: Path, num_documents: int) -> Corpus:
         metadata = shard_metadata("en", tokenizer, D, D, N)
         path, hashes = write_tensors(folder, "en", tensors, metadata)
         entries.append(ShardEntry(path.name, path.stat().st_size, D, D, N, hashes))
-    write_index(folder, CorpusIndex(tokenizer, {"en": tuple(entries)}, None))
+    write_index(folder, CorpusIndex({"en": tokenizer}, {"en": tuple(entries)}, None))
     return Corpus.open(folder)
 
 

@@ -22,8 +22,10 @@ import tyro
 from tqdm import tqdm
 
 from tresse.bench.records import quantiles, write_records
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.processes import device
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.device import wait
 from tresse.engine.generation.continuing import Continuer, PromptTokens, tokens_of
 from tresse.engine.generation.packed import pack_weights
@@ -32,7 +34,7 @@ from tresse.engine.hugging_face import export
 from tresse.engine.model import Transformer
 from tresse.engine.run.recipes import RECIPES
 
-UNITS = Vocabulary(2048)
+UNITS = Vocabulary((Tokenizer("units", "", "25/2", 2048),))
 PACKING = Packing()
 COLUMNS = ("shape", "batch", "way", "units_per_s", "ratio", "cpu_ms_per_step", "cpu_ratio")
 
@@ -74,7 +76,7 @@ def main(options: Options) -> None:
 
 def measure(shape: str, batch: int, options: Options) -> list[dict[str, Any]]:
     """Time both ways in turns; ValueError on a CPU if they say other units."""
-    prompts = np.random.default_rng(0).integers(0, UNITS.units, (batch, options.prompt))
+    prompts = np.random.default_rng(0).integers(0, UNITS.num_tokens, (batch, options.prompt))
     ways = build_ways(shape, prompts)
     said = {name: way(options.units) for name, way in ways.items()}
     ours, theirs = said.values()

@@ -123,7 +123,7 @@ def inspect(
         return
     print(describe(opened))
     counts = count_units(opened)
-    print("\n" + describe_usage(counts, opened.tokenizer.vocab_size))
+    print("\n" + describe_usage(counts))
     if plot is not None:
         plot_corpus(opened, counts, plot)
         print(f"\nwrote {plot}")
@@ -181,8 +181,8 @@ def export_units(
             `slamkit`: SlamKit's tokens.jsonl.
         lang: Languages to write; all by default.
     """
+    from tresse.data.formats.export import EXPORTS, read_back
     from tresse.data.store.corpus import Corpus
-    from tresse.data.store.export import EXPORTS, read_back
 
     opened = Corpus.open(corpus)
     EXPORTS[format](opened, out, lang)
@@ -219,7 +219,7 @@ def score(
 
     check_vacant(out)
     ranks, checkpoint, corpus = join(), open_checkpoint(stage), Corpus.open(cloze)
-    checkpoint.check_tokenizer(corpus)
+    checkpoint.check_tokenizers(corpus)
     config, vocabulary = checkpoint.state.config, checkpoint.state.vocabulary
     questions = read_questions(corpus, config.data.packing, vocabulary, truncate_prompt)
     attend = choose_attention(replace(config, kernels=KernelsConfig()), ranks)

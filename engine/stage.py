@@ -16,6 +16,8 @@ from torch import Tensor
 from tresse.data.packing.loader import Loader, count_steps, micro_batches
 from tresse.data.packing.packer import Plan, plan_mixed_rows
 from tresse.data.packing.sources import Sources
+from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.corpus import check_tokenizers
 from tresse.engine.batches import pinned
 from tresse.engine.checkpoint.checkpoint import (
     Checkpoint,
@@ -162,7 +164,7 @@ class Stage:
             recent_norms=tuple(self.recent_norms),
             tokens=dict(self.tokens),
             corpus=self.sources.id,
-            tokenizer=self.sources.tokenizer,
+            tokenizers=check_tokenizers(self.sources.corpora),
             vocabulary=self.plan.vocabulary,
             config=self.config,
         )
@@ -278,7 +280,7 @@ def build_stage(
     keep_h = keeps_h(config, sizes, ranks, micro_rows)
     model = _build_model(config, plan, ranks, attend, mlp, keep_h=keep_h)
     if source:
-        source.check_tokenizer(corpora.train.corpora[0])
+        check_vocabulary(source, plan.vocabulary)
         source.load_into(model)
     else:
         fill_new(model, config)
@@ -313,6 +315,17 @@ def build_stage(
         tokens=dict(source.state.tokens) if source else {},
         load_s=time.perf_counter() - start_s,
     )
+
+
+def check_vocabulary(source: Checkpoint, vocabulary: Vocabulary) -> None:
+    """Raise ValueError if a checkpoint has other ids than a stage."""
+    found = source.state.vocabulary
+    if found.tokenizers != vocabulary.tokenizers:
+        names = [" and ".join(map(str, each.tokenizers)) for each in (vocabulary, found)]
+        raise ValueError(
+            f"{source.path}: trained on tokens of {names[1]}, the corpora have {names[0]}; "
+            "tokenise all alike"
+        )
 
 
 def _build_model(

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 
 from tresse.data.durable import write_text
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.engine.run.typed_json import Record
 
 TEMPERATURE, TOP_K = 0.8, 25
@@ -40,7 +41,7 @@ def _tokenizer(vocabulary: Vocabulary, packing: Packing) -> Record:
     """Return a tokenizer of the tokenizers package: a word for each id, and an error for others."""
     specials = _specials(vocabulary)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    units = {f"<Un{i}>": i for i in range(vocabulary.units)}
+    units = {f"<Un{i}>": i for i in range(vocabulary.num_tokens)}
     split = {"pattern": {"Regex": "<[^<>]*>"}, "behavior": "Isolated", "invert": False}
     return {
         "version": "1.0",

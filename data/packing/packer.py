@@ -15,14 +15,13 @@ import numpy as np
 from tresse.data import _packer
 from tresse.data.packing.settings import (
     Packing,
-    Specials,
     Stream,
-    Vocabulary,
     split_targets,
     thresholds,
 )
 from tresse.data.packing.sources import Part, Sources
 from tresse.data.packing.table_cache import table_cache_prefix
+from tresse.data.packing.vocabulary import Specials, Vocabulary
 from tresse.data.store.corpus import Corpus
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
@@ -204,7 +203,7 @@ def plan_mixed_rows(
     """
     parts = [part for stream in streams for part in sources.parts(stream)]
     shares = split_targets(tokens, [part.stream for part in parts])
-    vocabulary = Vocabulary(sources.tokenizer.vocab_size, packing.uses_specials)
+    vocabulary = Vocabulary.of(sources.tokenizers, packing)
     specials = vocabulary.specials(packing)
     packer, views = _open_packer(sources, packing, specials)
     planned = []

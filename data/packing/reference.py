@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from math import isqrt
 
-from tresse.data.packing.settings import Packing, Stream, Vocabulary, split_targets, thresholds
+from tresse.data.packing.settings import Packing, Stream, split_targets, thresholds
 from tresse.data.packing.sources import Sources
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
 
 ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER = 1, 2, 3, 4  # the purpose of a hash
@@ -77,7 +78,7 @@ def document_tokens(
 ) -> list[Token]:
     """Return a document of a stream as packed; where = (seed, stage, number of the stream)."""
     L, names = len(stream.languages), stream.languages
-    vocabulary = Vocabulary(corpus.tokenizer.vocab_size, packing.uses_specials)
+    vocabulary = Vocabulary.of(corpus.tokenizers, packing)
     documents = corpus.aligned(names)[index].tolist()
     key = _key_hash(corpus, names[0], documents[0])
     texts = [corpus.document(name, i) for name, i in zip(names, documents, strict=True)]

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-import numpy as np
-
 Mode = Literal["mono", "alternate", "sample"]
 
 
@@ -83,6 +81,8 @@ class Packing:
     """Insert a special token where the language changes within a document."""
     mask_documents: bool = False
     """Attend only within a document. Labels that start a document then do not count."""
+    tags: tuple[str, ...] = ()
+    """Names of further special tokens, which the templates of streams use, such as `<asr>`."""
 
     def __post_init__(self) -> None:
         if self.row_length < 1:
@@ -91,78 +91,14 @@ class Packing:
             raise ValueError(f"packing mode is {self.mode!r}, not concat or best_fit")
         if self.separators not in ("none", "eos", "bos_eos"):
             raise ValueError(f"separators is {self.separators!r}, not none, eos or bos_eos")
+        for tag in self.tags:
+            if not tag or self.tags.count(tag) > 1:
+                raise ValueError(f"tag {tag!r}: expected names that are not empty, each once")
 
     @property
     def uses_specials(self) -> bool:
         """True if any special token is inserted."""
         return self.separators != "none" or self.language_switch
-
-
-@dataclass(frozen=True, slots=True)
-class Specials:
-    """Ids of the special tokens that a packing inserts; None for one that it does not insert."""
-
-    bos: int | None
-    eos: int | None
-    switch: int | None
-
-    @property
-    def num_separators(self) -> int:
-        """Number of tokens that are inserted per document: 0, 1 or 2."""
-        return (self.bos is not None) + (self.eos is not None)
-
-    @property
-    def before_document(self) -> int | None:
-        """Id that stands before a document's first unit: bos, else the eos of the one before it."""
-        return self.eos if self.bos is None else self.bos
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """Ids of a run: units 0 .. units - 1, then eos, bos and switch if any of them is inserted."""
-
-    units: int
-    """Number of units, the vocabulary size of the corpus' tokenizer."""
-    has_specials: bool = False
-    """True if the vocabulary holds the three special tokens."""
-
-    @property
-    def eos(self) -> int:
-        """Id that ends a document."""
-        return self.units
-
-    @property
-    def bos(self) -> int:
-        """Id that begins a document."""
-        return self.units + 1
-
-    @property
-    def switch(self) -> int:
-        """Id that precedes a change of language."""
-        return self.units + 2
-
-    @property
-    def num_used(self) -> int:
-        """Number of ids: units and special tokens."""
-        return self.units + 3 * self.has_specials
-
-    @property
-    def width(self) -> int:
-        """Width of the logits: `num_used`, rounded up to a multiple of 128."""
-        return -(-self.num_used // 128) * 128
-
-    @property
-    def dtype(self) -> type[np.unsignedinteger]:
-        """Smallest of uint16 and uint32 that holds every id."""
-        return np.uint16 if self.num_used <= 1 << 16 else np.uint32
-
-    def specials(self, packing: Packing) -> Specials:
-        """Return the ids of the special tokens that a packing inserts."""
-        return Specials(
-            bos=self.bos if packing.separators == "bos_eos" else None,
-            eos=self.eos if packing.separators != "none" else None,
-            switch=self.switch if packing.language_switch else None,
-        )
 
 
 def split_targets(tokens: int, streams: Sequence[Stream]) -> list[int]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tresse.data.packing.settings import Stream
-from tresse.data.store.corpus import Corpus
-from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.store.corpus import Corpus, check_tokenizers
+from tresse.data.store.tokenizer import Tokenizer, join_tokenizers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sources:
-    """Corpora of one tokenizer. Translations are found within a corpus, not across them."""
+    """Corpora whose languages have the same tokenizers. Translations are found within a corpus."""
 
     corpora: tuple[Corpus, ...]
     weights: tuple[float, ...] = ()
@@ -49,9 +49,8 @@ class Sources:
     read. Empty: by their numbers of tokens, so that a pass takes equally long in each."""
 
     def __post_init__(self) -> None:
-        first, number = self.corpora[0], len(self.corpora)
-        for corpus in self.corpora:
-            check_same_units(corpus, first)
+        number = len(self.corpora)
+        check_tokenizers(self.corpora)
         if len({corpus.id for corpus in self.corpora}) < number:
             raise ValueError(f"{self.name}: a corpus is named twice; give it a weight instead")
         if self.weights and len(self.weights) != number:
@@ -77,9 +76,9 @@ class Sources:
         return "+".join(corpus.id for corpus in self.corpora)
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer of all corpora."""
-        return self.corpora[0].tokenizer
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The tokenizer of speech, that of text, or both in this order."""
+        return join_tokenizers(each for corpus in self.corpora for each in corpus.tokenizers)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -124,15 +123,6 @@ class Sources:
         if not any(set(stream.languages) <= set(corpus.languages) for corpus in self.corpora):
             return f"no corpus has all of {named}; `tresse merge` makes one of several"
         return f"no key is in all of {named}; interleaving needs translations"
-
-
-def check_same_units(corpus: Corpus, first: Corpus) -> None:
-    """Raise ValueError if a corpus has units of another tokenizer than the first."""
-    if corpus.tokenizer != first.tokenizer:
-        raise ValueError(
-            f"{corpus.path}: units of {corpus.tokenizer}, but {first.path} has units of "
-            f"{first.tokenizer}; tokenise both alike"
-        )
 
 
 def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray] | None:

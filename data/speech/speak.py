@@ -142,8 +142,8 @@ def _audio_name(text: Text) -> str:
 
 def _list_audio(texts: Sequence[Text], corpus: Corpus) -> Iterator[dict[str, Any]]:
     """Yield the manifest's record of each text; sentences follow each other without a gap."""
-    rate = Fraction(corpus.tokenizer.frame_rate)
     for text in texts:
+        rate = Fraction(corpus.tokenizer(text.language).frame_rate)
         sentences = corpus.document(text.language, corpus.find(text.language, text.key))
         ends = np.cumsum([sentence.size for sentence in sentences])
         times = [float(end / rate) for end in (0, *ends.tolist())]

@@ -18,7 +18,8 @@ from tresse.data.store.documents import key_hash
 from tresse.data.store.index import FILE, CorpusIndex, read_index
 from tresse.data.store.shard_checks import verify_keys, verify_tokens
 from tresse.data.store.shards import Shard, ShardEntry
-from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.store.text_tokenizer import verify_text_tokenizer
+from tresse.data.store.tokenizer import Tokenizer, join_tokenizers
 from tresse.data.store.translations import (
     MISSING,
     build_table,
@@ -36,7 +37,6 @@ class Corpus:
     id: str
     """sha256 of `corpus.json`, 64 hex digits."""
     index: CorpusIndex
-    tokenizer: Tokenizer
     languages: tuple[str, ...]
     """Names of the languages, sorted."""
     shards: Mapping[str, tuple[Shard, ...]]
@@ -56,7 +56,7 @@ class Corpus:
         index, content = read_index(folder)
         shards = {
             language: tuple(
-                _open_shard(folder / entry.file, language, index.tokenizer, entry)
+                _open_shard(folder / entry.file, language, index.tokenizers[language], entry)
                 for entry in entries
             )
             for language, entries in sorted(index.languages.items())
@@ -67,7 +67,21 @@ class Corpus:
             entry = index.alignment
             translations = open_translations(folder / entry.file, entry.bytes, entry.xxh3, sizes)
         id_ = hashlib.sha256(content).hexdigest()
-        return Corpus(folder, id_, index, index.tokenizer, tuple(shards), shards, translations)
+        return Corpus(folder, id_, index, tuple(shards), shards, translations)
+
+    @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The tokenizer of its speech, that of its text, or both in this order."""
+        return join_tokenizers(self.index.tokenizers.values())
+
+    def tokenizer(self, language: str) -> Tokenizer:
+        """Return the tokenizer of a language."""
+        self._own(language)
+        return self.index.tokenizers[language]
+
+    def languages_of(self, *, text: bool) -> tuple[str, ...]:
+        """Return the names of the languages of text, or those of speech."""
+        return tuple(name for name in self.languages if self.tokenizer(name).is_text == text)
 
     def num_documents(self, language: str) -> int:
         """Number of documents of a language."""
@@ -152,16 +166,35 @@ class Corpus:
         )
 
 
+def check_tokenizers(corpora: Sequence[Corpus]) -> dict[str, Tokenizer]:
+    """Return the tokenizer of each language of several corpora.
+
+    ValueError names the corpus whose tokens are not those of the ones before it: another tokenizer
+    of speech, another one of text, or a language that is speech here and text there.
+    """
+    found: dict[str, Tokenizer] = {}
+    for corpus in corpora:
+        for language in corpus.languages:
+            tokenizer = corpus.tokenizer(language)
+            try:
+                if (former := found.setdefault(language, tokenizer)) != tokenizer:
+                    raise ValueError(f"{tokenizer}, but others of {former}; tokenise all alike")
+                join_tokenizers(found.values())
+            except ValueError as error:
+                raise ValueError(f"{corpus.path}: {language} has {error}") from None
+    return found
+
+
 def verify_corpus(path: str | Path) -> Corpus:
     """Open a corpus and check the rest: every token's range and hash, every key, all translations.
 
     The cloze items are checked too, if it has any. ValueError names the file and the fault.
     """
     corpus = Corpus.open(path)
-    vocab_size = corpus.tokenizer.vocab_size
     total = sum(corpus.num_tokens(language) for language in corpus.languages)
     with tqdm(total=total, unit="tok", unit_scale=True, desc="verify", disable=None) as bar:
         for language in corpus.languages:
+            vocab_size = corpus.tokenizer(language).vocab_size
             entries = corpus.index.languages[language]
             for shard, entry in zip(corpus.shards[language], entries, strict=True):
                 verify_tokens(shard.file, vocab_size, entry.xxh3["tokens"], bar)
@@ -176,6 +209,7 @@ def verify_corpus(path: str | Path) -> Corpus:
             raise ValueError(
                 f"{corpus.path}: the alignment of {language} does not follow from the keys"
             )
+    verify_text_tokenizer(corpus.path, corpus.tokenizers)
     if (corpus.path / ITEMS).exists():
         verify_items(corpus.path / ITEMS, corpus.languages, corpus.find)
     return corpus

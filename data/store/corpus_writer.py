@@ -12,11 +12,13 @@ from pathlib import Path
 from tresse.data.durable import link_or_copy, staged_folder
 from tresse.data.left_out import ContradictionError, LeftOut
 from tresse.data.store.cloze import merge_items
-from tresse.data.store.corpus import Corpus
+from tresse.data.store.corpus import Corpus, check_tokenizers
 from tresse.data.store.documents import Document, key_hash
 from tresse.data.store.index import FILE, AlignmentEntry, CorpusIndex, write_index
 from tresse.data.store.shard_checks import check_normal_keys
 from tresse.data.store.shards import Shard, ShardEntry, ShardWriter
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
+from tresse.data.store.text_tokenizer import keep_text_tokenizer
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.store.translations import (
     Misaligned,
@@ -30,6 +32,8 @@ from tresse.data.store.unshared_keys import warn_of_unshared_keys
 
 logger = logging.getLogger(__name__)
 
+Tokenizers = Mapping[str, Tokenizer]
+"""The tokenizer of each language."""
 Entries = Mapping[str, Sequence[ShardEntry]]
 """Shards of each language that lie in a folder."""
 
@@ -39,10 +43,13 @@ def write_corpus(
     documents: Iterable[Document],
     tokenizer: Tokenizer,
     *,
+    text_tokenizer: Path | None = None,
     skip_misaligned: bool = False,
     left_out: LeftOut | None = None,
 ) -> Corpus:
     """Write documents of any languages, in any order, as a corpus; they are not held in memory.
+
+    text_tokenizer: file of a tokenizer of text, which is kept beside the shards.
 
     Documents that share a key need equally many sentences: else ValueError lists such keys, or with
     `skip_misaligned` they are left out in every language, with a warning. ValueError also for a bad
@@ -54,7 +61,9 @@ def write_corpus(
     with staged_folder(out) as folder:
         entries = _write_shards(folder, documents, tokenizer, left_out)
         left_out.write(folder)
-        _commit(folder, entries, tokenizer, skip_misaligned)
+        _commit(folder, entries, dict.fromkeys(entries, tokenizer), skip_misaligned)
+        if text_tokenizer is not None:
+            keep_text_tokenizer(folder, text_tokenizer, tokenizer)
     return _open(out)
 
 
@@ -63,24 +72,22 @@ def merge_corpora(
 ) -> Corpus:
     """Write a corpus of all shards of several corpora, in that order, as hard links or copies.
 
-    ValueError when tokenizers differ, a language has a key twice, or documents that share a key
-    differ in their number of sentences. With `skip_misaligned` the latter are left out in every
+    Languages of text may join languages of speech. ValueError when two tokenizers of speech or two
+    of text differ, a language has a key twice, or documents that share a key differ in their number
+    of sentences. With `skip_misaligned` the latter are left out in every
     language, with a warning, and the shards that held them are written anew. Cloze items keep the
     languages of the corpus that they come from.
     """
     if not inputs:
         raise ValueError("no corpora to merge")
     corpora = [Corpus.open(path) for path in inputs]
-    tokenizer = corpora[0].tokenizer
-    for corpus in corpora[1:]:
-        if corpus.tokenizer != tokenizer:
-            raise ValueError(
-                f"{corpus.path} has {corpus.tokenizer}; {corpora[0].path} has {tokenizer}; "
-                "corpora of different tokenizers do not merge"
-            )
+    tokenizers = check_tokenizers(corpora)
     _check_free(out)
     with staged_folder(out) as folder:
-        _commit(folder, _link_shards(folder, corpora), tokenizer, skip_misaligned)
+        _commit(folder, _link_shards(folder, corpora), tokenizers, skip_misaligned)
+        for corpus in corpora:
+            if (corpus.path / TEXT_TOKENIZER).exists():
+                keep_text_tokenizer(folder, corpus.path / TEXT_TOKENIZER, corpus.tokenizers[-1])
         merge_items({corpus.path: corpus.languages for corpus in corpora}, folder)
     return _open(out)
 
@@ -134,13 +141,13 @@ def _link_shards(folder: Path, corpora: Sequence[Corpus]) -> Entries:
     return linked
 
 
-def _commit(folder: Path, entries: Entries, tokenizer: Tokenizer, skip_misaligned: bool) -> None:
+def _commit(folder: Path, entries: Entries, tokenizers: Tokenizers, skip_misaligned: bool) -> None:
     """Write the translations of the shards in a folder, and `corpus.json`."""
     shards = _map_shards(folder, entries)
     table = build_table(shards)
     misaligned = find_misaligned(shards, table)
     if misaligned and skip_misaligned:
-        entries = _leave_out(folder, misaligned, shards, entries, tokenizer)
+        entries = _leave_out(folder, misaligned, shards, entries, tokenizers)
         shards = _map_shards(folder, entries)
         table = build_table(shards)
     else:
@@ -150,7 +157,8 @@ def _commit(folder: Path, entries: Entries, tokenizer: Tokenizer, skip_misaligne
         path, hashes = write_translations(folder, tuple(shards), table)
         alignment = AlignmentEntry(path.name, path.stat().st_size, hashes)
     committed = {language: tuple(entries[language]) for language in shards}
-    write_index(folder, CorpusIndex(tokenizer, committed, alignment))
+    used = {language: tokenizers[language] for language in committed}
+    write_index(folder, CorpusIndex(used, committed, alignment))
 
 
 def _map_shards(folder: Path, entries: Entries) -> dict[str, tuple[Shard, ...]]:
@@ -168,7 +176,7 @@ def _leave_out(
     misaligned: Sequence[Misaligned],
     shards: Mapping[str, Sequence[Shard]],
     entries: Entries,
-    tokenizer: Tokenizer,
+    tokenizers: Tokenizers,
 ) -> Entries:
     """Write the shards that hold misaligned documents anew, without them."""
     logger.warning(
@@ -183,7 +191,8 @@ def _leave_out(
                 kept.setdefault(language, []).append(entry)
                 continue
             shard.path.unlink()  # stays mapped while we read it
-            written = _write_shards(folder, _documents(shard, dropped), tokenizer, LeftOut())
+            rest = _documents(shard, dropped)
+            written = _write_shards(folder, rest, tokenizers[language], LeftOut())
             if language in written:
                 kept.setdefault(language, []).extend(written[language])
     return kept

@@ -10,9 +10,9 @@ from tresse.data.durable import replaced_file
 from tresse.data.lines import decode_json
 from tresse.data.naming import check_language
 from tresse.data.store.shards import ShardEntry
-from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.store.tokenizer import Tokenizer, join_tokenizers
 
-FORMAT, VERSION = "tresse-corpus", 1
+FORMAT, VERSION, JOINT_VERSION = "tresse-corpus", 1, 2
 FILE = "corpus.json"
 MAX_BYTES = 1 << 28
 Entry = TypeVar("Entry")
@@ -32,7 +32,8 @@ class AlignmentEntry:
 class CorpusIndex:
     """The content of `corpus.json`."""
 
-    tokenizer: Tokenizer
+    tokenizers: Mapping[str, Tokenizer]
+    """Tokenizer of each language."""
     languages: Mapping[str, tuple[ShardEntry, ...]]
     """Shards of each language, in the order of its documents."""
     alignment: AlignmentEntry | None
@@ -40,8 +41,14 @@ class CorpusIndex:
 
 
 def encode_index(index: CorpusIndex) -> bytes:
-    """Return canonical bytes: sorted keys, an indent of one space, no floats, a final newline."""
-    content = {"format": FORMAT, "version": VERSION, **asdict(index)}
+    """Return canonical bytes: sorted keys, an indent of one space, no floats, a final newline.
+
+    A corpus of one tokenizer has it once, as in version 1; one of several has a map of them.
+    """
+    content = {"format": FORMAT, "version": JOINT_VERSION, **asdict(index)}
+    if len(set(index.tokenizers.values())) == 1:
+        content["version"] = VERSION
+        content["tokenizer"] = next(iter(content.pop("tokenizers").values()))
     return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
@@ -74,8 +81,13 @@ def _decode(content: Any) -> CorpusIndex:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     found = (content.pop("format", None), content.pop("version", None))
-    if found != (FORMAT, VERSION):
-        raise ValueError(f"format and version are {found}, expected {(FORMAT, VERSION)}")
+    if found not in ((FORMAT, VERSION), (FORMAT, JOINT_VERSION)):
+        raise ValueError(
+            f"format and version are {found}, expected {FORMAT!r} and {VERSION} or {JOINT_VERSION}"
+        )
+    if found[1] == VERSION and isinstance(content.get("languages"), dict):
+        shared = content.pop("tokenizer", None)
+        content["tokenizers"] = dict.fromkeys(content["languages"], shared)
     top = _take(CorpusIndex, content, "corpus")
     if not isinstance(top.languages, dict) or not top.languages:
         raise ValueError("languages is not a map with at least one language")
@@ -90,8 +102,14 @@ def _decode(content: Any) -> CorpusIndex:
         alignment = _checked(_take(AlignmentEntry, top.alignment, "alignment"), "alignment")
     if (alignment is None) != (len(languages) == 1):
         raise ValueError("a corpus has an alignment if and only if it has several languages")
-    tokenizer = _take(Tokenizer, top.tokenizer, "tokenizer")
-    return CorpusIndex(tokenizer, languages, alignment)
+    if not isinstance(top.tokenizers, dict) or set(top.tokenizers) != set(languages):
+        raise ValueError("tokenizers is not a map with each of the languages")
+    tokenizers = {
+        language: _take(Tokenizer, each, f"tokenizer of {language}")
+        for language, each in top.tokenizers.items()
+    }
+    join_tokenizers(tokenizers.values())
+    return CorpusIndex(tokenizers, languages, alignment)
 
 
 def _take(kind: type[Entry], content: Any, where: str) -> Entry:

@@ -27,7 +27,7 @@ def describe(corpus: Corpus) -> str:
     lines = [
         f"corpus     {corpus.path}",
         f"id         {corpus.id}",
-        f"tokenizer  {corpus.tokenizer}",
+        *(f"tokenizer  {each}" for each in corpus.tokenizers),
         "",
         format_table(_sizes(corpus)),
         "",
@@ -66,29 +66,29 @@ def show_document(corpus: Corpus, key: str, width: int) -> str:
 
 
 def count_units(corpus: Corpus) -> dict[str, np.ndarray]:
-    """Count each unit in each language: int64 [vocab_size]. Reads every token.
+    """Count each token in each language: int64 [vocab_size]. Reads every token.
 
-    ValueError for a unit outside the vocabulary, and for a vocabulary of more than 16 million.
+    ValueError for a token outside the vocabulary, and for a vocabulary of more than 16 million.
     """
-    vocab_size = corpus.tokenizer.vocab_size
-    if vocab_size > MAX_VOCAB_SIZE:
+    sizes = {name: corpus.tokenizer(name).vocab_size for name in corpus.languages}
+    if max(sizes.values()) > MAX_VOCAB_SIZE:
         raise ValueError(
-            f"{corpus.path}: the vocabulary has {vocab_size} units; units are counted in "
-            f"vocabularies of at most {MAX_VOCAB_SIZE}"
+            f"{corpus.path}: the vocabulary has {max(sizes.values())} tokens; tokens are counted "
+            f"in vocabularies of at most {MAX_VOCAB_SIZE}"
         )
-    counts = {name: np.zeros(vocab_size, np.int64) for name in corpus.languages}
+    counts = {name: np.zeros(vocab_size, np.int64) for name, vocab_size in sizes.items()}
     total = sum(corpus.num_tokens(name) for name in corpus.languages)
     with tqdm(total=total, unit="tok", unit_scale=True, desc="count", disable=None) as bar:
         for name in corpus.languages:
             for shard in corpus.shards[name]:
                 for start in range(0, shard.tokens.size, BLOCK_TOKENS):
                     block = shard.tokens[start : start + BLOCK_TOKENS]
-                    if block.max() >= vocab_size:
+                    if block.max() >= sizes[name]:
                         raise ValueError(
-                            f"{shard.path}: unit {block.max()} is outside the vocabulary 0 to "
-                            f"{vocab_size - 1}; tresse verify says where"
+                            f"{shard.path}: token {block.max()} is outside the vocabulary 0 to "
+                            f"{sizes[name] - 1}; tresse verify says where"
                         )
-                    counts[name] += np.bincount(block, minlength=vocab_size)
+                    counts[name] += np.bincount(block, minlength=sizes[name])
                     bar.update(block.size)
     return counts
 
@@ -99,13 +99,13 @@ def entropy_bits(counts: np.ndarray) -> float:
     return float(-(p * np.log2(p)).sum())
 
 
-def describe_usage(counts: Mapping[str, np.ndarray], vocab_size: int) -> str:
-    """Return a table of the units that occur, entropy, perplexity 2^H and the commonest unit."""
-    lines = [["language", "units used", "never", "entropy, bits", "perplexity", "most frequent"]]
+def describe_usage(counts: Mapping[str, np.ndarray]) -> str:
+    """Return a table of the tokens that occur, entropy, perplexity 2^H and the commonest one."""
+    lines = [["language", "tokens used", "never", "entropy, bits", "perplexity", "most frequent"]]
     for language, own in counts.items():
         entropy, used = entropy_bits(own), int((own > 0).sum())
         lines.append([
-            language, f"{used:,}", f"{vocab_size - used:,}", f"{entropy:.2f}", f"{2**entropy:,.1f}",
+            language, f"{used:,}", f"{own.size - used:,}", f"{entropy:.2f}", f"{2**entropy:,.1f}",
             f"{own.argmax()} ({own.max() / own.sum():.1%})",
         ])  # fmt: skip
     return format_table(lines)
@@ -152,7 +152,8 @@ def _show(corpus: Corpus, language: str, document: int, width: int) -> list[list
     sentences = []
     for i, sentence in enumerate(corpus.document(language, document)):
         units = [str(unit) for unit in sentence.tolist()]
-        title = f"{language} {i}: {len(units)} units"
+        kind = "tokens" if corpus.tokenizer(language).is_text else "units"
+        title = f"{language} {i}: {len(units)} {kind}"
         if words is not None:
             title += f", {len(words[i])} words"
             for start in words[i][1:]:
@@ -164,10 +165,11 @@ def _show(corpus: Corpus, language: str, document: int, width: int) -> list[list
 def _sizes(corpus: Corpus) -> list[list[str]]:
     lines = [["language", "documents", "sentences", "tokens", "hours", "shards"]]
     for language in corpus.languages:
-        num_tokens = corpus.num_tokens(language)
+        num_tokens, tokenizer = corpus.num_tokens(language), corpus.tokenizer(language)
+        hours = "text" if tokenizer.is_text else f"{tokenizer.hours(num_tokens):,.2f}"
         lines.append([
             language, f"{corpus.num_documents(language):,}", f"{corpus.num_sentences(language):,}",
-            f"{num_tokens:,}", f"{corpus.tokenizer.hours(num_tokens):,.2f}",
+            f"{num_tokens:,}", hours,
             str(len(corpus.shards[language])),
         ])  # fmt: skip
     return lines

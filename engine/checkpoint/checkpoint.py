@@ -92,13 +92,13 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path, self.state = path, read_state(path)
 
-    def check_tokenizer(self, corpus: Corpus) -> None:
-        """Raise ValueError if a corpus has other units than the checkpoint was trained on."""
-        if corpus.tokenizer != self.state.tokenizer:
-            raise ValueError(
-                f"{corpus.path}: units of {corpus.tokenizer}, but {self.path} was trained on units "
-                f"of {self.state.tokenizer}; tokenise both alike"
-            )
+    def check_tokenizers(self, corpus: Corpus) -> None:
+        """Raise ValueError if a corpus has other tokens than the checkpoint was trained on."""
+        for tokenizer in corpus.tokenizers:
+            try:
+                self.state.vocabulary.first_id(tokenizer)
+            except ValueError as error:
+                raise ValueError(f"{corpus.path}, for {self.path}: {error}") from None
 
     def weight(self, name: str, model: Transformer) -> Tensor:
         """Return the fp32 value of a parameter; name: the model's own."""

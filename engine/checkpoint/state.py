@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import NonNegativeInt
 
-from tresse.data.packing.settings import Vocabulary
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.sealed import digest, read_sealed, write_sealed
 from tresse.engine.run.typed_json import from_json, to_json
 
-FILE, FORMAT, VERSION = "state.json", "tresse.checkpoint", 2
+FILE, FORMAT, VERSION = "state.json", "tresse.checkpoint", 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's moments, which a checkpoint holds of every parameter."""
 
@@ -43,7 +44,8 @@ class State:
     """Targets per language since the weights were new: those of earlier stages count too."""
     corpus: str
     """Id of the training corpus; of several, joined with a plus sign."""
-    tokenizer: Tokenizer
+    tokenizers: dict[str, Tokenizer]
+    """Tokenizer of each language of the training corpus."""
     vocabulary: Vocabulary
     config: RunConfig
     files: dict[str, TensorFile] = field(default_factory=dict)
@@ -74,6 +76,8 @@ def read_state(folder: Path) -> State:
     that is not that of the folder's name, if that is step-N. OSError when it cannot be read.
     """
     values = read_sealed(folder / FILE)
+    if (values.get("format"), values.get("version")) == (FORMAT, 2):
+        values = {"format": FORMAT, "version": VERSION, "state": _upgraded(values.get("state"))}
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
         raise ValueError(
             f"{FILE} is {values.get('format')} {values.get('version')}, expected {FORMAT} {VERSION}"
@@ -85,6 +89,18 @@ def read_state(folder: Path) -> State:
     if folder.name.startswith("step-") and folder.name != folder_name(state.step):
         raise ValueError(f"{FILE} is of step {state.step}, expected the one of the folder's name")
     return state
+
+
+def _upgraded(state: Any) -> Any:
+    """Return the state of version 2, of one tokenizer of units, as one of version 3."""
+    try:
+        tokenizer, ids = state["tokenizer"], state["vocabulary"]
+        tokenizers = dict.fromkeys(state["tokens"], tokenizer)
+        vocabulary = {"tokenizers": [tokenizer], "has_specials": ids["has_specials"]}
+        rest = {name: value for name, value in state.items() if name != "tokenizer"}
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{FILE} lacks a field of version 2") from None
+    return rest | {"tokenizers": tokenizers, "vocabulary": vocabulary}
 
 
 def folder_name(step: int) -> str:

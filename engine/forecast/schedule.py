@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tresse.data.packing.packer import Plan
-from tresse.data.packing.settings import Vocabulary, split_targets
+from tresse.data.packing.settings import split_targets
+from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.run.config import RunConfig, StageConfig
 
 UNITS = 2048
@@ -65,5 +67,5 @@ def vocabulary(config: RunConfig, plans: dict[str, Plan]) -> Vocabulary:
     for plan in plans.values():
         return plan.vocabulary
     world = config.data.story_world
-    units = world.vocab_size if world else UNITS
-    return Vocabulary(units, config.data.packing.uses_specials)
+    units = Tokenizer("units", "", "25/2", world.vocab_size if world else UNITS)
+    return Vocabulary.of([units], config.data.packing)

@@ -13,7 +13,7 @@ from tresse.engine.generation.job import Amount, Job, generate, lay_out
 from tresse.engine.generation.packed import pack_weights
 from tresse.engine.generation.prompts import PromptSettings, read_prompts
 from tresse.engine.generation.sampling import Sampling
-from tresse.engine.generation.sounds import SoundSettings, open_decoder
+from tresse.engine.generation.sounds import SoundSettings, open_decoder, speech_of
 from tresse.engine.model import DTYPES, Transformer
 from tresse.engine.run.config import RunConfig
 from tresse.kernels.attention_backends import Setting, choose
@@ -54,7 +54,7 @@ def _generate(
     """
     checkpoint = open_checkpoint(stage)
     state = checkpoint.state
-    decoder = open_decoder(sound, state.tokenizer) if sound.audio else None
+    decoder = open_decoder(sound, speech_of(state.vocabulary)) if sound.audio else None
     job = Job(
         state=state,
         prompts=read_prompts(prompts, sound, checkpoint),

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.engine.generation.cache import CachedModel
 from tresse.engine.generation.sampling import Sampling, choose, draw_uniforms
 from tresse.engine.model import Transformer
@@ -102,7 +103,7 @@ class Continuer:
         self._specials = {name: i for name, i in possible.items() if i is not None}
         ids = torch.arange(vocabulary.num_used, device=self._device)
         self._special_ids = ids[[*self._specials.values()]]
-        self._never = (ids >= vocabulary.units) & ~torch.isin(ids, self._special_ids)
+        self._never = (ids >= vocabulary.num_tokens) & ~torch.isin(ids, self._special_ids)
 
     @torch.no_grad()
     def run(self, prompts: Sequence[PromptTokens], rows: Sequence[Row]) -> Continued:

@@ -46,7 +46,7 @@ from tresse.engine.generation.output import (
     write_output,
 )
 from tresse.engine.generation.sampling import Sampling
-from tresse.engine.generation.sounds import Decoder, list_sound, write_sound
+from tresse.engine.generation.sounds import Decoder, list_sound, speech_of, write_sound
 from tresse.engine.model import Transformer
 from tresse.engine.run.typed_json import Record, from_json, to_json
 
@@ -106,7 +106,7 @@ class Job:
     @property
     def frame_rate(self) -> Fraction:
         """Units in a second."""
-        return Fraction(self.state.tokenizer.frame_rate)
+        return Fraction(speech_of(self.state.vocabulary).frame_rate)
 
     def describe(self) -> Record:
         """Return all of it as JSON."""
@@ -156,11 +156,11 @@ def generate(job: Job, model: Transformer, out: Path) -> str:
     def write(folder: Path, results: Iterator[Result]) -> None:
         folder.mkdir(parents=True)
         said = _collect(job.prompts, batches, results)
-        write_output(folder, said, job.state.tokenizer)
+        write_output(folder, said, speech_of(job.state.vocabulary))
         if job.decoder is not None:
             records = (list_sound(_document(job, each), job.frame_rate) for each in said)
             write_recordings(kept, folder, records, ascii_only=False)
-        write_report(folder, described, count(said, job.state.tokenizer))
+        write_report(folder, described, count(said, speech_of(job.state.vocabulary)))
 
     own = range(len(batches))[rank() :: world_size()]
     if reason := run_job(out, described, len(batches), own, work, write):
@@ -206,7 +206,7 @@ def _continuer(job: Job, model: Transformer, interrupt: Interrupt) -> Continuer:
 
 
 def _document(job: Job, said: Said) -> Document:
-    return said.document(job.state.tokenizer.vocab_size)
+    return said.document(speech_of(job.state.vocabulary).vocab_size)
 
 
 def _pair(prompts: Sequence[Document], batch: Batch, found: Continued) -> Iterator[Said]:

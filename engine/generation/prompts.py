@@ -22,9 +22,8 @@ from tresse.data.store.corpus import Corpus
 from tresse.data.store.documents import Document, pack
 from tresse.data.store.index import FILE
 from tresse.data.store.manifest import read_manifest
-from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.checkpoint import Checkpoint
-from tresse.engine.generation.sounds import SoundSettings, encode, open_tokenizer
+from tresse.engine.generation.sounds import SoundSettings, encode, open_tokenizer, speech_of
 
 T = TypeVar("T", Document, Recording)
 JSON_LINES, TABLES = (".jsonl", ".jsonl.gz"), (".csv",)
@@ -65,7 +64,7 @@ def read_prompts(
     """
     found: dict[tuple[str, str], Document] = {}
     for document in _chosen(_documents(settings, sound, checkpoint), settings):
-        prompt = _checked(document, settings.sentences, checkpoint.state.tokenizer)
+        prompt = _checked(document, settings.sentences, checkpoint)
         former = found.setdefault((prompt.language, prompt.key), prompt)
         if former is not prompt:
             raise ValueError(
@@ -74,7 +73,6 @@ def read_prompts(
             )
     prompts = list(found.values())
     _check_found(prompts, settings)
-    _check_languages(prompts, checkpoint)
     return prompts
 
 
@@ -86,7 +84,7 @@ def _documents(
     for path in settings.prompt:
         if (path / FILE).exists():
             corpus = Corpus.open(path)
-            checkpoint.check_tokenizer(corpus)
+            checkpoint.check_tokenizers(corpus)
             yield from _of_corpus(corpus, settings)
         elif _lists_units(path):
             yield from read_manifest([path])
@@ -94,7 +92,7 @@ def _documents(
             recordings += _recordings(path, settings)
     if recordings:
         chosen = list(_chosen(recordings, settings))
-        yield from encode(chosen, open_tokenizer(sound, checkpoint.state.tokenizer))
+        yield from encode(chosen, open_tokenizer(sound, speech_of(checkpoint.state.vocabulary)))
 
 
 def _lists_units(path: Path) -> bool:
@@ -157,11 +155,17 @@ def _chosen(documents: Iterable[T], settings: PromptSettings) -> Iterator[T]:
             yield document
 
 
-def _checked(document: Document, num_sentences: int, tokenizer: Tokenizer) -> Document:
+def _checked(document: Document, num_sentences: int, checkpoint: Checkpoint) -> Document:
     """Return the prompt of a document, its sentences as arrays; ValueError names its place."""
     sentences = document.sentences[: num_sentences or None]
+    tokenizers = checkpoint.state.tokenizers
+    if document.language not in tokenizers:
+        raise ValueError(
+            f"{document.where}: language {document.language!r}; {checkpoint.path} was trained on "
+            f"{', '.join(sorted(tokenizers))}"
+        )
     try:
-        packed = pack(sentences, None, tokenizer)
+        packed = pack(sentences, None, tokenizers[document.language])
     except ValueError as error:
         raise ValueError(f"{document.where}: {error}") from None
     cuts = np.cumsum(packed.sentence_lengths.astype(np.int64))[:-1]
@@ -181,13 +185,3 @@ def _check_found(prompts: list[Document], settings: PromptSettings) -> None:
             raise ValueError(f"--keys {json.dumps(key)}: no document with this key in {files}")
     if not prompts:
         raise ValueError(f"no documents in {files}")
-
-
-def _check_languages(prompts: list[Document], checkpoint: Checkpoint) -> None:
-    known = checkpoint.state.tokens
-    for prompt in prompts:
-        if prompt.language not in known:
-            raise ValueError(
-                f"{prompt.where}: language {prompt.language!r}; {checkpoint.path} was trained on "
-                f"{', '.join(sorted(known))}"
-            )

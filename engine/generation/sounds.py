@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
 from tresse.data.audio.tokenizers import AudioTokenizer, TokenizerSettings, load_tokenizer
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 
@@ -33,6 +34,13 @@ class SoundSettings:
     """Mimi's weights, if the model was trained on Mimi's units; the default downloads Kyutai's."""
     tokenizer: str = ""
     """Your own module:function, if the model was trained on its units."""
+
+
+def speech_of(vocabulary: Vocabulary) -> Tokenizer:
+    """Return the tokenizer of a model's speech; ValueError if it has only text."""
+    if vocabulary.speech is None:
+        raise ValueError("the model has no units of speech: it was trained on text alone")
+    return vocabulary.speech
 
 
 class Decoder(Protocol):

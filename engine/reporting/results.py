@@ -112,7 +112,8 @@ def _paper(scored: Sequence[StageFacts]) -> list[Block]:
     if not columns:
         return []
     same = [task for task, count in NUM_ITEMS.items() if counts.get(task) == count]
-    units = sorted({stage.state.tokenizer.name for stage in scored if stage.state})
+    states = [stage.state for stage in scored if stage.state]
+    units = sorted({each.name for state in states for each in state.vocabulary.tokenizers})
     table = Table(
         header=["setup", "size", "B en", "B fr", *(arrow(" ".join(CELLS[i])) for i in columns)],
         lines=[

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import xxhash
 
-from tresse.data.packing.sources import Sources, check_same_units
-from tresse.data.store.corpus import Corpus
+from tresse.data.packing.sources import Sources
+from tresse.data.store.corpus import Corpus, check_tokenizers
 from tresse.data.worlds.story_world import generate
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
@@ -43,5 +43,5 @@ def open_corpora(config: RunConfig, ranks: Ranks) -> Corpora:
     sources = Sources(tuple(Corpus.open(path) for path in train), data.weights)
     others = {path: Corpus.open(path) for path in (valid, cloze) if path}
     for corpus in others.values():
-        check_same_units(corpus, sources.corpora[0])
+        check_tokenizers((*sources.corpora, corpus))
     return Corpora(sources, others.get(valid), others.get(cloze))

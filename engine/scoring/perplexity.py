@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.scoring.padded import padded_batches
@@ -69,7 +70,7 @@ def measure_positions(
     found = {}
     for language in corpus.languages:
         drawn = np.random.default_rng(0).permutation(corpus.num_documents(language))
-        documents = [_tokens(corpus, language, int(i)) for i in drawn[:NUM_DOCUMENTS]]
+        documents = [_tokens(corpus, vocabulary, language, int(i)) for i in drawn[:NUM_DOCUMENTS]]
         sequences = [_in_context(document, None, packing, vocabulary) for document in documents]
         losses, counts = _losses(model, sequences, packing, batch_tokens, ranks)
         found[language] = _by_position(losses, counts, len(sequences))
@@ -132,7 +133,10 @@ def _fitting(
     room = packing.row_length + 1 - _num_specials(packing, vocabulary)
     originals, documents = [], []
     for original, document in drawn.tolist():
-        parts = _tokens(corpus, pair[0], original), _tokens(corpus, pair[1], document)
+        parts = tuple(
+            _tokens(corpus, vocabulary, *each)
+            for each in zip(pair, (original, document), strict=True)
+        )
         if max(map(len, parts)) <= room // 2:
             originals.append(parts[0])
             documents.append(parts[1])
@@ -146,8 +150,8 @@ def _num_specials(packing: Packing, vocabulary: Vocabulary) -> int:
     return (specials.before_document is not None) + (specials.switch is not None)
 
 
-def _tokens(corpus: Corpus, language: str, index: int) -> np.ndarray:
-    return np.concatenate(corpus.document(language, index)).astype(np.int64)
+def _tokens(corpus: Corpus, vocabulary: Vocabulary, language: str, index: int) -> np.ndarray:
+    return np.concatenate(vocabulary.sentences(corpus, language, index))
 
 
 def _in_context(

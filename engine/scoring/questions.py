@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.cloze import ITEMS, Item, read_items
 from tresse.data.store.corpus import Corpus
 
@@ -113,6 +114,7 @@ def read_questions(
     return ask(
         cloze,
         read_items(cloze.path / ITEMS),
+        vocabulary,
         pairs=language_pairs(cloze.languages),
         row_length=packing.row_length,
         prefix_token=specials.before_document,
@@ -131,6 +133,7 @@ def language_pairs(languages: Iterable[str]) -> list[Pair]:
 def ask(
     corpus: Corpus,
     items: Iterable[Item],
+    vocabulary: Vocabulary,
     *,
     pairs: Sequence[Pair],
     row_length: int,
@@ -150,7 +153,7 @@ def ask(
     items = list(items)
     _check_languages(corpus, items)
     questions = [(item, pair) for pair in pairs for item in items if _has(item, pair)]
-    documents = _read_documents(corpus, questions)
+    documents = _read_documents(corpus, vocabulary, questions)
     whole = [
         _join(documents, item, key, pair, prefix_token, switch_token)
         for item, pair in questions
@@ -195,9 +198,9 @@ def _check_languages(corpus: Corpus, items: Iterable[Item]) -> None:
 
 
 def _read_documents(
-    corpus: Corpus, questions: Iterable[tuple[Item, Pair]]
+    corpus: Corpus, vocabulary: Vocabulary, questions: Iterable[tuple[Item, Pair]]
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Return the tokens of every document in the questions, by language and key."""
+    """Return the ids of every document in the questions, by language and key."""
     needed = {}
     for item, (prompt_language, ending_language) in questions:
         if item.prompt is not None:
@@ -210,8 +213,7 @@ def _read_documents(
         except ValueError as error:
             missing.append(str(error))
             continue
-        sentences = corpus.document(language, index)
-        documents[language, key] = np.concatenate(sentences).astype(np.int64)
+        documents[language, key] = np.concatenate(vocabulary.sentences(corpus, language, index))
     _raise_if_any(missing, "documents that items name are missing")
     return documents
 

@@ -69,9 +69,9 @@ def score(
     dtype = DTYPES[checkpoint.state.config.sharding.precision]
     model = load_model(checkpoint, dtype, ranks.device, attend)
     answers = answer(model, questions, batch_tokens=BATCH_TOKENS, ranks=ranks)
-    similarities = (
-        measure_similarities(model, valid, batch_tokens=BATCH_TOKENS, ranks=ranks) if valid else {}
-    )
+    how = {"batch_tokens": BATCH_TOKENS, "ranks": ranks}
+    vocabulary = checkpoint.state.vocabulary
+    similarities = measure_similarities(model, valid, vocabulary, **how) if valid else {}
     perplexity = _perplexity(model, checkpoint, valid, ranks) if valid else {}
     written = to_jsonl(answers)
     scores: Record = {

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.engine.model import Transformer
 from tresse.engine.run.ranks import Ranks
@@ -37,13 +38,13 @@ class Similarity:
 
 
 def measure_similarities(
-    model: Transformer, corpus: Corpus, *, batch_tokens: int, ranks: Ranks
+    model: Transformer, corpus: Corpus, vocabulary: Vocabulary, *, batch_tokens: int, ranks: Ranks
 ) -> dict[str, Similarity]:
     """Measure each pair of languages that has translations, by its name `en-fr`; a collective."""
     pairs = [(a, b) for a, b in language_pairs(corpus.languages) if a < b]
     return {
         "-".join(pair): measure_similarity(
-            model, corpus, pair, batch_tokens=batch_tokens, ranks=ranks
+            model, corpus, vocabulary, pair, batch_tokens=batch_tokens, ranks=ranks
         )
         for pair in pairs
         if corpus.aligned_columns(pair)[0].size > 1
@@ -53,6 +54,7 @@ def measure_similarities(
 def measure_similarity(
     model: Transformer,
     corpus: Corpus,
+    vocabulary: Vocabulary,
     languages: tuple[str, str],
     *,
     batch_tokens: int,
@@ -64,7 +66,7 @@ def measure_similarity(
     num_sentences: number to draw from all translated documents, document by document. A sentence is
     read alone, without a prefix.
     """
-    sentences = _draw_sentences(corpus, languages, num_sentences)
+    sentences = _draw_sentences(corpus, vocabulary, languages, num_sentences)
     if len(sentences) < 2:
         raise ValueError(
             f"{corpus.path}: {len(sentences)} translated sentences of {' and '.join(languages)}; "
@@ -117,14 +119,14 @@ def _pooled_states(
 
 
 def _draw_sentences(
-    corpus: Corpus, languages: tuple[str, str], num_sentences: int
+    corpus: Corpus, vocabulary: Vocabulary, languages: tuple[str, str], num_sentences: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Draw up to `num_sentences` translations by document and shuffle them, always the same way."""
     documents, rng = corpus.aligned(languages), np.random.default_rng(0)
     sentences = []
     for index in rng.permutation(len(documents)):
         places = zip(languages, documents[index].tolist(), strict=True)
-        sentences += zip(*(corpus.document(*place) for place in places), strict=True)
+        sentences += zip(*(vocabulary.sentences(corpus, *place) for place in places), strict=True)
         if len(sentences) >= num_sentences:
             break
     # The next sentence is the unrelated one: unshuffled, it would be of the same document.

@@ -52,7 +52,7 @@ def test_the_tokenizer_comes_from_the_flags(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     corpus = Corpus.open(tmp_path / "c")
-    found = corpus.tokenizer
+    found = corpus.tokenizers[0]
     assert (found.name, found.hash, found.frame_rate, found.vocab_size) == (
         "mimi",
         "1f",

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.corpora.vocabularies import vocabulary_of
 from tests.support.families import LLAMA
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
 from tresse.engine.hugging_face import export
 from tresse.engine.model import Transformer
 from tresse.engine.unit_tokenizer import write_tokenizer
@@ -24,7 +25,7 @@ def test_units_are_words_and_a_text_begins_as_a_document_does(
     separators: str, first: int | None, end: int | None, tmp_path: Path
 ) -> None:
     packing = Packing(row_length=32, separators=separators)  # type: ignore[arg-type]
-    write_tokenizer(tmp_path, Vocabulary(UNITS, packing.uses_specials), packing)
+    write_tokenizer(tmp_path, vocabulary_of(UNITS, packing.uses_specials), packing)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     expected = [first] if first is not None else []
     assert tokenizer("<Un3><Un49> <Un0>")["input_ids"] == [*expected, 3, 49, 0]
@@ -38,7 +39,7 @@ def test_units_are_words_and_a_text_begins_as_a_document_does(
 
 def test_an_export_generates_units_without_more_settings(tmp_path: Path) -> None:
     packing = Packing(row_length=32, separators="eos")
-    vocabulary = Vocabulary(UNITS, has_specials=True)
+    vocabulary = vocabulary_of(UNITS, has_specials=True)
     model = Transformer(LLAMA, vocabulary.width, vocabulary.num_used)
     model.init_weights(0)
     export(

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from tresse.data.packing.settings import Packing, Stream, Vocabulary
+from tests.support.corpora.vocabularies import vocabulary_of
+from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.state import State, TensorFile, write_state
@@ -93,7 +94,7 @@ def write_untrained(
     languages: tuple[str, ...] = ("en", "fr"),
 ) -> Transformer:
     """Export a model with random weights of std 0.1, in fp32, as if trained in these languages."""
-    vocabulary = Vocabulary(tokenizer.vocab_size, packing.uses_specials)
+    vocabulary = vocabulary_of(tokenizer, packing.uses_specials)
     built = Transformer(model, vocabulary.width, vocabulary.num_used)
     built.init_weights(seed=1)
     specials = vocabulary.specials(packing)
@@ -106,7 +107,7 @@ def write_untrained(
         num_updates=1,
         tokens=dict.fromkeys(languages, 100),
         corpus="",
-        tokenizer=tokenizer,
+        tokenizers=dict.fromkeys(languages, tokenizer),
         vocabulary=vocabulary,
         config=replace(
             recipe, model=model, data=replace(recipe.data, packing=packing), stages=(stage,)

@@ -140,7 +140,7 @@ def test_the_command_fits_and_the_next_one_uses_the_units(
     flags = ["--tokenizer", "kmeans", "--kmeans", str(units), "--out", str(tmp_path / "c")]
     assert main(["audio", str(manifest), *flags]) == 0
     corpus = verify_corpus(tmp_path / "c")
-    assert (corpus.tokenizer.name, corpus.tokenizer.hash) == ("kmeans", hash_)
+    assert (corpus.tokenizers[0].name, corpus.tokenizers[0].hash) == ("kmeans", hash_)
     assert corpus.num_tokens("en") == 12 * 2 * 25
     assert main(["fit-kmeans", str(manifest), "--units", "16", "--out", str(units)]) == 1
     assert "u.safetensors exists" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_the_command_reads_weights_from_a_file(
     flags = ["--tokenizer", "mimi", "--mimi-weights", str(weights), "--out", str(tmp_path / "c")]
     assert main(["audio", str(tmp_path / "m.csv"), *flags]) == 0
     corpus = verify_corpus(tmp_path / "c")
-    found = corpus.tokenizer
+    found = corpus.tokenizers[0]
     assert (found.name, found.frame_rate, found.vocab_size) == ("mimi", "25/2", 2048)
     assert len(found.hash) == 16
     tokenizer = Mimi(model, "x")

@@ -53,7 +53,7 @@ def test_one_command_makes_a_corpus_with_slamkits_own_tokenizer(tmp_path):
         ("en", "y.z"): [HEARD[1]],
         ("en", "é"): [HEARD[2]],
     }
-    assert (corpus.tokenizer.frame_rate, corpus.tokenizer.vocab_size) == ("25", 500)
+    assert (corpus.tokenizers[0].frame_rate, corpus.tokenizers[0].vocab_size) == ("25", 500)
 
 
 GOOD = {"file_name": "a.wav", "units": [1, 2], "duration": [1, 2]}

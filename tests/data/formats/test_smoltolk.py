@@ -71,7 +71,7 @@ def test_one_command_makes_a_corpus_with_the_tokenizer_of_the_pickle(tmp_path):
     corpus = Corpus.open(out)
     expected = {("en", f"librilight/mimi/train/{i}"): [s] for i, s in enumerate(SAMPLES)}
     assert contents(corpus) == expected
-    assert (corpus.tokenizer.frame_rate, corpus.tokenizer.vocab_size) == ("25/2", 2048)
+    assert (corpus.tokenizers[0].frame_rate, corpus.tokenizers[0].vocab_size) == ("25/2", 2048)
 
 
 def test_a_token_file_is_not_held_in_memory(tmp_path):

@@ -47,7 +47,7 @@ def test_one_command_makes_a_corpus(tmp_path):
     assert main([*command, "--vocab-size", "500"]) == 0
     corpus = Corpus.open(tmp_path / "c")
     assert contents(corpus)["en", "1272-128104-0000"] == [dedup(HEARD[0])]
-    assert corpus.tokenizer.frame_rate == "50"
+    assert corpus.tokenizers[0].frame_rate == "50"
 
 
 @pytest.mark.parametrize(

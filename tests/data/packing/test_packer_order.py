@@ -188,7 +188,7 @@ def test_switch_tokens_stand_where_the_language_changes_and_only_there():
     corpus, origins = unique_corpus(LANGUAGES, 23)
     stream = Stream(languages=("en", "fr", "de"), mode="sample")
     tokens = stream_of(corpus, stream, 2000, separators="eos", language_switch=True)[:-1]
-    eos, switch = corpus.tokenizer.vocab_size, corpus.tokenizer.vocab_size + 2
+    eos, switch = corpus.tokenizers[0].vocab_size, corpus.tokenizers[0].vocab_size + 2
     for left, right in pairwise(tokens[:-12]):
         if left == eos:
             assert right != switch

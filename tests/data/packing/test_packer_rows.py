@@ -13,11 +13,13 @@ import pytest
 
 from tests.support.corpora.in_memory import MemoryCorpus, memory_corpus, random_texts
 from tests.support.corpora.unique import batches, unique_corpus
+from tests.support.corpora.vocabularies import vocabulary_of
 from tests.support.labels import counted_labels
 from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
-from tresse.data.packing.settings import Packing, Specials, Stream, Vocabulary, split_targets
+from tresse.data.packing.settings import Packing, Stream, split_targets
 from tresse.data.packing.sources import Sources
+from tresse.data.packing.vocabulary import Specials
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
@@ -269,12 +271,12 @@ def test_the_summary_says_what_a_stage_takes():
 
 
 def test_a_vocabulary_pads_the_logits_and_holds_the_specials():
-    assert (Vocabulary(2048).num_used, Vocabulary(2048).width) == (2048, 2048)
-    special = Vocabulary(2048, has_specials=True)
+    assert (vocabulary_of(2048).num_used, vocabulary_of(2048).width) == (2048, 2048)
+    special = vocabulary_of(2048, has_specials=True)
     assert (special.eos, special.bos, special.switch) == (2048, 2049, 2050)
     assert (special.num_used, special.width) == (2051, 2176)
-    assert Vocabulary(65_536).dtype == np.uint16
-    assert Vocabulary(65_536, has_specials=True).dtype == np.uint32
+    assert vocabulary_of(65_536).dtype == np.uint16
+    assert vocabulary_of(65_536, has_specials=True).dtype == np.uint32
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_a_vocabulary_pads_the_logits_and_holds_the_specials():
 @pytest.mark.parametrize("switch", [False, True])
 def test_a_packing_inserts_the_specials_that_it_names(separators, bos, eos, before, switch):
     packing = Packing(separators=separators, language_switch=switch)
-    specials = Vocabulary(2048, has_specials=packing.uses_specials).specials(packing)
+    specials = vocabulary_of(2048, has_specials=packing.uses_specials).specials(packing)
     assert (specials.bos, specials.eos) == (bos, eos)
     assert specials.switch == (2050 if switch else None)
     assert specials.before_document == before

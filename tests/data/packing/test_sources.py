@@ -69,5 +69,5 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="a corpus is named twice"):
         Sources((SPEECH, SPEECH))
     other = memory_corpus({"en": {"a": [[1]]}}, vocab_size=70000, name="data/other")
-    with pytest.raises(ValueError, match=r"data/other: units of .*, but data/speech has units of"):
+    with pytest.raises(ValueError, match=r"data/other: en has test .*, but others of test"):
         Sources((SPEECH, other))

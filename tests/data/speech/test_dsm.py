@@ -192,7 +192,7 @@ def test_texts_become_a_corpus_with_words(folder: Path, voices: Path, tmp_path: 
     corpus = verify_corpus(tmp_path / "corpus")
     assert corpus.languages == ("en", "fr")
     assert [corpus.num_sentences(language) for language in corpus.languages] == [6, 6]
-    assert corpus.tokenizer.vocab_size == 64
+    assert corpus.tokenizers[0].vocab_size == 64
     assert torch.get_default_dtype() == torch.float32
 
 

@@ -109,9 +109,10 @@ def test_a_missing_or_exchanged_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c.update(version=2), r"format and version are \('tresse-corpus', 2\)"),
+        (lambda c: c.update(version=3), r"format and version are \('tresse-corpus', 3\)"),
+        (lambda c: c.update(version=2), "corpus: fields"),
         (lambda c: c.update(more=1), "corpus: fields"),
-        (lambda c: c.pop("tokenizer"), "corpus: fields"),
+        (lambda c: c.pop("tokenizer"), "tokenizer of en: fields NoneType"),
         (lambda c: c.update(languages={}), "languages is not a map"),
         (lambda c: c.update(languages={"en": []}), "shards of en: expected a list"),
         (lambda c: c.update(languages={"../x": []}), "language '../x'"),

@@ -41,14 +41,14 @@ def test_entropy_is_that_of_the_definition(tmp_path):
     p = np.array([0.5, 0.25, 0.125, 0.125])
     assert entropy_bits((p * 64).astype(int)) == pytest.approx(1.75)
     corpus = write_corpus(tmp_path / "c", stories("en", "abcd"), UNITS)
-    text = describe_usage(count_units(corpus), 2048)
+    text = describe_usage(count_units(corpus))
     assert text.splitlines()[1].split() == ["en", "4", "2,044", "2.00", "4.0", "97", "(25.0%)"]
 
 
 def test_a_unit_beyond_the_vocabulary_is_named_instead_of_counted(tmp_path):
     corpus = small(tmp_path / "c")
     poke(corpus.shards["fr"][0].path, 3, [60_000])
-    with pytest.raises(ValueError, match=r"unit 60000 is outside .* tresse verify says where"):
+    with pytest.raises(ValueError, match=r"token 60000 is outside .* tresse verify says where"):
         count_units(Corpus.open(corpus.path))
     large = Tokenizer("units", "", "25", 1 << 32)
     with pytest.raises(ValueError, match="counted in vocabularies of at most 16777216"):

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from tresse.data.packing.settings import Vocabulary
+from tests.support.corpora.vocabularies import vocabulary_of
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.checkpoint import newest
 from tresse.engine.checkpoint.state import State, TensorFile, read_state, write_state
 from tresse.engine.run.recipes import tiny
 from tresse.engine.run.sealed import write_sealed
 
+KMEANS = Tokenizer("kmeans", "8b1a9953c4611296", "25/2", 50)
 STATE = State(
     stage="en",
     step=14,
@@ -23,8 +24,8 @@ STATE = State(
     recent_norms=(0.5, 1.25),
     tokens={"en": 10_752, "fr": 0},
     corpus="9f86d081884c7d65",
-    tokenizer=Tokenizer("kmeans", "8b1a9953c4611296", "25/2", 50),
-    vocabulary=Vocabulary(50, True),
+    tokenizers=dict.fromkeys(("en", "fr"), KMEANS),
+    vocabulary=vocabulary_of(KMEANS, True),
     config=tiny(),
     files={},
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.corpora.tiny import small
-from tresse.data.packing.settings import Vocabulary
+from tests.support.corpora.vocabularies import vocabulary_of
 from tresse.engine.forecast.command import plan, recipe_first
 from tresse.engine.forecast.forecast import forecast_run
 from tresse.engine.forecast.gpus import GPUS, H100, read_rates
@@ -101,7 +101,7 @@ def test_a_story_world_has_its_own_vocabulary_and_fp32_its_own_rate(
     plan(["demo", "--gpus", "1"])
     demo = RECIPES["demo"]()
     assert demo.data.story_world is not None
-    width = Vocabulary(demo.data.story_world.vocab_size, has_specials=True).width
+    width = vocabulary_of(demo.data.story_world.vocab_size, has_specials=True).width
     number = sum(shape.numel() for shape in parameter_shapes(demo.model, width).values())
     assert f"demo: {number:,} parameters" in capsys.readouterr().out
     rates = []

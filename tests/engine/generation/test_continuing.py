@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.corpora.vocabularies import vocabulary_of
 from tests.support.families import CONFIGS, EOS, LLAMA, UNITS, write_untrained
-from tresse.data.packing.settings import Packing, Vocabulary
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.engine.generation.continuing import Continued, Continuer, PromptTokens, tokens_of
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.model import Transformer
 
 GREEDY = Sampling(temperature=0)
-SPECIALS = Vocabulary(UNITS.vocab_size, has_specials=True)
+SPECIALS = vocabulary_of(UNITS, has_specials=True)
 LENGTHS = [(1,), (3, 4), (19, 2, 2), (31,)]  # of the sentences of each prompt
 
 
@@ -37,7 +39,7 @@ def run(
     num_tokens: int = 40,
     continuations: int = 1,
 ) -> Continued:
-    vocabulary = Vocabulary(UNITS.vocab_size, packing.uses_specials)
+    vocabulary = vocabulary_of(UNITS, packing.uses_specials)
     rows = [(place, number) for place in range(len(laid)) for number in range(continuations)]
     return Continuer(model, vocabulary, packing, sampling, num_tokens).run(laid, rows)
 
@@ -79,7 +81,7 @@ def test_a_longer_continuation_begins_with_the_shorter_one_and_another_seed_diff
 
 def test_tokens_that_training_never_inserts_are_never_drawn() -> None:
     flat = Sampling(temperature=50.0, top_k=0)
-    vocabulary = Vocabulary(UNITS.vocab_size, has_specials=True)
+    vocabulary = vocabulary_of(UNITS, has_specials=True)
     for packing, allowed in (
         (Packing(separators="eos"), set()),
         (Packing(language_switch=True), {vocabulary.switch}),
@@ -121,7 +123,7 @@ def test_probabilities_are_those_of_the_model_after_sentences_and_within() -> No
 
 
 def test_without_special_tokens_there_are_no_probabilities_and_no_token_before_a_prompt() -> None:
-    vocabulary = Vocabulary(UNITS.vocab_size)
+    vocabulary = vocabulary_of(UNITS)
     laid = prompts(before=None)
     assert [len(each.tokens) for each in laid] == [sum(lengths) for lengths in LENGTHS]
     found = run(transformer(vocabulary), laid, packing=Packing())

@@ -92,7 +92,7 @@ def test_the_output_has_prompts_with_continuations_in_order_and_packs_as_a_corpu
     source = str(tmp_path / "out" / "continuations.jsonl")
     assert prepare(["manifest", source, *identity, "--out", str(tmp_path / "corpus")]) == 0
     corpus = Corpus.open(tmp_path / "corpus")
-    assert (corpus.tokenizer, corpus.num_documents("en")) == (UNITS, 6)
+    assert (corpus.tokenizers[0], corpus.num_documents("en")) == (UNITS, 6)
     assert tresse(monkeypatch, *words, "--out", tmp_path / "other", "--batch", "7") == 0
     assert (tmp_path / "other/continuations.jsonl").read_bytes() == Path(source).read_bytes()
 

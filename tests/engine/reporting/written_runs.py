@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tresse.data.packing.settings import Vocabulary
+from tests.support.corpora.vocabularies import vocabulary_of
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.state import State, folder_name, write_state
 from tresse.engine.run.config import DataConfig, RunConfig, StageConfig
@@ -20,6 +20,7 @@ from tresse.engine.scoring.score import ANSWERS, SCORES, to_jsonl
 
 NUM_STEPS, TOKENS_PER_STEP = 20, 1_000_000
 NUM_LAYERS = 4
+MIMI = Tokenizer("mimi", "", "25/2", 2048)
 CELLS = (("sSC", "en"), ("sSC", "fr"), ("sSC", "en->fr"), ("sTC", "en"))
 
 
@@ -106,8 +107,8 @@ def write_checkpoint(
         num_updates=NUM_STEPS,
         tokens={"en": TOKENS_PER_STEP * NUM_STEPS * (number + 1), "fr": 1000},
         corpus="1a2b",
-        tokenizer=Tokenizer("mimi", "", "25/2", 2048),
-        vocabulary=Vocabulary(2048, has_specials=True),
+        tokenizers=dict.fromkeys(("en", "fr"), MIMI),
+        vocabulary=vocabulary_of(MIMI, has_specials=True),
         config=config,
     )
     path = folder / stage.name / folder_name(NUM_STEPS)

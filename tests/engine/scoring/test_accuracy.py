@@ -152,11 +152,11 @@ def write_evaluation(folder: Path, like: Corpus) -> list[Item]:
     rng = np.random.default_rng(1)
     items = [word(id_, voice, 30 * (id_ % 2)) for id_ in range(24) for voice in VOICES]
     documents = [
-        Document(key, "en", [rng.integers(0, like.tokenizer.vocab_size, 5).tolist()])
+        Document(key, "en", [rng.integers(0, like.tokenizers[0].vocab_size, 5).tolist()])
         for item in items
         for key in (item.correct, item.incorrect)
     ]
-    write_corpus(folder, documents, like.tokenizer)
+    write_corpus(folder, documents, like.tokenizers[0])
     write_items(folder / "items.jsonl", items)
     return items
 

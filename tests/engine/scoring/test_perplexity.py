@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from tests.support.corpora.tiny import UNITS
-from tresse.data.packing.settings import Packing, Vocabulary
+from tests.support.corpora.vocabularies import vocabulary_of
+from tresse.data.packing.settings import Packing
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
@@ -57,7 +58,7 @@ def stories(folder: Path, num_units: int) -> Corpus:
 )
 def test_a_translation_is_cheap_after_its_original_alone(packing: Packing, tmp_path: Path) -> None:
     corpus = stories(tmp_path / "c", 10)
-    vocabulary = Vocabulary(UNITS.vocab_size, packing.uses_specials)
+    vocabulary = vocabulary_of(UNITS, packing.uses_specials)
     found = measure_translations(Copycat(), corpus, packing, vocabulary, **HOW)
     assert list(found) == ["en->fr", "fr->en"]
     for given in found.values():
@@ -68,9 +69,9 @@ def test_a_translation_is_cheap_after_its_original_alone(packing: Packing, tmp_p
 def test_documents_that_do_not_fit_a_row_twice_are_left_out(tmp_path: Path) -> None:
     packing = Packing(row_length=18)
     corpus = stories(tmp_path / "c", 10)
-    assert measure_translations(Copycat(), corpus, packing, Vocabulary(2048), **HOW) == {}
+    assert measure_translations(Copycat(), corpus, packing, vocabulary_of(2048), **HOW) == {}
     wide = Packing(row_length=19)
-    assert measure_translations(Copycat(), corpus, wide, Vocabulary(2048), **HOW)
+    assert measure_translations(Copycat(), corpus, wide, vocabulary_of(2048), **HOW)
 
 
 class Position(nn.Module):
@@ -88,7 +89,7 @@ def test_positions_are_averaged_in_ranges_that_double(
     separators: Any, first: int, tmp_path: Path
 ) -> None:
     packing = Packing(row_length=32, separators=separators)
-    vocabulary = Vocabulary(UNITS.vocab_size, packing.uses_specials)
+    vocabulary = vocabulary_of(UNITS, packing.uses_specials)
     found = measure_positions(Position(), stories(tmp_path / "c", 10), packing, vocabulary, **HOW)
     assert list(found) == ["en", "fr"]
     losses = np.arange(first, first + 9, dtype=float)  # of the second to the tenth unit

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.cloze import Item
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -31,6 +32,8 @@ from tresse.engine.scoring.score import answer, to_jsonl
 from tresse.engine.scoring.similarity import measure_similarity, retrieval
 
 VOCAB, BOS, SWITCH = 60, 60, 61
+UNITS = Tokenizer("test", "", "25/2", VOCAB)
+VOCABULARY = Vocabulary((UNITS,))
 BATCH_TOKENS = 140  # an odd number of batches: the last round has one for one rank of two
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 CONFIG = ModelConfig(
@@ -69,7 +72,7 @@ def corpus(folder: Path, documents: dict[str, dict[str, list[list[int]]]]) -> Co
         for language, own in documents.items()
         for key, sentences in own.items()
     ]
-    write_corpus(folder, listed, Tokenizer("test", "", "25/2", VOCAB))
+    write_corpus(folder, listed, UNITS)
     return Corpus.open(folder)
 
 
@@ -96,7 +99,7 @@ def random_cloze(folder: Path) -> tuple[Corpus, list[Item]]:
 def score(model: nn.Module, held: Corpus, items: Sequence[Item], **options) -> list[Answer]:
     how = {"batch_tokens": BATCH_TOKENS, "ranks": ALONE}
     how |= {name: options.pop(name) for name in list(options) if name in how}
-    questions = ask(held, items, **({"pairs": PAIRS, "row_length": 64} | options))
+    questions = ask(held, items, VOCABULARY, **({"pairs": PAIRS, "row_length": 64} | options))
     return answer(model, questions, **how)
 
 
@@ -173,7 +176,7 @@ def test_an_item_is_asked_in_its_own_languages(tmp_path: Path):
     word = Item(task="t", id="2", prompt=None, correct="w", incorrect="n", languages=("de",))
     story = replace(ITEM, languages=("en", "fr"))
     pairs = language_pairs(["de", "en", "fr"])
-    asked = ask(held, [word, story], pairs=pairs, row_length=64).asked
+    asked = ask(held, [word, story], VOCABULARY, pairs=pairs, row_length=64).asked
     assert [(item.id, pair) for item, pair in asked] == [
         ("2", ("de", "de")),
         *(("1", pair) for pair in PAIRS),
@@ -181,12 +184,12 @@ def test_an_item_is_asked_in_its_own_languages(tmp_path: Path):
     unknown = replace(word, languages=("de", "it"))
     message = r"^1 items are in languages that .*c does not have:\n  t 2: it"
     with pytest.raises(ValueError, match=message):
-        ask(held, [unknown, story], pairs=pairs, row_length=64)
+        ask(held, [unknown, story], VOCABULARY, pairs=pairs, row_length=64)
 
 
 def test_a_subset_has_as_many_items_of_each_task_whole_and_always_the_same(tmp_path: Path):
     cloze, items = random_cloze(tmp_path)
-    questions = ask(cloze, items, pairs=PAIRS, row_length=99)
+    questions = ask(cloze, items, VOCABULARY, pairs=PAIRS, row_length=99)
     subset = questions.subset(3)
     for task in {item.task for item in items}:
         pairs_of = Counter(item.id for item, _ in questions.asked if item.task == task)
@@ -246,8 +249,8 @@ def test_sequences_that_are_too_long_or_have_nothing_to_score_are_listed(tmp_pat
 def test_a_prompt_that_is_too_long_loses_its_start_and_keeps_its_prefix(tmp_path: Path):
     held = corpus(tmp_path / "c", SMALL)
     ways = {"pairs": [("en", "en")], "prefix_token": BOS}
-    whole = ask(held, [ITEM], row_length=100, **ways)
-    short = ask(held, [ITEM], row_length=3, truncate_prompt="left", **ways)
+    whole = ask(held, [ITEM], VOCABULARY, row_length=100, **ways)
+    short = ask(held, [ITEM], VOCABULARY, row_length=3, truncate_prompt="left", **ways)
     assert short.num_truncated == sum(len(sequence.tokens) > 4 for sequence in whole.sequences) > 0
     for before, after in zip(whole.sequences, short.sequences, strict=True):
         assert len(after.tokens) == min(len(before.tokens), 4)
@@ -294,7 +297,9 @@ def test_ranks_share_all_batches_and_take_as_many_turns(world_size: int):
 def test_similarity_is_the_cosine_of_pooled_states(tmp_path: Path):
     held, _ = random_cloze(tmp_path / "c")
     model = transformer()
-    result = measure_similarity(model, held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE)
+    result = measure_similarity(
+        model, held, VOCABULARY, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE
+    )
 
     def pooled(language: str, key: str) -> list[torch.Tensor]:
         sentences = held.document(language, held.find(language, key))
@@ -317,7 +322,7 @@ def test_similarity_of_a_corpus_with_itself_is_one_for_translations_alone(tmp_pa
     documents = {str(i): [rng.integers(0, VOCAB, 6).tolist() for _ in range(5)] for i in range(9)}
     held = corpus(tmp_path / "c", {"en": documents, "fr": documents})
     options = {"batch_tokens": 64, "ranks": ALONE, "num_sentences": 30}
-    result = measure_similarity(transformer(), held, ("en", "fr"), **options)
+    result = measure_similarity(transformer(), held, VOCABULARY, ("en", "fr"), **options)
     assert result.num_sentences == 30
     assert result.aligned == pytest.approx([1.0] * 3, abs=1e-5)
     assert max(result.random) < 0.9
@@ -344,7 +349,9 @@ def test_retrieval_counts_the_translations_that_are_nearest() -> None:
 def test_similarity_without_translations_is_an_error(tmp_path: Path):
     held = corpus(tmp_path / "c", {"en": {"a": [[1, 2]]}, "fr": {"a": [[3]]}})
     with pytest.raises(ValueError, match="1 translated sentences of en and fr; expected 2"):
-        measure_similarity(transformer(), held, ("en", "fr"), batch_tokens=64, ranks=ALONE)
+        measure_similarity(
+            transformer(), held, VOCABULARY, ("en", "fr"), batch_tokens=64, ranks=ALONE
+        )
 
 
 def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
@@ -355,7 +362,7 @@ def _score_as_one_of_two(rank: int, folder: str, items: list[Item]) -> None:
     scores = to_jsonl(score(transformer(), held, items, ranks=ranks))
     Path(f"{folder}/{rank}.jsonl").write_text(scores)
     result = measure_similarity(
-        transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ranks
+        transformer(), held, VOCABULARY, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ranks
     )
     Path(f"{folder}/{rank}.json").write_text(json.dumps(asdict(result)))
     dist.destroy_process_group()
@@ -369,7 +376,7 @@ def test_two_ranks_get_the_numbers_of_one_bit_for_bit(tmp_path: Path):
     try:
         (tmp_path / "alone.jsonl").write_text(to_jsonl(score(transformer(), held, items)))
         alone = measure_similarity(
-            transformer(), held, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE
+            transformer(), held, VOCABULARY, ("en", "fr"), batch_tokens=BATCH_TOKENS, ranks=ALONE
         )
     finally:
         torch.set_num_threads(threads)

@@ -18,6 +18,8 @@ from torch import nn
 
 from tests.support.evaluation_trees import LEXICAL, SYNTACTIC, Lines, write_lines
 from tresse.data.evaluation.commands import prepare_eval_items
+from tresse.data.packing.settings import Packing
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.cloze import Item, read_items, write_items
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
@@ -116,7 +118,13 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_answers(cloze: Path, stage: Path) -> None:
     """Answer the items of a corpus and write what a scored stage has."""
     items, opened = read_items(cloze / "items.jsonl"), Corpus.open(cloze)
-    questions = ask(opened, items, pairs=language_pairs(["en"]), row_length=64)
+    questions = ask(
+        opened,
+        items,
+        Vocabulary.of(opened.tokenizers, Packing()),
+        pairs=language_pairs(["en"]),
+        row_length=64,
+    )
     alone = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
     answers = answer(Sum(), questions, batch_tokens=500, ranks=alone)
     found = [accuracy.to_json() for accuracy in accuracies(answers)]

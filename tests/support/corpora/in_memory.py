@@ -53,7 +53,7 @@ class MemoryCorpus:
         self, texts: Texts, *, vocab_size: int = 2048, num_shards: int = 1, name: str = "memory"
     ) -> None:
         self.path, self.id = Path(name), name
-        self.tokenizer = Tokenizer("test", "0", "25/2", vocab_size)
+        self.tokenizers = (Tokenizer("test", "0", "25/2", vocab_size),)
         self.languages = tuple(sorted(texts))
         self.texts = {name: dict(texts[name]) for name in self.languages}
         dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
@@ -64,6 +64,10 @@ class MemoryCorpus:
             )
             for name, documents in self.texts.items()
         }
+
+    def tokenizer(self, language: str) -> Tokenizer:
+        del language
+        return self.tokenizers[0]
 
     def num_tokens(self, language: str) -> int:
         return sum(shard.tokens.size for shard in self.shards[language])

@@ -67,7 +67,7 @@ def write_sparse_corpus(
         shards = {name: [Shard.open(folder / e.file) for e in own] for name, own in entries.items()}
         path, hashes = write_translations(folder, tuple(entries), build_table(shards))
         alignment = AlignmentEntry(path.name, path.stat().st_size, hashes)
-    write_index(folder, CorpusIndex(tokenizer, entries, alignment))
+    write_index(folder, CorpusIndex(dict.fromkeys(entries, tokenizer), entries, alignment))
     return Corpus.open(folder)
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tresse.data.formats.export import export_manifest
 from tresse.data.packing.packer import plan_rows
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus, verify_corpus
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
-from tresse.data.store.export import export_manifest
 from tresse.data.store.index import FILE, read_index, write_index
 from tresse.data.store.manifest import read_manifest
 from tresse.data.store.tensor_file import checksum, open_tensors, write_tensors

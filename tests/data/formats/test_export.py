@@ -14,12 +14,12 @@ from tests.support.corpora.tiny import UNITS, contents, small, stories
 from tests.support.foreign.units import units_of
 from tests.support.processes import run
 from tresse.data.formats.commands import Output
+from tresse.data.formats.export import export_manifest, export_slamkit, read_back
 from tresse.data.naming import normal_key
 from tresse.data.prepare import main, prepare_manifest
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
-from tresse.data.store.export import export_manifest, export_slamkit, read_back
 from tresse.data.store.tokenizer import Tokenizer
 
 READ_BACK = r"(?s)(?P<lang>[^/]+)/(?P<key>.*)"

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tresse.data.durable import staged_file
 from tresse.data.store.corpus import Corpus
+from tresse.data.store.tokenizer import Tokenizer
 
 
 def export_slamkit(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> None:
@@ -18,6 +19,8 @@ def export_slamkit(corpus: Corpus, out: Path, languages: Sequence[str] = ()) -> 
     SlamKit ignores the field `sentence_lengths`; `prepare slamkit` finds the sentences by it.
     ValueError for a key with a backslash, which would come back as a slash.
     """
+    if _tokenizer(corpus, languages).is_text:
+        raise ValueError(f"{corpus.path}: SlamKit's lines hold units, not text; use --format jsonl")
 
     def record(language: str, document: int) -> dict[str, Any]:
         key, sentences = corpus.key(language, document), corpus.document(language, document)
@@ -59,7 +62,7 @@ def read_back(corpus: Corpus, out: Path, format: str, languages: Sequence[str] =
     outcome = (
         f"; their corpus may have another id: {change}" if change else " to the same corpus id"
     )
-    return f"to read its documents back{outcome}:\n{_command(corpus, out, format)}"
+    return f"to read its documents back{outcome}:\n{_command(corpus, out, format, languages)}"
 
 
 def _find_change(corpus: Corpus, format: str, languages: Sequence[str]) -> str:
@@ -74,14 +77,26 @@ def _find_change(corpus: Corpus, format: str, languages: Sequence[str]) -> str:
     return ""
 
 
-def _command(corpus: Corpus, out: Path, format: str) -> str:
+def _command(corpus: Corpus, out: Path, format: str, languages: Sequence[str]) -> str:
     words = ["tresse", "prepare", "manifest" if format == "jsonl" else format, str(out)]
     if format == "slamkit":
         words += ["--key-pattern", "(?s)(?P<lang>[^/]+)/(?P<key>.*)"]
-    tokenizer = corpus.tokenizer
+    tokenizer = _tokenizer(corpus, languages)
     words += ["--tokenizer-name", tokenizer.name, "--tokenizer-hash", tokenizer.hash]
     words += ["--frame-rate", tokenizer.frame_rate, "--vocab-size", str(tokenizer.vocab_size)]
     return shlex.join([*words, "--out", "CORPUS"])
+
+
+def _tokenizer(corpus: Corpus, languages: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer of some languages; ValueError if they have several."""
+    found = {corpus.tokenizer(name) for name in languages or corpus.languages}
+    if len(found) > 1:
+        speech, text = (" ".join(corpus.languages_of(text=text)) for text in (False, True))
+        raise ValueError(
+            f"{corpus.path}: a file holds tokens of one tokenizer; export speech and text apart, "
+            f"--lang {speech} and --lang {text}"
+        )
+    return found.pop()
 
 
 def _export(
@@ -92,6 +107,7 @@ def _export(
 ) -> None:
     """Write a record for each document of some languages, by default of all languages."""
     chosen = list(dict.fromkeys(languages)) or list(corpus.languages)
+    _tokenizer(corpus, chosen)
     total = sum(corpus.num_documents(language) for language in chosen)
     with (
         staged_file(out) as file,

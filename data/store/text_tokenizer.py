@@ -1,0 +1,75 @@
+"""The text tokenizer of a corpus: a `tokenizer.json` of the tokenizers package, beside its shards.
+
+Its hash is in `corpus.json`, with its name. A run needs it for the fixed texts of a stream's
+template, to read prompts, and to write an export that transformers loads.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tresse.data.durable import sync_path
+from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.tokenizer import Tokenizer
+
+FILE = "tokenizer.json"
+
+
+def identify_text_tokenizer(path: Path) -> Tokenizer:
+    """Return the identity of a `tokenizer.json`: the name of its folder, its hash and its size.
+
+    ValueError if it cannot be read.
+    """
+    found = load_text_tokenizer(path)
+    size = max(found.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    return Tokenizer(path.absolute().parent.name, checksum_file(path), "", size)
+
+
+def load_text_tokenizer(path: Path) -> Any:
+    """Return the `tokenizers.Tokenizer` of a file, without truncation and padding.
+
+    ValueError if the file cannot be read or the package is missing.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise ValueError("text needs tokenizers: pip install 'tresse[text]'") from None
+    try:
+        found = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the package raises bare Exception
+        raise ValueError(f"{path}: not the tokenizer.json of a tokenizer: {error}") from None
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def keep_text_tokenizer(folder: Path, path: Path, tokenizer: Tokenizer) -> None:
+    """Copy the file of a tokenizer into the folder of a corpus, once."""
+    own = folder / FILE
+    if not own.exists():
+        shutil.copyfile(path, own)
+        sync_path(own)
+    verify_text_tokenizer(folder, [tokenizer])
+
+
+def find_text_tokenizer(folder: Path, tokenizers: Iterable[Tokenizer]) -> Path:
+    """Return the checked file of a corpus' text tokenizer; ValueError if it has none.
+
+    tokenizers: those of the corpus.
+    """
+    if not (folder / FILE).exists():
+        raise ValueError(f"{folder / FILE}: no such file; put the tokenizer of the texts there")
+    verify_text_tokenizer(folder, tokenizers)
+    return folder / FILE
+
+
+def verify_text_tokenizer(folder: Path, tokenizers: Iterable[Tokenizer]) -> None:
+    """Raise ValueError if the folder of a corpus has the file of another tokenizer than its own."""
+    path = folder / FILE
+    if not path.exists():
+        return
+    found, known = checksum_file(path), [each.hash for each in tokenizers if each.is_text]
+    if found not in known:
+        expected = known[0] if known else "no tokenizer of text"
+        raise ValueError(f"{path}: hash {found}, the shards have {expected}; restore the file")
