@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "parallel.hpp"
+#include "targets.hpp"
 
 namespace tresse {
 namespace {
@@ -144,29 +145,47 @@ Layout BestFitRows::pack(std::int64_t number) const {
   return layout;
 }
 
-std::int64_t BestFitRows::num_targets(std::span<const Piece> row) const noexcept {
-  std::int64_t targets = mask_documents_ ? 0 : -1;
-  for (const auto& piece : row) targets += piece.length - mask_documents_;
+std::int64_t BestFitRows::num_targets(const Counted& row) const {
+  const auto pieces = row.layout->row(row.row);
+  std::int64_t targets = 0;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const auto& piece = pieces[i];
+    const auto skipped = mask_documents_ || i == 0;  // the first token of a row is no label
+    targets += stream_->counts_all()
+                   ? piece.length - skipped
+                   : count_targets(stream_->lay_out(row.keys, row.layout->documents[piece.item]),
+                                   piece.offset + skipped, piece.offset + piece.length);
+  }
   return targets;
 }
 
-// Returns the number of leading labels of the row that hold this many targets (at least 1).
-std::int64_t BestFitRows::valid_prefix(std::span<const Piece> row,
-                                       std::int64_t targets) const noexcept {
-  if (!mask_documents_) return targets;
+std::int64_t BestFitRows::valid_prefix(const Counted& row, std::int64_t targets) const {
+  const auto pieces = row.layout->row(row.row);
   std::int64_t column = 0;
-  for (const auto& piece : row) {
-    if (targets < piece.length) return column + targets;
-    targets -= piece.length - 1;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const auto& piece = pieces[i];
+    const auto skipped = mask_documents_ || i == 0;
+    const auto document = row.layout->documents[piece.item];
+    if (stream_->counts_all()) {
+      if (targets <= piece.length - skipped) return column + targets - !skipped;
+      targets -= piece.length - skipped;
+    } else {
+      const auto runs = stream_->lay_out(row.keys, document);
+      const auto begin = piece.offset + skipped;
+      const auto own = count_targets(runs, begin, piece.offset + piece.length);
+      if (targets <= own) return column + find_target(runs, begin, targets) - piece.offset;
+      targets -= own;
+    }
     column += piece.length;
   }
-  return column;
+  throw_contradiction("a row has fewer targets than were counted");
 }
 
-BestFitRows::Size BestFitRows::size(std::int64_t window) const {
-  const auto layout = pack(window);
+BestFitRows::Size BestFitRows::size(std::int64_t number) const {
+  const auto layout = pack(number);
+  const auto keys = stream_->keys(window(number).epoch);
   Size size{layout.num_rows(), 0};
-  for (std::int64_t r = 0; r < size.rows; ++r) size.targets += num_targets(layout.row(r));
+  for (std::int64_t r = 0; r < size.rows; ++r) size.targets += num_targets({&layout, r, keys});
   return size;
 }
 
@@ -190,8 +209,8 @@ void BestFitRows::lay_out(std::int64_t targets) {
     lay_out_more(windows);
     if (before_.back().targets == 0 && window(before_.size()).epoch > 64)
       throw std::invalid_argument(
-          "the stream has no targets: every document is one token; add separators or pack with "
-          "concat");
+          "the stream has no targets: every document is one token, or no language that counts has "
+          "a token after another one; add separators or pack with concat");
   }
 }
 
@@ -232,13 +251,14 @@ BestFitRows::End BestFitRows::extend(std::int64_t targets) {
   const auto end = std::ranges::lower_bound(before_, targets, {}, &Size::targets);
   const auto number = end - before_.begin() - 1;
   const auto laid_out = layout(number);
+  Counted row{laid_out.get(), 0, stream_->keys(window(number).epoch)};
   targets -= before_[number].targets;
-  std::int64_t r = 0;
-  while (targets > num_targets(laid_out->row(r))) {
-    targets -= num_targets(laid_out->row(r++));
-    if (r == laid_out->num_rows()) throw_contradiction("a window of rows has too few targets");
+  for (auto own = num_targets(row); targets > own; own = num_targets(row)) {
+    targets -= own;
+    if (++row.row == laid_out->num_rows())
+      throw_contradiction("a window of rows has too few targets");
   }
-  return {before_[number].rows + r + 1, valid_prefix(laid_out->row(r), targets)};
+  return {before_[number].rows + row.row + 1, valid_prefix(row, targets)};
 }
 
 BestFitRows::Row BestFitRows::row(std::int64_t row) {

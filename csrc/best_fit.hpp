@@ -74,8 +74,15 @@ class BestFitRows {
   Window window(std::int64_t number) const noexcept;
   Layout pack(std::int64_t number) const;
   std::shared_ptr<const Layout> layout(std::int64_t number);
-  std::int64_t num_targets(std::span<const Piece> row) const noexcept;
-  std::int64_t valid_prefix(std::span<const Piece> row, std::int64_t targets) const noexcept;
+  // A row with all that counting its targets needs.
+  struct Counted {
+    const Layout* layout;
+    std::int64_t row;
+    EpochKeys keys;
+  };
+  std::int64_t num_targets(const Counted& row) const;
+  // Returns the number of leading labels that hold this many targets (at least 1).
+  std::int64_t valid_prefix(const Counted& row, std::int64_t targets) const;
   Size size(std::int64_t window) const;
   void lay_out(std::int64_t targets);
   void lay_out_more(std::int64_t windows);

@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -29,33 +30,41 @@ std::span<const T> view(const Array<T>& array) {
   return {array.data(), array.size()};
 }
 
+using FixedTokens = std::pair<std::vector<std::uint32_t>, std::vector<std::uint32_t>>;
+
 // A CorpusView and the arrays that it points into.
 struct Corpus {
   tresse::CorpusView view;
   std::vector<nb::object> alive;
 
-  Corpus(int token_bytes, const std::vector<std::uint8_t>& languages) {
+  // Adds the view of a language, and returns its number.
+  std::size_t add_view(std::uint8_t language, int token_bytes, std::uint32_t first_id) {
     if (token_bytes != 2 && token_bytes != 4)
       throw std::invalid_argument("tokens have 2 or 4 bytes, found " + std::to_string(token_bytes));
-    view = {token_bytes, {languages.begin(), languages.end()}};
+    view.views.emplace_back(language, token_bytes, first_id);
+    return view.views.size() - 1;
   }
 
   template <class Token>
   void add_shard(std::size_t index, Array<Token> tokens, Array<std::uint16_t> sentence_lengths,
                  Array<std::uint32_t> document_lengths, Array<std::int64_t> document_tokens,
-                 Array<std::int64_t> document_sentences, Array<std::uint64_t> key_hash) {
+                 Array<std::int64_t> document_sentences, Array<std::uint64_t> key_hash,
+                 Array<std::uint16_t> word_lengths, Array<std::int64_t> document_words) {
     if (index >= view.views.size())
       throw std::invalid_argument("view " + std::to_string(index) + " of a language is unknown");
-    if (sizeof(Token) != static_cast<std::size_t>(view.token_bytes))
+    const auto expected = view.views[index].token_bytes();
+    if (sizeof(Token) != static_cast<std::size_t>(expected))
       throw std::invalid_argument("a shard holds tokens of " + std::to_string(sizeof(Token)) +
-                                  " bytes, the corpus of " + std::to_string(view.token_bytes));
+                                  " bytes, its language of " + std::to_string(expected));
     view.views[index].add({reinterpret_cast<const std::byte*>(tokens.data()),
                            static_cast<std::int64_t>(tokens.size()), ::view(sentence_lengths),
                            ::view(document_lengths), ::view(document_tokens),
-                           ::view(document_sentences), ::view(key_hash)});
+                           ::view(document_sentences), ::view(key_hash), ::view(word_lengths),
+                           ::view(document_words)});
     const auto keep = [this](const auto& array) { alive.push_back(nb::cast(array)); };
     keep(tokens), keep(sentence_lengths), keep(document_lengths);
     keep(document_tokens), keep(document_sentences), keep(key_hash);
+    keep(word_lengths), keep(document_words);
   }
 };
 
@@ -64,6 +73,13 @@ tresse::Mode parse_mode(const std::string& mode) {
   if (mode == "alternate") return tresse::Mode::alternate;
   if (mode == "sample") return tresse::Mode::sample;
   throw std::invalid_argument("mode must be mono, alternate or sample, found " + mode);
+}
+
+tresse::Unit parse_unit(const std::string& unit) {
+  if (unit == "sentence") return tresse::Unit::sentence;
+  if (unit == "words") return tresse::Unit::words;
+  if (unit == "document") return tresse::Unit::document;
+  throw std::invalid_argument("unit must be sentence, words or document, found " + unit);
 }
 
 tresse::PackingMode parse_packing(const std::string& mode) {
@@ -103,7 +119,6 @@ class Packer {
   Packer(const Corpus& corpus, std::int64_t row_length, const std::string& mode, std::int64_t eos,
          std::int64_t bos, std::int64_t language_switch, bool mask_documents)
       : view_(&corpus.view),
-        token_bytes_(corpus.view.token_bytes),
         row_length_(row_length),
         packer_(corpus.view,
                 {row_length, parse_packing(mode), {eos, bos, language_switch}, mask_documents}) {
@@ -114,8 +129,9 @@ class Packer {
 
   std::int64_t find_uneven(std::vector<std::uint8_t> views,
                            const std::vector<Array<std::int64_t>>& documents,
-                           std::string table_cache_prefix) const {
+                           const std::string& unit, std::string table_cache_prefix) const {
     tresse::StreamSpec spec{.views = std::move(views), .mode = tresse::Mode::alternate};
+    spec.unit = parse_unit(unit);
     for (const auto& column : documents) spec.documents.push_back(view(column));
     nb::gil_scoped_release release;
     const tresse::Stream stream(*view_, std::move(spec), {});
@@ -126,8 +142,10 @@ class Packer {
   std::int64_t add_stream(std::vector<std::uint8_t> views, const std::string& mode,
                           bool random_order, std::vector<std::uint64_t> thresholds,
                           std::vector<Array<std::int64_t>> documents, std::uint64_t seed,
-                          std::uint64_t stage, std::uint64_t index, std::int64_t targets,
-                          std::string table_cache_prefix) {
+                          std::uint64_t stage, std::uint64_t index, std::size_t num_given,
+                          const std::string& unit, std::pair<std::uint64_t, std::uint64_t> words,
+                          std::vector<FixedTokens> templates, std::vector<bool> counted,
+                          std::int64_t targets, std::string table_cache_prefix) {
     tresse::StreamSpec spec{std::move(views),
                             parse_mode(mode),
                             random_order,
@@ -135,7 +153,15 @@ class Packer {
                             {},
                             seed,
                             stage,
-                            index};
+                            index,
+                            num_given,
+                            parse_unit(unit),
+                            words.first,
+                            words.second,
+                            {},
+                            std::move(counted)};
+    for (auto& [before, after] : templates)
+      spec.templates.push_back({std::move(before), std::move(after)});
     for (const auto& column : documents) {
       spec.documents.push_back(view(column));
       alive_.push_back(nb::cast(column));
@@ -147,13 +173,18 @@ class Packer {
 
   std::int64_t num_rows() const { return packer_.num_rows(); }
 
+  std::int64_t num_cut(std::size_t stream) const {
+    nb::gil_scoped_release release;
+    return packer_.num_cut(stream);
+  }
+
   template <class Out>
   nb::tuple fill(std::int64_t first_row, Rows<Out> tokens, Counts num_valid, int threads) {
     if (static_cast<std::int64_t>(tokens.shape(1)) != row_length_ + 1 ||
         num_valid.shape(0) != tokens.shape(0))
       throw std::invalid_argument("tokens must be [rows, " + std::to_string(row_length_ + 1) +
                                   "] and num_valid [rows]");
-    if (sizeof(Out) < static_cast<std::size_t>(token_bytes_))
+    if (sizeof(Out) == 2 && view_->common_bytes() == 4)
       throw std::invalid_argument("tokens must be uint32, as the corpus' tokens are");
     tresse::Boundaries boundaries;
     {
@@ -165,7 +196,8 @@ class Packer {
     }
     return nb::make_tuple(to_numpy(std::move(boundaries.cu_seqlens)),
                           to_numpy(std::move(boundaries.span_starts)),
-                          to_numpy(std::move(boundaries.span_languages)));
+                          to_numpy(std::move(boundaries.span_languages)),
+                          to_numpy(std::move(boundaries.span_counted)));
   }
 
   nb::tuple copies(std::int64_t first_row, Counts num_valid, int threads) {
@@ -180,7 +212,6 @@ class Packer {
 
  private:
   const tresse::CorpusView* view_;
-  int token_bytes_;
   std::int64_t row_length_;
   std::vector<nb::object> alive_;
   tresse::Packer packer_;
@@ -191,7 +222,8 @@ void bind_add_shard(Class& corpus) {
   corpus.def("add_shard", &Corpus::add_shard<Token>, "view"_a, "tokens"_a.noconvert(),
              "sentence_lengths"_a.noconvert(), "document_lengths"_a.noconvert(),
              "document_tokens"_a.noconvert(), "document_sentences"_a.noconvert(),
-             "key_hash"_a.noconvert());
+             "key_hash"_a.noconvert(), "word_lengths"_a.noconvert(),
+             "document_words"_a.noconvert());
 }
 
 template <class Out, class Class>
@@ -206,7 +238,8 @@ NB_MODULE(_packer, m) {
   m.doc() = "The interleaving packer (tresse.data.packing.packer), and files mapped for it.";
 
   nb::class_<Corpus> corpus(m, "Corpus");
-  corpus.def(nb::init<int, const std::vector<std::uint8_t>&>(), "token_bytes"_a, "languages"_a);
+  corpus.def(nb::init<>());
+  corpus.def("add_view", &Corpus::add_view, "language"_a, "token_bytes"_a, "first_id"_a);
   bind_add_shard<std::uint16_t>(corpus);
   bind_add_shard<std::uint32_t>(corpus);
 
@@ -215,11 +248,13 @@ NB_MODULE(_packer, m) {
                       std::int64_t, bool>(),
              nb::keep_alive<1, 2>(), "corpus"_a, "row_length"_a, "mode"_a, "eos"_a, "bos"_a,
              "language_switch"_a, "mask_documents"_a);
-  packer.def("find_uneven", &Packer::find_uneven, "views"_a, "documents"_a.noconvert(),
+  packer.def("find_uneven", &Packer::find_uneven, "views"_a, "documents"_a.noconvert(), "unit"_a,
              "table_cache_prefix"_a);
   packer.def("add_stream", &Packer::add_stream, "views"_a, "mode"_a, "random_order"_a,
-             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a, "targets"_a,
+             "thresholds"_a, "documents"_a.noconvert(), "seed"_a, "stage"_a, "index"_a,
+             "num_given"_a, "unit"_a, "words"_a, "templates"_a, "counted"_a, "targets"_a,
              "table_cache_prefix"_a);
+  packer.def("num_cut", &Packer::num_cut, "stream"_a);
   packer.def_prop_ro("num_rows", &Packer::num_rows);
   bind_fill<std::uint16_t>(packer);
   bind_fill<std::uint32_t>(packer);

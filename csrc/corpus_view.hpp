@@ -22,7 +22,7 @@ inline constexpr std::size_t kMaxLanguages = 255;
                               "or a cached table is of another corpus: verify the corpus");
 }
 
-// The arrays of one shard. `tokens` holds uint16 or uint32, by CorpusView::token_bytes.
+// The arrays of one shard. `tokens` holds uint16 or uint32, by LanguageView::token_bytes.
 struct Shard {
   const std::byte* tokens;
   std::int64_t num_tokens;
@@ -32,6 +32,8 @@ struct Shard {
   std::span<const std::int64_t>
       document_sentences;  // [documents + 1], offsets into sentence_lengths
   std::span<const std::uint64_t> key_hash;
+  std::span<const std::uint16_t> word_lengths{};    // empty if the words are not known
+  std::span<const std::int64_t> document_words{};  // [documents + 1], offsets into word_lengths
 };
 
 // The place of a document of one language.
@@ -43,11 +45,16 @@ struct Place {
 // All shards of a language in a corpus. Documents are numbered through the shards in order.
 class LanguageView {
  public:
-  // Several views may have one language, those of several corpora.
-  explicit LanguageView(std::uint8_t language) : language_(language) {}
+  // Several views may have one language, those of several corpora; then their tokens are alike.
+  explicit LanguageView(std::uint8_t language, int token_bytes = 2, std::uint32_t first_id = 0)
+      : language_(language), token_bytes_(token_bytes), first_id_(first_id) {}
 
   // What the language of its tokens is called in a batch.
   std::uint8_t language() const noexcept { return language_; }
+  // Size of a token in the shards: 2 or 4.
+  int token_bytes() const noexcept { return token_bytes_; }
+  // What is added to a token of the shards in a batch.
+  std::uint32_t first_id() const noexcept { return first_id_; }
 
   void add(Shard shard) {
     check(shard);
@@ -83,26 +90,40 @@ class LanguageView {
     if (shard.document_sentences.front() != 0 || shard.document_sentences.back() != sentences)
       throw std::invalid_argument("shard: document_sentences must run from 0 to its " +
                                   std::to_string(sentences) + " sentences");
+    const auto words = static_cast<std::int64_t>(shard.word_lengths.size());
+    const auto& ends = shard.document_words;
+    if (words > 0 && (ends.size() != documents + 1 || ends.front() != 0 || ends.back() != words))
+      throw std::invalid_argument("shard: document_words must run from 0 to its " +
+                                  std::to_string(words) + " words");
   }
 
   std::uint8_t language_;
+  int token_bytes_;
+  std::uint32_t first_id_;
   std::vector<Shard> shards_;
   std::vector<std::int64_t> first_document_{0};
 };
 
 struct CorpusView {
-  int token_bytes;  // 2 or 4
   std::vector<LanguageView> views;  // a view for each language of each corpus
+
+  // Returns the size of a token if the tokens of all shards are copied as they are, else 0.
+  int common_bytes() const noexcept {
+    const auto bytes = views.empty() ? 0 : views[0].token_bytes();
+    for (const auto& view : views)
+      if (view.token_bytes() != bytes || view.first_id() != 0) return 0;
+    return bytes;
+  }
 };
 
 // The tokens of all shards laid end to end: views in order, and the shards of each in order.
 class Pool {
  public:
-  explicit Pool(const CorpusView& corpus) : token_bytes_(corpus.token_bytes) {
+  explicit Pool(const CorpusView& corpus) {
     std::int64_t first = 0;
     for (const auto& view : corpus.views)
       for (const auto& shard : view.shards()) {
-        if (shard.num_tokens > 0) parts_.push_back({shard.tokens, first});
+        if (shard.num_tokens > 0) parts_.push_back({shard.tokens, first, view.token_bytes()});
         first += shard.num_tokens;
       }
     std::sort(parts_.begin(), parts_.end(),
@@ -115,15 +136,15 @@ class Pool {
       return std::less<>()(token, part.begin);
     };
     const auto& part = *(std::upper_bound(parts_.begin(), parts_.end(), token, before) - 1);
-    return part.first + (token - part.begin) / token_bytes_;
+    return part.first + (token - part.begin) / part.token_bytes;
   }
 
  private:
   struct Part {
     const std::byte* begin;
     std::int64_t first;
+    int token_bytes;
   };
-  int token_bytes_;
   std::vector<Part> parts_;  // by address
 };
 

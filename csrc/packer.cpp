@@ -1,6 +1,7 @@
 #include "packer.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -19,8 +20,7 @@ std::int64_t Packer::add_stream(StreamSpec spec, std::int64_t targets, TableCach
     source.num_rows = end.num_rows;
     source.last_num_valid = end.last_num_valid;
   } else {
-    const auto last =
-        packing_.mask_documents ? source.timeline.last_inner_target(targets) : targets;
+    const auto last = source.timeline.last_target(targets);
     source.num_rows = (last - 1) / T + 1;
     source.last_num_valid = last - (source.num_rows - 1) * T;
   }
@@ -34,14 +34,38 @@ std::int64_t Packer::valid_limit(const Source& source, std::int64_t row) const n
 
 Boundaries Packer::fill(std::int64_t first, std::int64_t num_rows, Destination destination,
                         int threads) {
-  const auto pack_as = [&]<class In, class Out>(In, Out) {
-    const Copier<In, Out> sink(destination.tokens, packing_.row_length + 1, packing_.specials);
+  const auto pack_with = [&](const auto& copy) {
+    const Copier sink(destination.tokens, packing_.row_length + 1, packing_.specials, copy);
     return join(
         pack(first, num_rows, destination.num_valid, threads, [&](Notes&) { return sink; }).rows);
   };
-  if (corpus_->token_bytes == 4) return pack_as(std::uint32_t{}, std::uint32_t{});
-  if (destination.token_bytes == 4) return pack_as(std::uint16_t{}, std::uint32_t{});
-  return pack_as(std::uint16_t{}, std::uint16_t{});
+  const bool wide = destination.token_bytes == 4;
+  const auto bytes = corpus_->common_bytes();
+  if (bytes == 2 && wide) return pack_with(SameTokens<std::uint16_t, std::uint32_t>());
+  if (bytes == 2) return pack_with(SameTokens<std::uint16_t, std::uint16_t>());
+  if (bytes == 4 && wide) return pack_with(SameTokens<std::uint32_t, std::uint32_t>());
+  if (wide) return pack_with(JoinedTokens<std::uint32_t>(*corpus_));
+  return pack_with(JoinedTokens<std::uint16_t>(*corpus_));
+}
+
+std::int64_t Packer::num_cut(std::size_t index) const {
+  constexpr std::size_t kBlock = 4096;
+  const auto& stream = sources_.at(index).stream;
+  const auto keys = stream.keys(0);
+  const auto size = stream.num_documents();
+  const auto threads = size < 4096 ? 1 : default_threads();
+  std::vector<std::int64_t> found(threads, 0);
+  parallel_parts(size, threads, spawn, [&](int part, std::int64_t begin, std::int64_t end) {
+    std::vector<std::int64_t> documents, lengths;
+    for (auto first = begin; first < end; first += kBlock) {
+      documents.resize(std::min<std::size_t>(kBlock, end - first));
+      lengths.resize(documents.size());
+      std::iota(documents.begin(), documents.end(), first);
+      stream.lengths(keys, documents, lengths);
+      for (const auto length : lengths) found[part] += length > packing_.row_length + 1;
+    }
+  });
+  return std::accumulate(found.begin(), found.end(), std::int64_t{0});
 }
 
 Copies Packer::copies(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid,
@@ -179,12 +203,13 @@ std::vector<std::int32_t> Packer::join_cuts(std::span<const RowNotes> rows) cons
 
 Boundaries Packer::join(std::span<const RowNotes> rows) const {
   const auto size = static_cast<std::int32_t>(packing_.row_length + 1);
-  Boundaries joined{join_cuts(rows), {}, {}};
+  Boundaries joined{join_cuts(rows), {}, {}, {}};
   std::int32_t begin = 0;
   for (const auto& row : rows) {
     for (const auto& span : std::span(row.notes->spans).subspan(row.first_span, row.num_spans)) {
       joined.span_starts.push_back(begin + span.column);
       joined.span_languages.push_back(span.language);
+      joined.span_counted.push_back(span.counted);
     }
     begin += size;
   }
@@ -199,7 +224,8 @@ Copies Packer::join_copies(std::span<const RowNotes> rows) const {
     for (const auto& copy : std::span(row.notes->copies).subspan(row.first_copy, row.num_copies)) {
       joined.copies.push_back(copy.source);
       joined.copies.push_back((begin + copy.column) | std::int64_t{copy.language} << 32 |
-                              std::int64_t{copy.begins} << 40);
+                              std::int64_t{copy.begins} << 40 |
+                              std::int64_t{!copy.counted} << 41);
     }
     begin += packing_.row_length + 1;
   }

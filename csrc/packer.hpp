@@ -32,7 +32,7 @@ struct PackingSpec {
 // Memory of the caller for rows: tokens [num_rows, T + 1], num_valid [num_rows].
 struct Destination {
   std::byte* tokens;
-  int token_bytes;  // 2 or 4, at least as many as in the corpus
+  int token_bytes;  // 2 or 4, enough for every id
   std::int32_t* num_valid;
 };
 
@@ -40,14 +40,17 @@ struct Destination {
 struct Boundaries {
   // Offsets into the B * T inputs where a row, a document or padding begins, and their end.
   std::vector<std::int32_t> cu_seqlens;
-  // Offsets into the B * (T + 1) tokens where a row or a language begins, and their end.
+  // Offsets into the B * (T + 1) tokens where a row or a language begins, or where tokens begin or
+  // cease to be targets, and their end.
   std::vector<std::int32_t> span_starts;
   std::vector<std::uint8_t> span_languages;
+  std::vector<std::uint8_t> span_counted;  // 1 for targets
 };
 
 // A batch of B rows as copies from the pool, which cover its B * (T + 1) tokens in order.
 struct Copies {
-  // [num_copies, 2]: source (see Copy), and start in the batch + language * 2^32 + begins * 2^40.
+  // [num_copies, 2]: source (see Copy), and start in the batch + language * 2^32 + begins * 2^40 +
+  // (not counted) * 2^41.
   std::vector<std::int64_t> copies;
   std::vector<std::int32_t> cu_seqlens;  // as in Boundaries
 };
@@ -66,6 +69,9 @@ class Packer {
 
   std::int64_t num_rows() const noexcept { return mixture_.num_rows(); }
 
+  // Returns the number of documents of a stream that are longer than a row, in its first epoch.
+  std::int64_t num_cut(std::size_t stream) const;
+
   // Writes `num_rows` rows from row `first`; the bytes do not depend on the number of threads. Rows
   // past the end are zero and have no valid label. Several threads may call it at once.
   Boundaries fill(std::int64_t first, std::int64_t num_rows, Destination destination, int threads);
@@ -79,7 +85,7 @@ class Packer {
            TableCache table_cache)
         : stream(corpus, std::move(spec), packing.specials),
           cache(std::move(table_cache)),
-          timeline(stream, cache),
+          timeline(stream, packing.mask_documents, cache),
           best_fit(stream, cache, packing.row_length + 1, packing.mask_documents) {}
 
     Stream stream;

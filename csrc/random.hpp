@@ -12,7 +12,7 @@ namespace tresse {
 __extension__ using uint128 = unsigned __int128;
 
 // The purpose of a draw. The numbers are part of the definition of every row.
-enum class Domain : std::uint64_t { order = 1, draw = 2, language_order = 3, row_order = 4 };
+enum class Domain : std::uint64_t { order = 1, draw = 2, language_order = 3, row_order = 4, words = 5 };
 
 // The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
 constexpr std::uint64_t mix(std::uint64_t z) noexcept {

@@ -21,14 +21,21 @@ struct Copy {
   std::int64_t source;
   std::int32_t column;
   std::uint8_t language;
-  bool begins;  // a document or padding begins here, at a column > 0
+  bool counted;  // its tokens are targets
+  bool begins;   // a document or padding begins here, at a column > 0
 };
 
-// The column where a language begins.
+// The column where a language begins, or where tokens begin or cease to be targets.
 struct LanguageSpan {
   std::int32_t column;
   std::uint8_t language;
+  bool counted;
 };
+
+// The ids of a run of fixed tokens.
+inline const std::uint32_t* fixed_ids(const Run& run) noexcept {
+  return reinterpret_cast<const std::uint32_t*>(run.tokens);
+}
 
 // The notes of a thread about its rows.
 struct Notes {
@@ -90,18 +97,68 @@ class RunReader {
   std::int64_t offset_ = 0;
 };
 
-// Copies tokens into the rows of a batch, of `size` tokens each. Source is the token type of the
-// shards; Out is that of the batch, which may be wider.
+// Copies tokens that are the same in shards and batch: Source is their type in the shards, Out that
+// in the batch, which may be wider.
 template <class Source, class Out>
+struct SameTokens {
+  using Token = Out;
+
+  void operator()(Out* out, const Run& run, std::int64_t offset, std::int64_t length) const {
+    const auto* tokens = run.tokens + offset * sizeof(Source);
+    if constexpr (std::is_same_v<Source, Out>)
+      std::memcpy(out, tokens, length * sizeof(Out));
+    else
+      std::copy_n(reinterpret_cast<const Source*>(tokens), length, out);
+  }
+};
+
+// Copies tokens of languages that have a part of the ids each.
+template <class Out>
+class JoinedTokens {
+ public:
+  using Token = Out;
+
+  explicit JoinedTokens(const CorpusView& corpus) {
+    for (const auto& view : corpus.views)
+      parts_[view.language()] = {view.token_bytes(), view.first_id()};
+  }
+
+  void operator()(Out* out, const Run& run, std::int64_t offset, std::int64_t length) const {
+    const auto [token_bytes, first_id] = parts_[run.language];
+    const auto* tokens = run.tokens + offset * token_bytes;
+    if (token_bytes == 2)
+      add(out, reinterpret_cast<const std::uint16_t*>(tokens), length, first_id);
+    else
+      add(out, reinterpret_cast<const std::uint32_t*>(tokens), length, first_id);
+  }
+
+ private:
+  struct Part {
+    std::int64_t token_bytes = 2;
+    std::uint32_t first_id = 0;
+  };
+
+  template <class Source>
+  static void add(Out* out, const Source* tokens, std::int64_t length, std::uint32_t first_id) {
+    for (std::int64_t i = 0; i < length; ++i) out[i] = static_cast<Out>(tokens[i] + first_id);
+  }
+
+  std::array<Part, kMaxLanguages> parts_;  // by language
+};
+
+// Copies tokens into the rows of a batch, of `size` tokens each. Copy copies those of documents.
+template <class Copy>
 class Copier {
  public:
+  using Out = typename Copy::Token;
   static constexpr bool kReadsTokens = true;
 
-  Copier(std::byte* rows, std::int64_t size, const Specials& specials)
+  Copier(std::byte* rows, std::int64_t size, const Specials& specials, const Copy& copy)
       : rows_(reinterpret_cast<Out*>(rows)),
         size_(size),
         specials_{0, static_cast<Out>(specials.eos), static_cast<Out>(specials.bos),
-                  static_cast<Out>(specials.language_switch)} {}
+                  static_cast<Out>(specials.language_switch)},
+        copy_(copy) {}
 
   void begin(std::int64_t slot) { row_ = rows_ + slot * size_; }
 
@@ -116,24 +173,22 @@ class Copier {
   // Writes `length` tokens of a run, starting at its `offset`.
   void write(std::int64_t column, const Run& run, std::int64_t offset, std::int64_t length) {
     if (run.special == Special::none)
-      copy(row_ + column, run.tokens + offset * sizeof(Source), length);
+      copy_(row_ + column, run, offset, length);
+    else if (run.special == Special::fixed)
+      std::copy_n(fixed_ids(run) + offset, length, row_ + column);
     else
       row_[column] = specials_[static_cast<std::size_t>(run.special)];
   }
 
-  void pad(std::int64_t column, std::uint8_t) { std::fill(row_ + column, row_ + size_, Out{0}); }
-
- private:
-  static void copy(Out* out, const std::byte* tokens, std::int64_t length) {
-    if constexpr (std::is_same_v<Source, Out>)
-      std::memcpy(out, tokens, length * sizeof(Out));
-    else
-      std::copy_n(reinterpret_cast<const Source*>(tokens), length, out);
+  void pad(std::int64_t column, std::uint8_t, bool) {
+    std::fill(row_ + column, row_ + size_, Out{0});
   }
 
+ private:
   Out* rows_;
   std::int64_t size_;
   std::array<Out, 4> specials_;  // by Special
+  Copy copy_;
   Out* row_ = nullptr;
 };
 
@@ -156,7 +211,7 @@ class Locator {
   void begin_with_last(std::int64_t slot) {
     const auto& last = copies_->back();
     const auto skipped = last.source < 0 ? 0 : size_ - 1 - last.column;
-    const Copy copy{last.source + skipped, 0, last.language, false};
+    const Copy copy{last.source + skipped, 0, last.language, last.counted, false};
     begin(slot);
     copies_->push_back(copy);
   }
@@ -164,28 +219,36 @@ class Locator {
   void begin_document() noexcept { begins_ = true; }
 
   void write(std::int64_t column, const Run& run, std::int64_t offset, std::int64_t length) {
-    if (run.special != Special::none)
-      note(column, literal(specials_[static_cast<std::size_t>(run.special)]), run.language);
-    else if (length > 0 && !extends(column, pool_->offset(run.tokens) + offset, run.language))
-      note(column, pool_->offset(run.tokens) + offset, run.language);
+    if (run.special == Special::fixed) {
+      for (std::int64_t i = 0; i < length; ++i)
+        note(column + i, literal(fixed_ids(run)[offset + i]), run.language, run.counted);
+    } else if (run.special != Special::none) {
+      const auto id = specials_[static_cast<std::size_t>(run.special)];
+      note(column, literal(id), run.language, run.counted);
+    } else if (length > 0) {
+      const auto source = pool_->offset(run.tokens) + offset;
+      if (!extends(column, source, run)) note(column, source, run.language, run.counted);
+    }
   }
 
-  void pad(std::int64_t column, std::uint8_t language) { note(column, literal(0), language); }
+  void pad(std::int64_t column, std::uint8_t language, bool counted) {
+    note(column, literal(0), language, counted);
+  }
 
  private:
   static std::int64_t literal(std::int64_t token) noexcept { return -1 - token; }
 
   // Returns true if the tokens follow those of the row's last copy in the pool, too.
-  bool extends(std::int64_t column, std::int64_t source, std::uint8_t language) const {
+  bool extends(std::int64_t column, std::int64_t source, const Run& run) const {
     if (begins_ || copies_->size() == row_) return false;
     const auto& last = copies_->back();
     return last.source >= 0 && last.source + column - last.column == source &&
-           last.language == language;
+           last.language == run.language && last.counted == run.counted;
   }
 
-  void note(std::int64_t column, std::int64_t source, std::uint8_t language) {
+  void note(std::int64_t column, std::int64_t source, std::uint8_t language, bool counted) {
     copies_->push_back(
-        {source, static_cast<std::int32_t>(column), language, begins_ && column > 0});
+        {source, static_cast<std::int32_t>(column), language, counted, begins_ && column > 0});
     begins_ = false;
   }
 
@@ -212,8 +275,9 @@ class RowWriter {
   // Begins a row with the last token of the row before, which was only a label there.
   void begin_with_last(std::int64_t slot) {
     const auto language = language_;
+    const auto counted = counted_;
     reset();
-    set_language(language);
+    set_language(language, counted);
     sink_.begin_with_last(slot);
     ++column_;
   }
@@ -234,7 +298,7 @@ class RowWriter {
       const auto& run = reader.run();
       const auto offset = reader.offset();
       const auto taken = reader.take(tokens);
-      set_language(run.language);
+      set_language(run.language, run.counted);
       sink_.write(column_, run, offset, taken);
       column_ += taken;
       tokens -= taken;
@@ -245,8 +309,8 @@ class RowWriter {
   // Fills the rest of the row. Padding has the language before it; an empty row has language 0.
   void pad() {
     begin_document();
-    if (column_ == 0) set_language(0);
-    sink_.pad(column_, language_);
+    if (column_ == 0) set_language(0, true);
+    sink_.pad(column_, language_, counted_);
   }
 
   RowNotes end() {
@@ -267,10 +331,11 @@ class RowWriter {
                   0,      notes_->copies.size(), 0};
   }
 
-  void set_language(std::uint8_t language) {
-    if (language == language_) return;
+  void set_language(std::uint8_t language, bool counted) {
+    if (language == language_ && counted == counted_) return;
     language_ = language;
-    notes_->spans.push_back({static_cast<std::int32_t>(column_), language});
+    counted_ = counted;
+    notes_->spans.push_back({static_cast<std::int32_t>(column_), language, counted});
   }
 
   std::int64_t size_;
@@ -279,6 +344,7 @@ class RowWriter {
   RowNotes row_notes_;
   std::int64_t column_ = 0;
   std::uint8_t language_ = kNoLanguage;
+  bool counted_ = true;
   bool begins_at_end_ = false;
 };
 

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "targets.hpp"
+
 namespace tresse {
 namespace {
 
@@ -16,38 +18,60 @@ constexpr int kBarrenEpochs = 64;     // draws can leave some epochs without tar
 
 }  // namespace
 
-EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, const TableCache& cache,
-                       int threads)
-    : stream_(&stream), keys_(stream.keys(epoch)), order_(stream.order(epoch)) {
+EpochTable::EpochTable(const Stream& stream, std::int64_t epoch, bool mask_documents,
+                       const TableCache& cache, int threads)
+    : stream_(&stream),
+      keys_(stream.keys(epoch)),
+      order_(stream.order(epoch)),
+      mask_documents_(mask_documents) {
   const auto name = "epoch-" + std::to_string(epoch);
-  cumulative_ = cache.load(name);
-  if (is_of_stream()) return;
-  build(threads);
-  cache.store(name, cumulative_);
+  cumulative_ = cumulate(name, &EpochTable::sum, true, cache, threads);
+  if (stream.counts_all()) return;
+  const auto of_targets = name + (mask_documents ? "-masked-targets" : "-targets");
+  targets_ = cumulate(of_targets, &EpochTable::sum_targets, false, cache, threads);
 }
 
-void EpochTable::build(int threads) {
+std::vector<std::int64_t> EpochTable::cumulate(const std::string& name, Sum sum, bool is_positive,
+                                               const TableCache& cache, int threads) const {
+  auto cumulative = cache.load(name);
+  if (is_of_stream(cumulative, sum, is_positive)) return cumulative;
   const auto strides = num_strides();
-  cumulative_.assign(strides + 1, 0);
+  cumulative.assign(strides + 1, 0);
   const auto sum_strides = [&](int, std::int64_t begin, std::int64_t end) {
-    for (auto i = begin; i < end; ++i) cumulative_[i + 1] = sum(i);
+    for (auto i = begin; i < end; ++i) cumulative[i + 1] = (this->*sum)(i);
   };
   parallel_parts(strides, strides < 64 ? 1 : threads, spawn, sum_strides);
-  std::partial_sum(cumulative_.begin(), cumulative_.end(), cumulative_.begin());
+  std::partial_sum(cumulative.begin(), cumulative.end(), cumulative.begin());
+  cache.store(name, cumulative);
+  return cumulative;
 }
 
 // Checks a cached table by a sample: with another order or other lengths it would differ anywhere.
-bool EpochTable::is_of_stream() const {
+bool EpochTable::is_of_stream(std::span<const std::int64_t> cumulative, Sum sum,
+                              bool is_positive) const {
   const auto strides = num_strides();
-  if (static_cast<std::int64_t>(cumulative_.size()) != strides + 1 || cumulative_[0] != 0)
+  if (static_cast<std::int64_t>(cumulative.size()) != strides + 1 || cumulative[0] != 0)
     return false;
-  for (std::int64_t i = 0; i < strides; ++i)  // a document has a token at least
-    if (cumulative_[i + 1] - cumulative_[i] < end_of(i) - i * kStride) return false;
+  for (std::int64_t i = 0; i < strides; ++i) {
+    const auto least = is_positive ? end_of(i) - i * kStride : 0;  // a document has a token
+    if (cumulative[i + 1] - cumulative[i] < least) return false;
+  }
   for (std::int64_t k = 0; k < kChecked; ++k) {
     const auto i = (strides - 1) * k / (kChecked - 1);
-    if (cumulative_[i + 1] - cumulative_[i] != sum(i)) return false;
+    if (cumulative[i + 1] - cumulative[i] != (this->*sum)(i)) return false;
   }
   return true;
+}
+
+std::int64_t EpochTable::sum_targets(std::int64_t stride) const {
+  std::array<std::int64_t, kStride> documents;
+  const auto first = stride * kStride;
+  const auto own = std::span(documents).first(end_of(stride) - first);
+  order_.map(first, own);
+  std::int64_t targets = 0;
+  for (const auto document : own)
+    targets += count_targets(stream_->lay_out(keys_, document), mask_documents_, INT64_MAX);
+  return targets;
 }
 
 std::int64_t EpochTable::num_strides() const noexcept {
@@ -106,6 +130,24 @@ std::int64_t EpochTable::inner_token(std::int64_t n) const {
   return start + n;
 }
 
+std::int64_t EpochTable::target(std::int64_t n) const {
+  const auto next = std::lower_bound(targets_.begin(), targets_.end(), n);
+  const auto stride = next - targets_.begin() - 1;
+  auto start = cumulative_[stride];
+  n -= targets_[stride];
+  std::array<std::int64_t, kStride> documents;
+  const auto own = std::span(documents).first(end_of(stride) - stride * kStride);
+  order_.map(stride * kStride, own);
+  for (const auto document : own) {
+    const auto runs = stream_->lay_out(keys_, document);
+    const auto targets = count_targets(runs, mask_documents_, INT64_MAX);
+    if (n <= targets) return start + find_target(runs, mask_documents_, n);
+    n -= targets;
+    for (const auto& run : runs) start += run.length;
+  }
+  throw_contradiction("the documents of an epoch have fewer targets than its table says");
+}
+
 Timeline::Table Timeline::table(std::int64_t epoch) {
   std::promise<Table> promise;
   std::unique_lock lock(mutex_);
@@ -119,7 +161,8 @@ Timeline::Table Timeline::table(std::int64_t epoch) {
   auto future = tables_.emplace(epoch, promise.get_future().share()).first->second;
   lock.unlock();
   try {
-    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, *cache_, default_threads()));
+    promise.set_value(std::make_shared<EpochTable>(*stream_, epoch, mask_documents_, *cache_,
+                                                   default_threads()));
   } catch (...) {
     promise.set_exception(std::current_exception());
   }
@@ -138,10 +181,12 @@ std::int64_t Timeline::num_tokens(std::int64_t epoch) {
 }
 
 // Returns the epoch in which the running sum of `measure` passes `amount`, the rest of `amount` in
-// it, and the number of tokens before it. Whole periods of epochs are skipped at once.
-Timeline::Span Timeline::find_epoch(std::int64_t amount, const Measure& measure) {
+// it, and the number of tokens before it. Whole periods of epochs, after which tokens and measure are
+// the same again, are skipped at once.
+Timeline::Span Timeline::find_epoch(std::int64_t amount, std::int64_t period,
+                                    const Measure& measure) {
   Span found{0, amount, 0};
-  if (const auto period = stream_->length_period()) {
+  if (period > 0) {
     std::int64_t per_period = 0, tokens = 0;
     for (std::int64_t epoch = 0; epoch < period; ++epoch) {
       per_period += measure(epoch);
@@ -158,8 +203,10 @@ Timeline::Span Timeline::find_epoch(std::int64_t amount, const Measure& measure)
     barren = measured == 0 ? barren + 1 : 0;
   }
   throw std::invalid_argument(
-      "the stream has no targets: every document is one token and masked; pack without "
-      "mask_documents or add separators");
+      stream_->counts_all()
+          ? "the stream has no targets: every document is one token and masked; pack without "
+            "mask_documents or add separators"
+          : "the stream has no targets: no language that counts has a token after another one");
 }
 
 Location Timeline::locate(std::int64_t token) {
@@ -168,7 +215,8 @@ Location Timeline::locate(std::int64_t token) {
     for (const auto& [known, location] : remembered_)
       if (known == token) return location;
   }
-  const auto found = find_epoch(token, [this](std::int64_t epoch) { return num_tokens(epoch); });
+  const auto tokens = [this](std::int64_t epoch) { return num_tokens(epoch); };
+  const auto found = find_epoch(token, stream_->length_period(), tokens);
   if (found.rest > num_tokens(found.epoch) / 2) build_ahead(found.epoch + 1);
   return table(found.epoch)->locate(found.rest);
 }
@@ -179,12 +227,34 @@ void Timeline::remember(std::int64_t token, Location location) {
   if (remembered_.size() > kRememberedLocations) remembered_.pop_back();
 }
 
-std::int64_t Timeline::last_inner_target(std::int64_t targets) {
-  const auto inner = [this](std::int64_t epoch) {
-    return num_tokens(epoch) - stream_->num_documents();
-  };
-  const auto found = find_epoch(targets - 1, inner);
-  return found.start + table(found.epoch)->inner_token(found.rest + 1);
+std::int64_t Timeline::num_targets(std::int64_t epoch) {
+  const auto key = stream_->target_period() == 1 ? 0 : epoch;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto found = num_targets_.find(key); found != num_targets_.end()) return found->second;
+  }
+  const auto targets = table(epoch)->num_targets();
+  std::lock_guard lock(mutex_);
+  return num_targets_[key] = targets;
+}
+
+std::int64_t Timeline::last_target(std::int64_t targets) {
+  if (stream_->counts_all() && !mask_documents_) return targets;
+  if (stream_->counts_all()) {
+    const auto inner = [this](std::int64_t epoch) {
+      return num_tokens(epoch) - stream_->num_documents();
+    };
+    const auto found = find_epoch(targets - 1, stream_->length_period(), inner);
+    return found.start + table(found.epoch)->inner_token(found.rest + 1);
+  }
+  // The first token of all is no label.
+  if (!mask_documents_) {
+    const auto first = stream_->order(0)(0);
+    targets += stream_->lay_out(stream_->keys(0), static_cast<std::int64_t>(first))[0].counted;
+  }
+  const auto counted = [this](std::int64_t epoch) { return num_targets(epoch); };
+  const auto found = find_epoch(targets - 1, stream_->target_period(), counted);
+  return found.start + table(found.epoch)->target(found.rest + 1);
 }
 
 void Timeline::build_ahead(std::int64_t epoch) {

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 class Corpus:
-    """Shards by corpus and language, as views of arrays that it keeps alive.
+    """Shards by corpus and language, as views of arrays that it keeps alive."""
 
-    languages: for each view of shards, the language that a batch says its tokens have.
-    """
+    def __init__(self) -> None: ...
+    def add_view(self, language: int, token_bytes: int, first_id: int) -> int:
+        """Add a view for the shards of a language of a corpus, and return its number.
 
-    def __init__(self, token_bytes: int, languages: Sequence[int]) -> None: ...
+        language: the one that a batch says its tokens have. first_id: added to its tokens.
+        """
+
     def add_shard(
         self,
         view: int,
@@ -23,6 +26,8 @@ class Corpus:
         document_tokens: np.ndarray,
         document_sentences: np.ndarray,
         key_hash: np.ndarray,
+        word_lengths: np.ndarray,
+        document_words: np.ndarray,
     ) -> None: ...
 
 class Packer:
@@ -39,7 +44,11 @@ class Packer:
         mask_documents: bool,
     ) -> None: ...
     def find_uneven(
-        self, views: Sequence[int], documents: Sequence[np.ndarray], table_cache_prefix: str
+        self,
+        views: Sequence[int],
+        documents: Sequence[np.ndarray],
+        unit: str,
+        table_cache_prefix: str,
     ) -> int: ...
     def add_stream(
         self,
@@ -51,14 +60,20 @@ class Packer:
         seed: int,
         stage: int,
         index: int,
+        num_given: int,
+        unit: str,
+        words: tuple[int, int],
+        templates: Sequence[tuple[Sequence[int], Sequence[int]]],
+        counted: Sequence[bool],
         targets: int,
         table_cache_prefix: str,
     ) -> int: ...
+    def num_cut(self, stream: int) -> int: ...
     @property
     def num_rows(self) -> int: ...
     def fill(
         self, first_row: int, tokens: np.ndarray, num_valid: np.ndarray, threads: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
     def copies(
         self, first_row: int, num_valid: np.ndarray, threads: int
     ) -> tuple[np.ndarray, np.ndarray]: ...

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tresse.data.packing.packer import Batch, Copies
 from tresse.data.packing.sources import Sources
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.kernels.cross_entropy import IGNORE_INDEX
 from tresse.kernels.gather import gather_rows
 
@@ -54,6 +55,8 @@ def to_device(
         return DeviceBatch(*rows, cu_seqlens)
     tokens = _copy(batch.tokens, device).long()
     labels = _labels(tokens, num_valid, cu_seqlens)
+    if not batch.span_counted.all():
+        labels[~_copy(batch.counted(), device)[:, 1:]] = IGNORE_INDEX
     languages = _copy(batch.language_ids(), device)[:, 1:]
     return DeviceBatch(tokens[:, :-1].contiguous(), labels, languages, cu_seqlens)
 
@@ -66,17 +69,21 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def upload_pool(sources: Sources, device: torch.device, *, show_progress: bool = False) -> Tensor:
-    """Copy the tokens of all corpora to the device, in the order of `Copies`.
+    """Copy the ids of all tokens of all corpora to the device, in the order of `Copies`.
 
     Returns (size,) uint16 or uint32. Raises ValueError if the device has not so much memory free.
     """
+    vocabulary = Vocabulary(sources.tokenizers)
     shards = [
-        shard.tokens
+        (shard.tokens, vocabulary.first_id(corpus.tokenizer(name)))
         for corpus in sources.corpora
         for name in corpus.languages
         for shard in corpus.shards[name]
     ]
-    size, dtype = sum(tokens.size for tokens in shards), shards[0].dtype
+    size = sum(tokens.size for tokens, _ in shards)
+    # Tokens of one tokenizer stay as they are; those of several become ids, as wide as the widest.
+    joined = len(vocabulary.tokenizers) > 1
+    dtype = np.dtype(vocabulary.dtype) if joined else shards[0][0].dtype
     _check_fits(size, dtype.itemsize, device)
     pool = torch.empty(size, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
     # The staging buffer avoids torch's warning about read-only shards; page-locked, it is faster.
@@ -86,12 +93,12 @@ def upload_pool(sources: Sources, device: torch.device, *, show_progress: bool =
     with tqdm(
         total=total, unit="B", unit_scale=True, desc="token pool", disable=not show_progress
     ) as bar:
-        for tokens in _slices(shards):
+        for tokens, first_id in _slices(shards):
             part = staging[: tokens.size]
-            part.numpy()[:] = tokens
+            np.add(tokens, first_id, out=part.numpy(), casting="unsafe", dtype=np.uint32)
             pool[start : start + tokens.size].copy_(part)
             start += tokens.size
-            bar.update(tokens.nbytes)
+            bar.update(part.nbytes)
     return pool
 
 
@@ -127,10 +134,10 @@ def _labels(tokens: Tensor, num_valid: Tensor, cu_seqlens: Tensor | None) -> Ten
     return labels
 
 
-def _slices(shards: list[np.ndarray]) -> Iterator[np.ndarray]:
-    for tokens in shards:
+def _slices(shards: list[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
+    for tokens, first_id in shards:
         for start in range(0, tokens.size, SLICE_TOKENS):
-            yield tokens[start : start + SLICE_TOKENS]
+            yield tokens[start : start + SLICE_TOKENS], first_id
 
 
 def _check_fits(size: int, token_bytes: int, device: torch.device) -> None:

@@ -7,14 +7,14 @@
 
 The packer (csrc/packer.hpp) lists the copies, which cover the B * (T + 1) tokens in order. A
 negative source stands for the special token -1 - source, repeated to fill the copy. A label is
-IGNORE_INDEX in columns num_valid[b] and above and, where documents are masked, at the first token
-of a document. All values are integers, so a batch has the same bits on every device. On a GPU one
-Triton launch gathers it, elsewhere PyTorch.
+IGNORE_INDEX in columns num_valid[b] and above, in copies that are ignored and, where documents are
+masked, at the first token of a document. All values are integers, so a batch has the same bits on
+every device. On a GPU one Triton launch gathers it, elsewhere PyTorch.
 
-A copy is two int64: its source, and start + language * 2^32 + begins * 2^40, where begins is 1 if
-its first token begins a document. The kernel writes 17 bytes per token and reads 2 or 4 of the
-pool, and 16 per copy. Every token finds its copy by binary search in the list, which stays in the
-cache.
+A copy is two int64: its source, and start + language * 2^32 + begins * 2^40 + ignored * 2^41, where
+begins is 1 if its first token begins a document, and ignored is 1 if its tokens are no targets. The
+kernel writes 17 bytes per token and reads 2 or 4 of the pool, and 16 per copy. Every token finds
+its copy by binary search in the list, which stays in the cache.
 """
 
 from typing import Any
@@ -92,9 +92,9 @@ def _gather_kernel(
     )
     copy = tl.where(_start(after) <= place, copy + 1, copy)
     label, word = _token(pool_ptr, copies_ptr, copy, place, inside)
-    counts = cols < tl.load(num_valid_ptr + row)
+    counts = (cols < tl.load(num_valid_ptr + row)) & (word >> 41 & 1 == 0)
     if MASK_DOCUMENTS:
-        begins = (word >> 40 != 0) & (_start(word) == place)
+        begins = (word >> 40 & 1 != 0) & (_start(word) == place)
         counts = counts & (begins == 0)
 
     out = row * T + cols
@@ -185,8 +185,9 @@ def gather_rows_reference(
     read = pool[torch.where(source < 0, 0, source + places - start)].long()
     tokens = torch.where(source < 0, -1 - source, read).view(B, T + 1)
     counts = torch.arange(T, device=pool.device) < num_valid[:, None]
+    counts = counts & (words[copy] >> 41 & 1 == 0).view(B, T + 1)[:, 1:]
     if mask_documents:
-        begins = (words[copy] >> 40 != 0) & (start == places)
+        begins = (words[copy] >> 40 & 1 != 0) & (start == places)
         counts &= ~begins.view(B, T + 1)[:, 1:]
     languages = (words[copy] >> 32 & 0xFF).to(torch.uint8).view(B, T + 1)
     labels = torch.where(counts, tokens[:, 1:], IGNORE_INDEX)

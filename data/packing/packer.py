@@ -21,11 +21,13 @@ from tresse.data.packing.settings import (
 )
 from tresse.data.packing.sources import Part, Sources
 from tresse.data.packing.table_cache import table_cache_prefix
+from tresse.data.packing.templates import template_ids
 from tresse.data.packing.vocabulary import Specials, Vocabulary
 from tresse.data.store.corpus import Corpus
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 MAX_LANGUAGES = 255
+NO_WORDS, NO_DOCUMENTS = np.empty(0, np.uint16), np.empty(0, np.int64)
 
 
 @dataclass
@@ -42,15 +44,23 @@ class Batch:
     row, document and padding."""
     span_starts: np.ndarray
     """int32 [spans + 1], offsets into the flattened B * (T + 1) tokens: a span begins with every
-    row and where the language changes."""
+    row, where the language changes, and where tokens begin or cease to be targets."""
     span_languages: np.ndarray
     """uint8 [spans], indices into `Plan.languages`. Padding has the language before it; rows past
     the end have language 0."""
+    span_counted: np.ndarray
+    """uint8 [spans], 1 if the tokens are targets, 0 if not (`Stream.loss_on`)."""
 
     def language_ids(self) -> np.ndarray:
         """Return the language of every token, uint8 [B, T + 1]."""
-        ids = np.repeat(self.span_languages, np.diff(self.span_starts))
-        return ids.reshape(self.tokens.shape)
+        return self._spread(self.span_languages)
+
+    def counted(self) -> np.ndarray:
+        """Return whether each token is a target where its row counts it, bool [B, T + 1]."""
+        return self._spread(self.span_counted.astype(bool))
+
+    def _spread(self, values: np.ndarray) -> np.ndarray:
+        return np.repeat(values, np.diff(self.span_starts)).reshape(self.tokens.shape)
 
 
 @dataclass
@@ -66,8 +76,9 @@ class Copies:
     """T."""
     copies: np.ndarray
     """int64 [copies, 2]: the source, an index into the pool, and start + language * 2^32 + begins *
-    2^40. A negative source stands for the token -1 - source, special or padding, repeated to fill
-    the gap. `begins` is 1 where a document or padding begins within a row."""
+    2^40 + ignored * 2^41. A negative source stands for the token -1 - source, special or padding,
+    repeated to fill the gap. `begins` is 1 where a document or padding begins within a row,
+    `ignored` where tokens are not targets."""
     num_valid: np.ndarray
     """int32 [B], as in Batch."""
     cu_seqlens: np.ndarray
@@ -93,12 +104,13 @@ class StreamPlan:
     """Number of documents in an epoch; translations count as one document."""
     num_left_out: dict[str, int]
     """Documents of each language that are left out, since another language lacks their key."""
+    num_cut: int = 0
+    """Documents that are longer than a row, so that `best_fit` cuts them."""
 
     @property
     def name(self) -> str:
         """Languages, mode and corpus."""
-        of = f" of {self.corpus}" if self.corpus else ""
-        return f"{'+'.join(self.stream.languages)} {self.stream.mode}{of}"
+        return f"{self.stream.name}{f' of {self.corpus}' if self.corpus else ''}"
 
     def __str__(self) -> str:
         split = ", ".join(f"{name} {count:,.0f}" for name, count in self.targets.items())
@@ -110,7 +122,8 @@ class StreamPlan:
             f"{self.num_targets:,} targets ({split}), {self.epochs:.2f} epochs of "
             f"{self.num_documents:,} documents"
         )
-        return f"{line}; without a translation, left out: {left_out}" if left_out else line
+        line += f"; without a translation, left out: {left_out}" if left_out else ""
+        return f"{line}; {self.num_cut:,} longer than a row are cut" if self.num_cut else line
 
 
 class Plan:
@@ -199,22 +212,27 @@ def plan_mixed_rows(
 
     A stream shares its own among the corpora; what one corpus gives to it is a stream by itself.
     ValueError for a language that no corpus has, languages without a common key, translations that
-    differ in their number of sentences, and a stream whose share is less than one target.
+    differ in their number of sentences (or of words, or have none, where these are the units), and
+    a stream whose share is less than one target.
     """
     parts = [part for stream in streams for part in sources.parts(stream)]
     shares = split_targets(tokens, [part.stream for part in parts])
     vocabulary = Vocabulary.of(sources.tokenizers, packing)
     specials = vocabulary.specials(packing)
-    packer, views = _open_packer(sources, packing, specials)
+    packer, views = _open_packer(sources, vocabulary, packing)
     planned = []
     for index, (part, targets) in enumerate(zip(parts, shares, strict=True)):
         corpus, stream, documents = part.corpus, part.stream, part.documents
-        own_views = [views[corpus.id, language] for language in stream.languages]
+        own_views = [views[corpus.id, language] for language in stream.all_languages]
+        braided = slice(len(stream.given), None)
+        _check_words(part)
         cache_prefix = table_cache_prefix(
             corpus, stream, packing, part.num_documents, seed=seed, stage=stage, index=index
         )
-        if documents and (uneven := packer.find_uneven(own_views, documents, cache_prefix)) >= 0:
-            raise ValueError(_describe_uneven(part, uneven))
+        if stream.mode != "mono" and stream.unit != "document":
+            divided = own_views[braided], documents[braided], stream.unit, cache_prefix
+            if (uneven := packer.find_uneven(*divided)) >= 0:
+                raise ValueError(_describe_uneven(part, uneven))
         num_rows = packer.add_stream(
             views=own_views,
             mode=stream.mode,
@@ -224,16 +242,22 @@ def plan_mixed_rows(
             seed=seed,
             stage=stage,
             index=index,
+            num_given=len(stream.given),
+            unit=stream.unit,
+            words=stream.words,
+            templates=template_ids(stream, corpus, vocabulary),
+            counted=_counted(stream),
             targets=targets,
             table_cache_prefix=cache_prefix,
         )
         label = sources.label(corpus)
-        planned.append(_describe(part, label, packing, specials, targets, num_rows))
+        num_cut = packer.num_cut(index) if packing.mode == "best_fit" else 0
+        planned.append(_describe(part, label, packing, specials, targets, num_rows, num_cut))
     return Plan(packer, sources.languages, vocabulary, packing, tuple(planned))
 
 
 def _open_packer(
-    sources: Sources, packing: Packing, specials: Specials
+    sources: Sources, vocabulary: Vocabulary, packing: Packing
 ) -> tuple[_packer.Packer, dict[tuple[str, str], int]]:
     """Hand the shards' arrays to the packer, which keeps them alive.
 
@@ -244,10 +268,14 @@ def _open_packer(
         raise ValueError(
             f"{sources.name}: {len(named)} languages, the packer takes {MAX_LANGUAGES}"
         )
-    first, language = named[0]
-    languages = [sources.languages.index(name) for _, name in named]
-    view = _packer.Corpus(first.shards[language][0].tokens.itemsize, languages)
-    for index, (corpus, name) in enumerate(named):
+    view, specials = _packer.Corpus(), vocabulary.specials(packing)
+    for corpus, name in named:
+        tokenizer = corpus.tokenizer(name)
+        index = view.add_view(
+            language=sources.languages.index(name),
+            token_bytes=tokenizer.dtype.itemsize,
+            first_id=vocabulary.first_id(tokenizer),
+        )
         for shard in corpus.shards[name]:
             view.add_shard(
                 index,
@@ -257,6 +285,8 @@ def _open_packer(
                 shard.document_tokens,
                 shard.document_sentences,
                 shard.key_hash,
+                NO_WORDS if shard.word_lengths is None else shard.word_lengths,
+                NO_DOCUMENTS if shard.document_words is None else shard.document_words,
             )
     packer = _packer.Packer(
         view,
@@ -272,29 +302,74 @@ def _open_packer(
 
 def _describe_uneven(part: Part, key: int) -> str:
     corpus = part.corpus
-    columns = [int(column[key]) for column in part.documents]
+    columns = [int(column[key]) for column in part.documents[len(part.stream.given) :]]
     named = list(zip(part.stream.languages, columns, strict=True))
-    counts = [f"{len(corpus.document(*place))} sentences in {place[0]}" for place in named]
+    numbers = [len(corpus.document(*place)) for place in named]
+    if len(set(numbers)) == 1:
+        return _describe_uneven_words(corpus, named)
+    counts = [
+        f"{number} sentences in {place[0]}" for number, place in zip(numbers, named, strict=True)
+    ]
     return (
         f"{corpus.path}: key {corpus.key(*named[0])!r} has {', '.join(counts)}; translations need "
         "equally many sentences (tresse verify lists all such keys)"
     )
 
 
+def _describe_uneven_words(corpus: Corpus, places: list[tuple[str, int]]) -> str:
+    words = [corpus.words(*place) or [] for place in places]
+    counts = zip(*([len(own) for own in sentences] for sentences in words), strict=True)
+    sentence, found = next((i, own) for i, own in enumerate(counts) if len(set(own)) > 1)
+    each = [f"{n} words in {place[0]}" for n, place in zip(found, places, strict=True)]
+    return (
+        f"{corpus.path}: key {corpus.key(*places[0])!r}, sentence {sentence} has "
+        f"{', '.join(each)}; the unit `words` needs equally many in each sentence"
+    )
+
+
+def _check_words(part: Part) -> None:
+    """Raise ValueError if units are words and a shard has none."""
+    if part.stream.unit != "words":
+        return
+    for language in part.stream.languages:
+        for shard in part.corpus.shards[language]:
+            if shard.word_lengths is None:
+                raise ValueError(
+                    f"{part.corpus.path}: documents of {language} have no words, which the unit "
+                    "`words` needs; prepare them with words (docs/data.md) or take sentences"
+                )
+
+
+def _counted(stream: Stream) -> list[bool]:
+    """Return which languages of a stream are targets; empty for all."""
+    if not stream.loss_on:
+        return []
+    return [language in stream.loss_on for language in stream.all_languages]
+
+
 def _describe(
-    part: Part, corpus: str, packing: Packing, specials: Specials, targets: int, num_rows: int
+    part: Part,
+    corpus: str,
+    packing: Packing,
+    specials: Specials,
+    targets: int,
+    num_rows: int,
+    num_cut: int,
 ) -> StreamPlan:
-    """Sum up a stream; the split of its targets by language ignores special tokens."""
+    """Sum up a stream; the split of its targets by language ignores tokens that are inserted."""
     stream = part.stream
-    totals = {name: part.corpus.num_documents(name) for name in stream.languages}
+    totals = {name: part.corpus.num_documents(name) for name in stream.all_languages}
     L = len(stream.languages)
     share = stream.probabilities or (1 / L if stream.mode == "sample" else 1.0,) * L
-    tokens = np.array(share) * part.num_tokens()
+    tokens = np.array([1.0] * len(stream.given) + list(share)) * part.num_tokens()
+    tokens *= _counted(stream) or 1.0
     per_epoch = tokens.sum() + part.num_documents * specials.num_separators
     if packing.mode == "best_fit":
         epochs = (targets + num_rows) / per_epoch
     else:
-        epochs = targets / (per_epoch - part.num_documents * packing.mask_documents)
+        counts_first = not stream.loss_on or stream.all_languages[0] in stream.loss_on
+        is_masked = packing.mask_documents and counts_first
+        epochs = targets / (per_epoch - part.num_documents * is_masked)
     split = targets * tokens / tokens.sum()
     return StreamPlan(
         stream=stream,
@@ -302,7 +377,8 @@ def _describe(
         num_rows=num_rows,
         num_targets=targets,
         epochs=float(epochs),
-        targets=dict(zip(stream.languages, split.tolist(), strict=True)),
+        targets=dict(zip(stream.all_languages, split.tolist(), strict=True)),
         num_documents=part.num_documents,
         num_left_out={name: total - part.num_documents for name, total in totals.items()},
+        num_cut=num_cut,
     )

@@ -3,17 +3,20 @@
 `tests/data/packing/test_packer.py` compares the C++ packer with it byte for byte.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from math import isqrt
 
+import numpy as np
+
 from tresse.data.packing.settings import Packing, Stream, split_targets, thresholds
 from tresse.data.packing.sources import Sources
+from tresse.data.packing.templates import template_ids
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
 
-ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER = 1, 2, 3, 4  # the purpose of a hash
+ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER, WORDS = 1, 2, 3, 4, 5  # the purpose of a hash
 WINDOW = 4096  # documents that best_fit packs at a time
 U64 = 2**64 - 1
 
@@ -24,6 +27,8 @@ class Token:
 
     id: int
     language: int
+    counted: bool = True
+    """True if it is a target."""
     starts: bool = False
     """True if a document begins here, or a part of one that best_fit cut."""
 
@@ -74,43 +79,115 @@ def permute(n: int, key: int, i: int) -> int:
 
 
 def document_tokens(
-    corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], epoch: int, index: int
+    corpus: Corpus,
+    stream: Stream,
+    packing: Packing,
+    vocabulary: Vocabulary,
+    where: tuple[int, ...],
+    epoch: int,
+    index: int,
 ) -> list[Token]:
     """Return a document of a stream as packed; where = (seed, stage, number of the stream)."""
-    L, names = len(stream.languages), stream.languages
-    vocabulary = Vocabulary.of(corpus.tokenizers, packing)
+    names = stream.all_languages
     documents = corpus.aligned(names)[index].tolist()
     key = _key_hash(corpus, names[0], documents[0])
-    texts = [corpus.document(name, i) for name, i in zip(names, documents, strict=True)]
+    fixed = template_ids(stream, corpus, vocabulary) or [([], [])] * len(names)
+    texts = [vocabulary.sentences(corpus, *place) for place in zip(names, documents, strict=True)]
+    words = [corpus.words(*place) for place in zip(names, documents, strict=True)]
 
     tokens: list[Token] = []
-    for s in range(len(texts[0])):
-        if stream.mode == "sample":
-            drawn = [_draw(stream, where, epoch, key, s)]
-        elif stream.mode == "alternate" and stream.language_order == "random":
-            drawn = _drawn_order(L, where, epoch, key)
-        else:
-            drawn = list(range(L))
-        for j in drawn:
-            language = corpus.languages.index(names[j])
-            if packing.language_switch and tokens and tokens[-1].language != language:
-                tokens.append(Token(vocabulary.switch, language))
-            tokens += [Token(int(unit), language) for unit in texts[j][s]]
+
+    def insert(ids: Iterable[int], language: int) -> None:
+        for id_ in ids:
+            before = tokens[-1].counted if tokens else not stream.loss_on
+            tokens.append(Token(id_, language, before))
+
     if packing.separators == "bos_eos":
-        tokens.insert(0, Token(vocabulary.bos, tokens[0].language))
+        insert([vocabulary.bos], 0)
+    last = None
+    for j, piece in _pieces(stream, texts, words, where, epoch, key):
+        language = corpus.languages.index(names[j])
+        if j != last:
+            if last is not None:
+                insert(fixed[last][1], corpus.languages.index(names[last]))
+                insert([vocabulary.switch] * packing.language_switch, language)
+            insert(fixed[j][0], language)
+        counted = not stream.loss_on or names[j] in stream.loss_on
+        tokens += [Token(int(id_), language, counted) for id_ in piece]
+        last = j
+    assert last is not None
+    insert(fixed[last][1], corpus.languages.index(names[last]))
+    if packing.separators == "bos_eos":
+        tokens[0].language = tokens[1].language
     if packing.separators != "none":
-        tokens.append(Token(vocabulary.eos, tokens[-1].language))
+        insert([vocabulary.eos], tokens[-1].language)
     tokens[0].starts = True
     return tokens
 
 
-def _draw(stream: Stream, where: tuple[int, ...], epoch: int, key: int, sentence: int) -> int:
-    """Draw the language of a sentence for `sample`; uniform draws take turns over L epochs."""
+def _pieces(
+    stream: Stream,
+    texts: Sequence[Sequence[np.ndarray]],
+    words: Sequence[list[list[int]] | None],
+    where: tuple[int, ...],
+    epoch: int,
+    key: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the pieces of a document in order, each with the number of its language."""
+    first = len(stream.given)
+    for j in range(first):
+        yield j, np.concatenate(texts[j])
+    drawn = list(range(len(stream.languages)))
+    if stream.mode == "alternate" and stream.language_order == "random":
+        drawn = _drawn_order(len(drawn), where, epoch, key)
+    units = _units(stream, texts[first:], words[first:], where, epoch, key)
+    for number, unit in enumerate(units):
+        if stream.mode == "sample":
+            drawn = [_draw(stream, where, epoch, key, number)]
+        for j in drawn:
+            yield first + j, unit[j]
+
+
+def _units(
+    stream: Stream,
+    texts: Sequence[Sequence[np.ndarray]],
+    words: Sequence[list[list[int]] | None],
+    where: tuple[int, ...],
+    epoch: int,
+    key: int,
+) -> Iterator[list[np.ndarray]]:
+    """Yield the units of a document, each in all languages."""
+    if stream.unit == "document" or stream.mode == "mono":
+        yield [np.concatenate(text) for text in texts]
+        return
+    if stream.unit == "sentence":
+        yield from map(list, zip(*texts, strict=True))
+        return
+    group = 0
+    for s in range(len(texts[0])):
+        cuts = [[*own[s], len(text[s])] for own, text in zip(words, texts, strict=True) if own]
+        start, num_words = 0, len(cuts[0]) - 1
+        while start < num_words:
+            end = min(start + _drawn_size(stream, where, epoch, key, group), num_words)
+            yield [text[s][own[start] : own[end]] for text, own in zip(texts, cuts, strict=True)]
+            start, group = end, group + 1
+
+
+def _drawn_size(stream: Stream, where: tuple[int, ...], epoch: int, key: int, group: int) -> int:
+    """Draw the number of words in a group; it changes when languages are drawn anew."""
+    (seed, *rest), (least, most) = where, stream.words
+    turns = len(stream.languages) if stream.mode == "sample" and stream.is_uniform else 1
+    hash = hash_words(seed, WORDS, *rest, epoch // turns, key, group)
+    return least + bounded(hash, most - least + 1)
+
+
+def _draw(stream: Stream, where: tuple[int, ...], epoch: int, key: int, unit: int) -> int:
+    """Draw the language of a unit for `sample`; uniform draws take turns over L epochs."""
     L, (seed, *rest) = len(stream.languages), where
     if stream.is_uniform:
-        hash = hash_words(seed, DRAW, *rest, epoch // L, key, sentence)
+        hash = hash_words(seed, DRAW, *rest, epoch // L, key, unit)
         return (bounded(hash, L) + epoch) % L
-    hash = hash_words(seed, DRAW, *rest, epoch, key, sentence)
+    hash = hash_words(seed, DRAW, *rest, epoch, key, unit)
     return sum(hash >= threshold for threshold in thresholds(stream))
 
 
@@ -134,13 +211,18 @@ def _key_hash(corpus: Corpus, language: str, document: int) -> int:
 
 
 def epoch_documents(
-    corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], epoch: int
+    corpus: Corpus,
+    stream: Stream,
+    packing: Packing,
+    vocabulary: Vocabulary,
+    where: tuple[int, ...],
+    epoch: int,
 ) -> list[list[Token]]:
     """Return all documents of a stream in the order of an epoch."""
-    n, (seed, *rest) = len(corpus.aligned(stream.languages)), where
+    n, (seed, *rest) = len(corpus.aligned(stream.all_languages)), where
     key = hash_words(seed, ORDER, *rest, epoch)
     order = [permute(n, key, i) for i in range(n)]
-    return [document_tokens(corpus, stream, packing, where, epoch, i) for i in order]
+    return [document_tokens(corpus, stream, packing, vocabulary, where, epoch, i) for i in order]
 
 
 def concat_rows(epochs: Iterator[list[list[Token]]], T: int) -> Iterator[list[Token]]:
@@ -190,20 +272,26 @@ def _pack_window(documents: list[list[Token]], capacity: int) -> list[list[Token
 
 
 def stream_rows(
-    corpus: Corpus, stream: Stream, packing: Packing, where: tuple[int, ...], targets: int
+    corpus: Corpus,
+    stream: Stream,
+    packing: Packing,
+    vocabulary: Vocabulary,
+    where: tuple[int, ...],
+    targets: int,
 ) -> list[Row]:
     """Return the rows of a stream up to the row with its last target."""
-    epochs = (epoch_documents(corpus, stream, packing, where, epoch) for epoch in count())
+    settings = corpus, stream, packing, vocabulary, where
+    epochs = (epoch_documents(*settings, epoch) for epoch in count())
     T = packing.row_length
     best_fit = packing.mode == "best_fit"
     rows: list[Row] = []
     for tokens in best_fit_rows(epochs, T, where) if best_fit else concat_rows(epochs, T):
         row = Row(tokens)
         rows.append(row)
-        counts = [not (packing.mask_documents and token.starts) for token in tokens[1:]]
-        for label, counted in enumerate(counts):
-            targets -= counted
-            if counted or label < T - 1:  # a masked label in the last column is not valid
+        for label, token in enumerate(tokens[1:]):
+            is_masked = packing.mask_documents and token.starts
+            targets -= token.counted and not is_masked
+            if label < T - 1 or not is_masked:  # a masked label in the last column is not valid
                 row.num_valid = label + 1
             if targets == 0:
                 return rows
@@ -222,9 +310,11 @@ def reference_rows(
     """Return all rows of the plan that `plan_mixed_rows` returns for the same arguments."""
     parts = [part for stream in streams for part in sources.parts(stream)]
     shares = split_targets(tokens, [part.stream for part in parts])
+    vocabulary = Vocabulary.of(sources.tokenizers, packing)
     queues = []
     for k, (part, targets) in enumerate(zip(parts, shares, strict=True)):
-        found = stream_rows(part.corpus, part.stream, packing, (seed, stage, k), targets)
+        settings = part.corpus, part.stream, packing, vocabulary
+        found = stream_rows(*settings, (seed, stage, k), targets)
         numbers = [sources.languages.index(name) for name in part.corpus.languages]
         queues.append([renumber(row, numbers) for row in found])
     sizes = [len(queue) for queue in queues]

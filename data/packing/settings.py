@@ -7,6 +7,19 @@ from fractions import Fraction
 from typing import Literal
 
 Mode = Literal["mono", "alternate", "sample"]
+Unit = Literal["sentence", "words", "document"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """Fixed tokens around each stretch of a language: names of tags and, with text, any text."""
+
+    language: str
+    """The language; a stretch of it is what lies between changes of language."""
+    before: str = ""
+    """Stands before a stretch, such as `<asr>` or `Say it in French: `."""
+    after: str = ""
+    """Stands after a stretch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,8 +30,22 @@ class Stream:
     """Languages of the corpus: one for mode `mono`, two or more that share keys for the others."""
     mode: Mode = "mono"
     """`mono`: documents of one language.
-    `alternate`: each sentence in every language, before the next sentence.
-    `sample`: each sentence in one language, which is drawn again every epoch."""
+    `alternate`: each unit in every language, before the next unit.
+    `sample`: each unit in one language, which is drawn again every epoch."""
+    unit: Unit = "sentence"
+    """Piece of a document that is alternated or drawn. `sentence`: a sentence.
+    `words`: some words of a sentence, which has equally many in all languages.
+    `document`: the whole document."""
+    words: tuple[int, int] = (1, 1)
+    """Least and greatest number of words in a unit of `words`, drawn for each unit. The last unit
+    of a sentence may have fewer."""
+    given: tuple[str, ...] = ()
+    """Languages whose documents with the same key stand whole before those of `languages`."""
+    loss_on: tuple[str, ...] = ()
+    """Languages whose tokens are targets; by default all. Tokens of a template, separators and
+    switch tokens count as the token before them; at the start of a document they do not."""
+    templates: tuple[Template, ...] = ()
+    """Fixed tokens around the stretches of some languages."""
     weight: float = 1.0
     """Share of the stage's targets, relative to the weights of the other streams."""
     probabilities: tuple[float, ...] = ()
@@ -40,11 +67,31 @@ class Stream:
             raise ValueError(f"{what}: mono takes one language, alternate and sample several")
         if self.mode != "mono" and len(self.languages) < 2:
             raise ValueError(f"{what}: {self.mode} takes two or more languages, mono one")
-        if len(set(self.languages)) < len(self.languages):
+        if len(set(self.all_languages)) < len(self.all_languages):
             raise ValueError(f"{what}: a language is named twice")
+        self._check_units(what)
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"{what}: weight is {self.weight}, expected a finite number above 0")
         self._check_probabilities(what)
+
+    def _check_units(self, what: str) -> None:
+        if self.unit not in ("sentence", "words", "document"):
+            raise ValueError(f"{what}: unit is {self.unit!r}, not sentence, words or document")
+        if self.mode == "mono" and self.unit != "sentence":
+            raise ValueError(f"{what}: mode mono takes whole documents, without a unit")
+        least, most = self.words
+        if not 1 <= least <= most:
+            raise ValueError(f"{what}: words are {self.words}, expected 1 <= least <= most")
+        if self.unit != "words" and self.words != (1, 1):
+            raise ValueError(f"{what}: words are for unit words, the unit is {self.unit}")
+        styled = tuple(template.language for template in self.templates)
+        for name, named in (("loss_on", self.loss_on), ("templates", styled)):
+            for language in named:
+                if language not in self.all_languages or named.count(language) > 1:
+                    raise ValueError(
+                        f"{what}: {name} has {language!r}; expected languages of the stream, each "
+                        f"once: {', '.join(self.all_languages)}"
+                    )
 
     def _check_probabilities(self, what: str) -> None:
         given = self.probabilities
@@ -58,6 +105,18 @@ class Stream:
             )
         if not all(0 <= p <= 1 for p in given) or abs(sum(given) - 1) > 1e-6:
             raise ValueError(f"{what}: probabilities {given} must be in [0, 1] and sum to 1")
+
+    @property
+    def all_languages(self) -> tuple[str, ...]:
+        """The given languages, then the others."""
+        return (*self.given, *self.languages)
+
+    @property
+    def name(self) -> str:
+        """Languages and mode, as a user reads them."""
+        before = f"{'+'.join(self.given)} then " if self.given else ""
+        by = f" by {self.unit}" if self.unit != "sentence" else ""
+        return f"{before}{'+'.join(self.languages)} {self.mode}{by}"
 
     @property
     def is_uniform(self) -> bool:

@@ -20,8 +20,8 @@ class Part:
     stream: Stream
     """The stream, with the weight that this part has in the stage."""
     documents: list[np.ndarray]
-    """Documents of the keys that the stream's languages share, int64 [keys] for each language;
-    no columns for a mono stream, which takes all documents."""
+    """Documents of the keys that all the stream's languages share, int64 [keys] for each language;
+    no columns for a stream of one language, which takes all documents."""
 
     @property
     def num_documents(self) -> int:
@@ -35,7 +35,7 @@ class Part:
         columns = self.documents or [None]
         return [
             _num_tokens(self.corpus, language, column)
-            for language, column in zip(self.stream.languages, columns, strict=True)
+            for language, column in zip(self.stream.all_languages, columns, strict=True)
         ]
 
 
@@ -93,7 +93,7 @@ class Sources:
         found = [
             Part(corpus, stream, documents)
             for corpus in self.corpora
-            if set(stream.languages) <= set(corpus.languages)
+            if set(stream.all_languages) <= set(corpus.languages)
             and (documents := _documents(corpus, stream)) is not None
         ]
         if not found:
@@ -116,20 +116,20 @@ class Sources:
 
     def _lacks(self, stream: Stream) -> str:
         """Return why a stream has no documents."""
-        named = ", ".join(stream.languages)
-        for language in stream.languages:
+        named = ", ".join(stream.all_languages)
+        for language in stream.all_languages:
             if language not in self.languages:
                 return f"no language {language!r}; there are {', '.join(self.languages)}"
-        if not any(set(stream.languages) <= set(corpus.languages) for corpus in self.corpora):
+        if not any(set(stream.all_languages) <= set(corpus.languages) for corpus in self.corpora):
             return f"no corpus has all of {named}; `tresse merge` makes one of several"
         return f"no key is in all of {named}; interleaving needs translations"
 
 
 def _documents(corpus: Corpus, stream: Stream) -> list[np.ndarray] | None:
     """Return the columns of a part's documents; None if no key is in all languages."""
-    if stream.mode == "mono":
+    if len(stream.all_languages) == 1:
         return []
-    columns = corpus.aligned_columns(stream.languages)
+    columns = corpus.aligned_columns(stream.all_languages)
     return columns if columns[0].size else None
 
 

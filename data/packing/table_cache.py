@@ -48,6 +48,8 @@ def table_cache_prefix(
         )  # fmt: skip
         return ""
     lengths = (replace(stream, weight=1.0), packing.separators, packing.language_switch)
+    if stream.templates:
+        lengths = (*lengths, packing.tags)
     content = repr((VERSION, lengths, seed, stage, index)).encode()
     return str(folder / f"{xxhash.xxh3_64_hexdigest(content)}-")
 

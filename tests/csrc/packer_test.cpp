@@ -4,6 +4,7 @@
 
 #include "packer.hpp"
 
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -22,8 +23,11 @@ struct Arrays {
   std::vector<std::uint32_t> document_lengths;
   std::vector<std::int64_t> document_tokens{0}, document_sentences{0};
   std::vector<std::uint64_t> key_hash;
+  std::vector<std::uint16_t> word_lengths;
+  std::vector<std::int64_t> document_words{0};
 };
 
+// Each sentence has as many words in all languages.
 template <class Token>
 Arrays make_shard(std::uint64_t seed, int first_document, int num_documents) {
   Arrays arrays;
@@ -32,7 +36,13 @@ Arrays make_shard(std::uint64_t seed, int first_document, int num_documents) {
     const auto sentences = 1 + bounded(hash_words(d), 6);
     const auto before = tokens.size();
     for (std::uint64_t s = 0; s < sentences; ++s) {
-      const auto length = 1 + bounded(hash_words(seed, d, s), 40);
+      std::uint64_t length = 0;
+      const auto words = 1 + bounded(hash_words(d, s, 7), 12);
+      for (std::uint64_t w = 0; w < words; ++w) {
+        arrays.word_lengths.push_back(
+            static_cast<std::uint16_t>(1 + bounded(hash_words(seed, d, s, w, 8), 5)));
+        length += arrays.word_lengths.back();
+      }
       arrays.sentence_lengths.push_back(static_cast<std::uint16_t>(length));
       for (std::uint64_t i = 0; i < length; ++i)
         tokens.push_back(static_cast<Token>(bounded(hash_words(seed, d, s, i), 2048)));
@@ -40,6 +50,7 @@ Arrays make_shard(std::uint64_t seed, int first_document, int num_documents) {
     arrays.document_lengths.push_back(static_cast<std::uint32_t>(tokens.size() - before));
     arrays.document_tokens.push_back(static_cast<std::int64_t>(tokens.size()));
     arrays.document_sentences.push_back(static_cast<std::int64_t>(arrays.sentence_lengths.size()));
+    arrays.document_words.push_back(static_cast<std::int64_t>(arrays.word_lengths.size()));
     arrays.key_hash.push_back(hash_words(d));
   }
   arrays.tokens.resize(tokens.size() * sizeof(Token));
@@ -56,20 +67,19 @@ struct Corpus {
 constexpr int kLanguages = 3, kDocuments = 61;
 
 template <class Token>
-Corpus make_corpus() {
+Corpus make_corpus(const std::array<std::uint32_t, 3>& first_ids) {
   Corpus corpus;
   for (int language = 0; language < kLanguages; ++language) {
     corpus.arrays.push_back(make_shard<Token>(language, 0, 20));
     corpus.arrays.push_back(make_shard<Token>(language, 20, kDocuments - 20));
   }
-  corpus.view.token_bytes = sizeof(Token);
   for (std::uint8_t language = 0; language < kLanguages; ++language)
-    corpus.view.views.emplace_back(language);
+    corpus.view.views.emplace_back(language, sizeof(Token), first_ids[language]);
   for (std::size_t i = 0; i < corpus.arrays.size(); ++i) {
     const auto& a = corpus.arrays[i];
     corpus.view.views[i / 2].add({a.tokens.data(), a.document_tokens.back(), a.sentence_lengths,
                                       a.document_lengths, a.document_tokens, a.document_sentences,
-                                      a.key_hash});
+                                      a.key_hash, a.word_lengths, a.document_words});
   }
   for (std::int64_t d = 0; d < kDocuments; ++d) corpus.documents.push_back(d);
   return corpus;
@@ -90,7 +100,24 @@ void add_streams(Packer& packer, const Corpus& corpus, const std::string& table_
   auto skewed = uniform;
   skewed.thresholds = {std::uint64_t{1} << 62, std::uint64_t{3} << 62};
   skewed.index = 3;
-  for (const auto& spec : {mono, alternate, uniform, skewed})
+  auto words = alternate;
+  words.unit = Unit::words;
+  words.most_words = 4;
+  words.templates = {{{7, 8, 9}, {}}, {{}, {10}}, {{11}, {12, 13}}};
+  words.counted = {true, false, true};
+  words.index = 4;
+  auto sampled_words = skewed;
+  sampled_words.unit = Unit::words;
+  sampled_words.least_words = sampled_words.most_words = 3;
+  sampled_words.index = 5;
+  StreamSpec given{.views = {1, 0}, .documents = {documents[0], documents[1]}, .seed = 1};
+  given.num_given = 1;
+  given.counted = {false, true};
+  given.index = 6;
+  auto whole = alternate;
+  whole.unit = Unit::document;
+  whole.index = 7;
+  for (const auto& spec : {mono, alternate, uniform, skewed, words, sampled_words, given, whole})
     packer.add_stream(spec, 5'000, TableCache(table_prefix + std::to_string(spec.index) + "-"));
 }
 
@@ -114,10 +141,13 @@ std::vector<Out> fill(Packer& packer, std::int64_t T, std::int64_t first, std::i
 template <class Token>
 std::vector<Token> make_pool(const Corpus& corpus) {
   std::vector<Token> pool;
-  for (const auto& arrays : corpus.arrays) {
+  for (std::size_t i = 0; i < corpus.arrays.size(); ++i) {
+    const auto& arrays = corpus.arrays[i];
     const auto size = pool.size();
     pool.resize(size + arrays.tokens.size() / sizeof(Token));
     std::memcpy(pool.data() + size, arrays.tokens.data(), arrays.tokens.size());
+    const auto first_id = corpus.view.views[i / 2].first_id();
+    for (auto j = size; j < pool.size(); ++j) pool[j] = static_cast<Token>(pool[j] + first_id);
   }
   return pool;
 }
@@ -138,8 +168,9 @@ std::vector<Out> gather(Packer& packer, const std::vector<Token>& pool, std::int
 }
 
 template <class Token, class Out>
-void check(PackingSpec packing, const std::string& table_prefix) {
-  const auto corpus = make_corpus<Token>();
+void check(PackingSpec packing, const std::string& table_prefix,
+           const std::array<std::uint32_t, 3>& first_ids = {0, 0, 0}) {
+  const auto corpus = make_corpus<Token>(first_ids);
   const auto pool = make_pool<Token>(corpus);
   Packer packer(corpus.view, packing);
   add_streams(packer, corpus, table_prefix);
@@ -184,6 +215,7 @@ int main(int, char** arguments) {
             check<std::uint16_t, std::uint16_t>(packing, table_prefix);
             if (T == 64) check<std::uint16_t, std::uint32_t>(packing, table_prefix);
             if (T == 64) check<std::uint32_t, std::uint32_t>(packing, table_prefix);
+            if (T == 64) check<std::uint16_t, std::uint16_t>(packing, table_prefix, {0, 3000, 0});
             ++checks;
           }
     std::printf("%d packings hold\n", checks);

@@ -1,5 +1,7 @@
 """Rows on the device: labels are the next tokens, masked where they do not count."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -19,6 +21,7 @@ def make_batch() -> Batch:
         cu_seqlens=np.array([0, 3, 5, 7, 9, 10], np.int32),
         span_starts=np.array([0, 3, 6, 12], np.int32),
         span_languages=np.array([0, 1, 1], np.uint8),
+        span_counted=np.array([1, 1, 1], np.uint8),
     )
 
 
@@ -45,3 +48,14 @@ def test_with_documents_masked_a_label_that_starts_one_does_not_count() -> None:
 def test_the_language_of_a_label_is_that_of_the_token_it_names() -> None:
     batch = to_device(make_batch(), CPU, mask_documents=False)
     assert batch.languages.tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+
+
+def test_labels_of_a_span_that_does_not_count_are_ignored() -> None:
+    packed = replace(make_batch(), span_counted=np.array([1, 0, 1], np.uint8))
+    batch = to_device(packed, CPU, mask_documents=False)
+    ignored = IGNORE_INDEX
+    assert batch.labels.tolist() == [
+        [2, 3, ignored, ignored, ignored],
+        [7, 65535, 9, *[ignored] * 2],
+    ]
+    assert (batch.labels != ignored).tolist() == counted_labels(packed, False).tolist()

@@ -21,21 +21,24 @@ from tresse.data.packing.reference import Row, reference_rows
 def expected_batch(rows: Sequence[Row], T: int, dtype: type) -> Batch:
     """Return the batch of some reference rows."""
     tokens, num_valid = np.zeros((len(rows), T + 1), dtype), np.zeros(len(rows), np.int32)
-    cuts, spans, languages = [], [], []
+    cuts, spans, languages, counted = [], [], [], []
     for r, row in enumerate(rows):
         num_valid[r] = row.num_valid
-        language = None
+        last = None
         for column, token in enumerate(row.tokens):
             tokens[r, column] = token.id
             if column == 0 or (token.starts and column < T):
                 cuts.append(r * T + column)
-            if token.language != language:
+            if (token.language, token.counted) != last:
+                last = token.language, token.counted
                 spans.append(r * (T + 1) + column)
-                languages.append(language := token.language)
+                languages.append(token.language)
+                counted.append(token.counted)
         if not row.tokens:
             cuts.append(r * T)
             spans.append(r * (T + 1))
             languages.append(0)
+            counted.append(True)
         elif len(row.tokens) < T:
             cuts.append(r * T + len(row.tokens))
     cuts.append(len(rows) * T)
@@ -46,11 +49,19 @@ def expected_batch(rows: Sequence[Row], T: int, dtype: type) -> Batch:
         np.array(cuts, np.int32),
         np.array(spans, np.int32),
         np.array(languages, np.uint8),
+        np.array(counted, np.uint8),
     )
 
 
 def assert_same(found: Batch, expected: Batch) -> None:
-    for name in ("tokens", "num_valid", "cu_seqlens", "span_starts", "span_languages"):
+    for name in (
+        "tokens",
+        "num_valid",
+        "cu_seqlens",
+        "span_starts",
+        "span_languages",
+        "span_counted",
+    ):
         left, right = getattr(found, name), getattr(expected, name)
         assert left.dtype == right.dtype, name
         np.testing.assert_array_equal(left, right, err_msg=name)

@@ -19,7 +19,7 @@ from tresse.data.packing import reference
 from tresse.data.packing.packer import Batch, Plan, _open_packer, plan_rows
 from tresse.data.packing.settings import Packing, Stream, split_targets
 from tresse.data.packing.sources import Sources
-from tresse.data.packing.vocabulary import Specials
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
@@ -179,7 +179,9 @@ def test_a_row_after_a_trillion_tokens_is_the_one_of_its_epoch(corpus, stream):
 
 
 def epoch_of(corpus: Corpus, stream: Stream, epoch: int) -> list[int]:
-    documents = reference.epoch_documents(corpus, stream, Packing(), (1, 0, 0), epoch)
+    documents = reference.epoch_documents(
+        corpus, stream, Packing(), Vocabulary(corpus.tokenizers), (1, 0, 0), epoch
+    )
     return [token.id for document in documents for token in document]
 
 
@@ -367,11 +369,11 @@ def test_the_first_key_of_different_numbers_of_sentences_is_named(uneven):
     ids=["int32", "float64", "strided"],
 )
 def test_columns_are_never_copied_into_another_type(corpus, column):
-    specials = Specials(bos=None, eos=None, switch=None)
-    packer, _ = _open_packer(Sources((corpus,)), Packing(row_length=8), specials)
-    assert packer.find_uneven([1, 1], [np.zeros(2, np.int64)] * 2, "") == -1
+    vocabulary = Vocabulary(corpus.tokenizers)
+    packer, _ = _open_packer(Sources((corpus,)), vocabulary, Packing(row_length=8))
+    assert packer.find_uneven([1, 1], [np.zeros(2, np.int64)] * 2, "sentence", "") == -1
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        packer.find_uneven([1, 1], [column, column], "")
+        packer.find_uneven([1, 1], [column, column], "sentence", "")
 
 
 @pytest.mark.parametrize("mode", ["concat", "best_fit"])

@@ -18,12 +18,12 @@ from tresse.kernels.gather import (
 )
 
 FUNCTIONS = gather_rows_triton, gather_rows_reference
-Copy = tuple[int, int, int, bool]
-"""Source, start, language, whether a document begins."""
+Copy = tuple[int, int, int, int]
+"""Source, start, language, 1 if a document begins + 2 if its tokens are ignored."""
 
 
 def packed(copies: list[Copy]) -> torch.Tensor:
-    words = [(source, p + (k << 32) + (begins << 40)) for source, p, k, begins in copies]
+    words = [(source, p + (k << 32) + (flags << 40)) for source, p, k, flags in copies]
     return torch.tensor(words)
 
 
@@ -32,15 +32,15 @@ def one_by_one(pool: list[int], copies: list[Copy], num_valid: list[int], T: int
     row, end = T + 1, len(num_valid) * (T + 1)
     ends = [start for _, start, _, _ in copies[1:]] + [end]
     batch: list[tuple[int, int, bool]] = []
-    for (source, start, language, begins), stop in zip(copies, ends, strict=True):
+    for (source, start, language, flags), stop in zip(copies, ends, strict=True):
         for i in range(stop - start):
             token = -1 - source if source < 0 else pool[source + i]
-            batch.append((token, language, begins and i == 0))
+            batch.append((token, language, bool((mask and flags & 1 and i == 0) or flags & 2)))
     rows = [batch[i : i + row] for i in range(0, end, row)]
     labels = [
         [
-            IGNORE_INDEX if t >= valid or (mask and begins) else token
-            for t, (token, _, begins) in enumerate(tokens[1:])
+            IGNORE_INDEX if t >= valid or ignored else token
+            for t, (token, _, ignored) in enumerate(tokens[1:])
         ]
         for tokens, valid in zip(rows, num_valid, strict=True)
     ]
@@ -61,7 +61,7 @@ def batches(draw: st.DrawFn, max_length: int = 40):
         fits = len(pool) - (stop - start)
         literal = st.integers(-1 - 2**17, -1) | st.just(-1 - 2**50)  # no address is that far away
         source = draw(literal if fits < 0 else literal | st.integers(0, fits) | st.just(fits))
-        copies.append((source, start, draw(st.sampled_from([0, 1, 254])), draw(st.booleans())))
+        copies.append((source, start, draw(st.sampled_from([0, 1, 254])), draw(st.integers(0, 3))))
     num_valid = draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
     return pool, dtype, copies, num_valid, T, draw(st.booleans())
 
@@ -89,7 +89,7 @@ def cut(B: int, T: int, size: int, num_copies: int) -> Three:
     sources = (size - lengths) * torch.rand(num_copies, generator=generator)
     sources = sources.long()
     sources[-1] = size - lengths[-1]
-    copies = torch.stack([sources, starts + (torch.arange(num_copies) % 2 << 40)], 1)
+    copies = torch.stack([sources, starts + (torch.arange(num_copies) % 4 << 40)], 1)
     return pool, copies, torch.full((B,), T - 1, dtype=torch.int32)
 
 

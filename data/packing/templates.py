@@ -1,0 +1,50 @@
+"""The fixed tokens of a stream's templates: names of tags, and texts by the corpus' tokenizer."""
+
+import re
+from collections.abc import Callable
+
+from tresse.data.packing.settings import Stream
+from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.corpus import Corpus
+from tresse.data.store.text_tokenizer import find_text_tokenizer, load_text_tokenizer
+
+Fixed = tuple[list[int], list[int]]
+"""Ids before and after a stretch of a language."""
+
+
+def template_ids(stream: Stream, corpus: Corpus, vocabulary: Vocabulary) -> list[Fixed]:
+    """Return the ids around each of a stream's languages; empty if it has no templates.
+
+    ValueError for a text where there is no text tokenizer.
+    """
+    if not stream.templates:
+        return []
+    encode = _encoder(corpus, vocabulary)
+    found = {each.language: (encode(each.before), encode(each.after)) for each in stream.templates}
+    return [found.get(language, ([], [])) for language in stream.all_languages]
+
+
+def _encoder(corpus: Corpus, vocabulary: Vocabulary) -> Callable[[str], list[int]]:
+    names = "|".join(re.escape(tag) for tag in sorted(vocabulary.tags, key=len, reverse=True))
+    loaded = None
+
+    def encode(text: str) -> list[int]:
+        nonlocal loaded
+        ids: list[int] = []
+        for piece in re.split(f"({names})", text) if names else [text]:
+            if piece in vocabulary.tags:
+                ids.append(vocabulary.tag(piece))
+            elif piece:
+                if vocabulary.text is None:
+                    raise ValueError(
+                        f"template {text!r}: {piece!r} is no tag of the packing, and no language "
+                        "of the corpora is text, whose tokenizer could read it"
+                    )
+                loaded = loaded or load_text_tokenizer(
+                    find_text_tokenizer(corpus.path, corpus.tokenizers)
+                )
+                first = vocabulary.first_id(vocabulary.text)
+                ids += [first + i for i in loaded.encode(piece, add_special_tokens=False).ids]
+        return ids
+
+    return encode
