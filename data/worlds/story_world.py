@@ -21,8 +21,10 @@ A cloze item shows all sentences but the last (the prompt) and asks which of two
 In both tasks each ending is right once and wrong once, so that endings alone give no hint.
 """
 
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,90 +32,22 @@ import xxhash
 
 from tresse.data.durable import staged_folder
 from tresse.data.store.cloze import ITEMS, write_items
-from tresse.data.store.corpus_writer import write_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.worlds.endings import cloze_items
+from tresse.data.worlds.story_texts import (
+    SUFFIX,
+    answer_words,
+    question,
+    question_items,
+    spelled_lexicon,
+    write_tokenizer,
+)
+from tresse.data.worlds.world import StoryWorld
 
 PAD = -1  # no word or no unit
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoryWorld:
-    """A world of stories; equal fields give equal bytes with the same version of numpy."""
-
-    seed: int = 0
-    """Seed of the words and the stories."""
-    languages: tuple[str, ...] = ("en", "fr")
-    """Names of the languages. The extra documents are in the first one."""
-    num_topics: int = 6
-    """Number of topics, 2 or more. Each is a round of concepts of its own."""
-    concepts_per_topic: int = 10
-    """Number of concepts in the round of a topic, 4 or more."""
-    pronunciations: int = 2
-    """Number of words for a concept in each language; each use draws one of them."""
-    units_per_language: int = 120
-    """Number of units of each language. All languages together have at most 2,047 units."""
-    units_per_word: tuple[int, int] = (2, 3)
-    """Least and greatest number of units in a word."""
-    sentences_per_story: int = 5
-    """Number of sentences in a story, 2 or more. In a cloze item the last one is the ending."""
-    words_per_sentence: int = 3
-    """Number of words in a sentence, without fillers.
-    It is the same in all sentences, or short endings would be more likely."""
-    skip: float = 0.3
-    """Probability that a story skips the next concept, drawn again for each further concept."""
-    noise: float = 0.15
-    """Probability that a word is off topic: any concept of the world."""
-    fillers: float = 0.15
-    """Probability of a filler, a word without meaning, before each word; drawn per language."""
-    num_fillers: int = 6
-    """Number of different fillers in each language."""
-    aligned_documents: int = 12_000
-    """Number of training stories told in every language."""
-    extra_documents: int = 12_000
-    """Number of training stories told in the first language only."""
-    valid_documents: int = 400
-    """Number of held-out stories told in every language."""
-    cloze_documents: int = 1_500
-    """Number of held-out stories told in every language that become an sSC and an sTC item each.
-    It must be a multiple of num_topics."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.vocab_size < 2048:
-            raise ValueError(
-                f"units_per_language={self.units_per_language} in {len(self.languages)} languages "
-                f"give {self.vocab_size} units; expected 1 to 2047"
-            )
-        if len(set(self.languages)) < len(self.languages):
-            raise ValueError(f"languages={self.languages} has a name twice")
-        fewest, most = self.units_per_word
-        if not 1 <= fewest <= most:
-            raise ValueError(f"units_per_word={fewest, most}; expected 1 <= fewest <= most")
-        for name in ("skip", "noise", "fillers"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected 0 <= {name} < 1")
-        least = dict(num_topics=2, concepts_per_topic=4, sentences_per_story=2, cloze_documents=1)
-        least |= dict(pronunciations=1, words_per_sentence=1, num_fillers=1, aligned_documents=1)
-        least |= dict(extra_documents=0, valid_documents=1)
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)}; expected {value} or more")
-        if self.cloze_documents % self.num_topics:
-            raise ValueError(
-                f"cloze_documents={self.cloze_documents}; expected a multiple of "
-                f"num_topics={self.num_topics}, so that topics are equally frequent"
-            )
-
-    @property
-    def num_concepts(self) -> int:
-        """Number of concepts; concept c is at place c % concepts_per_topic of its round."""
-        return self.num_topics * self.concepts_per_topic
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of units; those of language i start at i * units_per_language."""
-        return len(self.languages) * self.units_per_language
+DIALOGUES = "dialogues"
 
 
 @dataclass(frozen=True)
@@ -131,7 +65,9 @@ class Stories:
 def generate(world: StoryWorld, out: str | Path) -> None:
     """Write the corpora out/train, out/valid and out/cloze, and out/cloze/items.jsonl.
 
-    No two keys have the same story. ValueError when `out` holds anything; it appears whole.
+    A world with text has out/dialogues too: questions in the languages `en-question` and
+    `en-question-text`, for a first language en, and answers in `en-answer` and `en-answer-text`. No
+    two keys have the same story. ValueError when `out` holds anything; it appears whole.
     """
     sizes = {
         "story": world.aligned_documents,
@@ -144,21 +80,76 @@ def generate(world: StoryWorld, out: str | Path) -> None:
     parts = {kind: slice(bounds[i], bounds[i + 1]) for i, kind in enumerate(sizes)}
     words = b"".join(lexicon(world, language).tobytes() for language in world.languages)
     tokenizer = Tokenizer("story-world", xxhash.xxh3_64_hexdigest(words), "25/2", world.vocab_size)
-
-    def train() -> Iterator[Document]:
-        yield from documents(world, stories, parts["story"], "story")
-        yield from documents(world, stories, parts["extra"], "extra", world.languages[:1])
-
-    told = documents(world, stories, parts["cloze"], "cloze")
-    cloze = parts["cloze"]
     with staged_folder(out) as folder:
-        write_corpus(folder / "train", train(), tokenizer)
-        write_corpus(
-            folder / "valid", documents(world, stories, parts["valid"], "valid"), tokenizer
-        )
-        write_corpus(folder / "cloze", (half for story in told for half in split(story)), tokenizer)
-        items = cloze_items(stories.topics[cloze], stories.places[cloze], "cloze_documents")
+        for kind, told in _corpora(world, stories, parts, as_text=False).items():
+            write_corpus(folder / kind, told, tokenizer)
+        if world.text:
+            _add_texts(world, stories, parts, folder)
+        cloze = parts["cloze"]
+        topics, places = stories.topics[cloze], stories.places[cloze]
+        items = cloze_items(topics, places, "cloze_documents")
+        if world.text:
+            items = chain((item for item in items if item.task == "sTC"), question_items(topics))
         write_items(folder / "cloze" / ITEMS, items)
+
+
+def _corpora(
+    world: StoryWorld, stories: Stories, parts: dict[str, slice], *, as_text: bool
+) -> dict[str, Iterator[Document]]:
+    """Return the documents of each corpus, as speech or as text."""
+
+    def told(kind: str, languages: tuple[str, ...] = ()) -> Iterator[Document]:
+        return documents(world, stories, parts[kind], kind, languages, as_text=as_text)
+
+    first = world.languages[:1]
+    halves = (half for story in told("cloze") for half in split(story))
+    corpora = {
+        "train": chain(told("story"), told("extra", first)),
+        "valid": told("valid"),
+        "cloze": halves,
+    }
+    if world.text:
+        topics = stories.topics[parts["story"]]
+        questions = _questions(world, told("cloze"), as_text=as_text)
+        corpora["cloze"] = chain(halves, questions)
+        corpora[DIALOGUES] = _dialogues(world, topics, told("story", first), as_text=as_text)
+    return corpora
+
+
+def _add_texts(world: StoryWorld, stories: Stories, parts: dict[str, slice], folder: Path) -> None:
+    """Write the texts of each corpus, and merge them with its speech."""
+    tokenizer = write_tokenizer(world, folder)
+    for kind, told in _corpora(world, stories, parts, as_text=True).items():
+        speech, text = folder / f"{kind}-speech", folder / f"{kind}{SUFFIX}"
+        (folder / kind).rename(speech)
+        write_corpus(text, told, tokenizer, text_tokenizer=folder / "tokenizer.json")
+        merge_corpora([speech, text], folder / kind)
+        for each in (speech, text):
+            shutil.rmtree(each)
+    (folder / "tokenizer.json").unlink()
+
+
+def _questions(world: StoryWorld, told: Iterator[Document], *, as_text: bool) -> Iterator[Document]:
+    """Yield the questions of the cloze set in each language, and the answers of all topics."""
+    for story in told:
+        yield question(story, story.key.replace("cloze", "question"), story.language)
+    words = np.array([[answer_words(world, topic)] for topic in range(world.num_topics)])
+    for language in world.languages:
+        table, name = _lexicon(world, language, as_text=as_text), language + SUFFIX * as_text
+        for answer in _said(world, words, table, "answer/{}", name):
+            yield replace(answer, words=None)
+
+
+def _dialogues(
+    world: StoryWorld, topics: np.ndarray, told: Iterator[Document], *, as_text: bool
+) -> Iterator[Document]:
+    """Yield stories in the first language as questions, and their answers."""
+    first, end = world.languages[0], SUFFIX * as_text
+    for number, story in enumerate(told):
+        yield question(story, f"question/{number:06d}", f"{first}-question{end}")
+    words = np.array([[answer_words(world, topic)] for topic in topics.tolist()])
+    table = _lexicon(world, first, as_text=as_text)
+    yield from _said(world, words, table, "question/{:06d}", f"{first}-answer{end}")
 
 
 def draw_stories(world: StoryWorld, num_stories: int) -> Stories:
@@ -197,21 +188,21 @@ def documents(
     stories: Stories,
     part: slice,
     kind: str,
-    languages: tuple[str, ...] | None = None,
+    languages: tuple[str, ...] = (),
+    *,
+    as_text: bool = False,
 ) -> Iterator[Document]:
     """Yield the stories of a part in each language; keys are `kind` and the story's number."""
     for language in languages or world.languages:
-        told = tell(world, stories.concepts[part], language, kind)
-        for number, sentences in enumerate(told):
-            yield Document(key=f"{kind}/{number:06d}", language=language, sentences=sentences)
+        words = choose_words(world, stories.concepts[part], language, kind)
+        key, name = f"{kind}/{{:06d}}", language + SUFFIX * as_text
+        yield from _said(world, words, _lexicon(world, language, as_text=as_text), key, name)
 
 
-def tell(
-    world: StoryWorld, concepts: np.ndarray, language: str, kind: str
-) -> Iterator[list[np.ndarray]]:
-    """Yield the sentences of each story as units of a language: lists of uint16 arrays.
+def choose_words(world: StoryWorld, concepts: np.ndarray, language: str, kind: str) -> np.ndarray:
+    """Choose the words of stories in a language, and fillers: int64 [stories, sentences, slots].
 
-    concepts: int64 [stories, sentences, words].
+    concepts: int64 [stories, sentences, words]. A slot is a word of the lexicon or PAD.
     """
     number = world.languages.index(language)
     rng = generator(world, 2, number, *kind.encode())
@@ -223,23 +214,47 @@ def tell(
     with_filler = rng.random(concepts.shape) < world.fillers
     slots = np.stack([np.where(with_filler, filler, PAD), words], axis=-1)
     num_stories, num_sentences, num_words = concepts.shape
+    return slots.reshape(num_stories, num_sentences, 2 * num_words)
+
+
+def _said(
+    world: StoryWorld, words: np.ndarray, table: np.ndarray, key: str, language: str
+) -> Iterator[Document]:
+    """Yield documents of words, [documents, sentences, slots], as tokens by a lexicon.
+
+    key: the key of a single document, or a format of their number.
+    """
+    num_documents, num_sentences, num_slots = words.shape
     # PAD, -1, is the empty word at the end of the lexicon
-    units = lexicon(world, language)[slots.reshape(num_stories * num_sentences, 2 * num_words)]
-    lengths = (units != PAD).sum((1, 2))
-    tokens = units[units != PAD].astype(np.uint16)
-    sentences = np.split(tokens, np.cumsum(lengths)[:-1])
-    for first in range(0, num_stories * num_sentences, num_sentences):
-        yield sentences[first : first + num_sentences]
+    tokens = table[words.reshape(num_documents * num_sentences, num_slots)]
+    is_used = tokens != PAD
+    lengths = is_used.sum(2)
+    flat = tokens[is_used].astype(np.uint16)
+    sentences = np.split(flat, np.cumsum(lengths.sum(1))[:-1])
+    for number in range(num_documents):
+        own = slice(number * num_sentences, (number + 1) * num_sentences)
+        offsets = [_offsets(each[each > 0]) for each in lengths[own]] if world.text else None
+        yield Document(key.format(number), language, sentences[own], offsets)
+
+
+def _offsets(lengths: np.ndarray) -> list[int]:
+    """Return where the words of a sentence begin."""
+    return np.cumsum([0, *lengths[:-1]]).tolist()
+
+
+def _lexicon(world: StoryWorld, language: str, *, as_text: bool) -> np.ndarray:
+    return spelled_lexicon(world, language) if as_text else lexicon(world, language)
 
 
 def lexicon(world: StoryWorld, language: str) -> np.ndarray:
     """Draw the words of a language, all different: int64 [words + 1, most units], padded.
 
-    Word c * pronunciations + i is pronunciation i of concept c. Then come the fillers, and last an
-    empty word.
+    Word c * pronunciations + i is pronunciation i of concept c. Then come the fillers, the names of
+    topics if the world has text, and last an empty word.
     """
     number = world.languages.index(language)
     num_words = world.num_concepts * world.pronunciations + world.num_fillers
+    num_words += world.num_topics if world.text else 0
     fewest, most = world.units_per_word
     if world.units_per_language**fewest < 2 * num_words:
         raise ValueError(

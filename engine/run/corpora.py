@@ -7,7 +7,7 @@ import xxhash
 
 from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus, check_tokenizers
-from tresse.data.worlds.story_world import generate
+from tresse.data.worlds.story_world import DIALOGUES, generate
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
 
@@ -38,10 +38,21 @@ def open_corpora(config: RunConfig, ranks: Ranks) -> Corpora:
     ranks.barrier()
     train, valid, cloze = data.corpus, data.valid, data.cloze
     if data.story_world is not None:
-        train = train or (str(world / "train"),)
+        train = train or _of_world(world, config)
         valid, cloze = valid or str(world / "valid"), cloze or str(world / "cloze")
     sources = Sources(tuple(Corpus.open(path) for path in train), data.weights)
     others = {path: Corpus.open(path) for path in (valid, cloze) if path}
     for corpus in others.values():
         check_tokenizers((*sources.corpora, corpus))
     return Corpora(sources, others.get(valid), others.get(cloze))
+
+
+def _of_world(world: Path, config: RunConfig) -> tuple[str, ...]:
+    """Return the training corpora of a world: the dialogues only if a stage reads them."""
+    train, dialogues = world / "train", world / DIALOGUES
+    if dialogues.exists():
+        streams = (stream for stage in config.stages for stream in stage.streams)
+        known = set(Corpus.open(dialogues).languages)
+        if any(known.intersection(stream.all_languages) for stream in streams):
+            return str(train), str(dialogues)
+    return (str(train),)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.settings import Packing, Stream, Template
 from tresse.data.worlds.story_world import StoryWorld
 from tresse.engine.run.config import (
     CheckpointConfig,
@@ -201,6 +201,150 @@ def llama_1b_baselines() -> RunConfig:
     return baselines("1b-baselines", LLAMA_1B)
 
 
+# Text beside speech: CSLM's continual pre-training and fine-tuning, and interleaving by words.
+ASR, TTS, MT = TAGS = ("<asr>", "<tts>", "<mt>")
+TURN_WORDS = 7  # in a turn of text or speech, as in CSLM
+
+
+def recognition(language: str, weight: float = 1.0) -> Stream:
+    """Return speech and then its text, which alone is learned."""
+    return _turned(language, f"{language}-text", ASR, weight)
+
+
+def synthesis(language: str, weight: float = 1.0) -> Stream:
+    """Return text and then its speech, which alone is learned."""
+    return _turned(f"{language}-text", language, TTS, weight)
+
+
+def translation(source: str, target: str, weight: float = 1.0) -> Stream:
+    """Return text and then its translation, which alone is learned."""
+    return _turned(f"{source}-text", f"{target}-text", MT, weight)
+
+
+def _turned(given: str, language: str, tag: str, weight: float) -> Stream:
+    return Stream(
+        languages=(language,),
+        given=(given,),
+        loss_on=(language,),
+        templates=(Template(language=language, before=tag),),
+        weight=weight,
+    )
+
+
+def by_words(language: str, words: tuple[int, int], weight: float = 1.0) -> Stream:
+    """Return speech and text that take turns by a few words, each drawn."""
+    languages = (language, f"{language}-text")
+    return Stream(languages=languages, mode="sample", unit="words", words=words, weight=weight)
+
+
+def dialogues(language: str, words: tuple[int, int], weight: float = 1.0) -> Stream:
+    """Return questions as text, and their answers in turns of text and speech."""
+    answers = (f"{language}-answer-text", f"{language}-answer")
+    return Stream(
+        languages=answers,
+        given=(f"{language}-question-text",),
+        mode="alternate",
+        language_order="fixed",
+        unit="words",
+        words=words,
+        loss_on=answers,
+        weight=weight,
+    )
+
+
+def alignment(languages: tuple[str, str]) -> tuple[Stream, ...]:
+    """Return CSLM's streams: ASR and TTS in each language, MT both ways, and texts by themselves.
+
+    Half of the targets are of the former two, a quarter of translations and of texts.
+    """
+    one, other = languages
+    return (
+        *(recognition(language) for language in languages),
+        *(synthesis(language) for language in languages),
+        translation(one, other),
+        translation(other, one),
+        *(Stream(languages=(f"{language}-text",)) for language in languages),
+    )
+
+
+def cslm_cpt() -> RunConfig:
+    """CSLM's continual pre-training of Llama-3.1-8B (--model.pretrained) on text and speech."""
+    packing = Packing(
+        row_length=1024, mode="best_fit", separators="eos", mask_documents=True, tags=TAGS
+    )
+    return RunConfig(
+        recipe="cslm-cpt",
+        model=replace(LLAMA_8B, new_embedding="mean-cov"),
+        data=DataConfig(packing=packing, threads=2),
+        stages=(StageConfig(name="cpt", streams=alignment(("en", "zh")), tokens=6_100_000_000),),
+        rows_per_step=288,  # 24 GPUs with 2 rows, accumulated 6 times
+        micro_rows="auto",
+        optim=OptimConfig(lr=6e-5, warmup=0.03),
+        sharding=ShardingConfig(zero_stage=3),
+        recompute_layers=16,
+    )
+
+
+def cslm_sft() -> RunConfig:
+    """CSLM's fine-tuning (--init RUN/cpt): text questions, answers in turns of text and speech."""
+    config = cslm_cpt()
+    streams = tuple(dialogues(language, (TURN_WORDS, TURN_WORDS)) for language in ("en", "zh"))
+    packing = replace(config.data.packing, row_length=4096)
+    return replace(
+        config,
+        recipe="cslm-sft",
+        data=replace(config.data, packing=packing),
+        stages=(StageConfig(name="sft", streams=streams, tokens=500_000_000),),
+        rows_per_step=64,
+        optim=OptimConfig(lr=1e-5, warmup=0.03),
+    )
+
+
+def spirit() -> RunConfig:
+    """Speech, text, and both in turns of words, in equal shares (SpiritLM), in a 1B model."""
+    apart = (Stream(languages=("en",)), Stream(languages=("en-text",)))
+    stage = StageConfig(
+        name="spirit", streams=(*apart, by_words("en", (5, 30))), tokens=20_000 * TOKENS_PER_STEP
+    )
+    config = paper("spirit", replace(LLAMA_1B, new_embedding="mean-cov"), "table3")
+    packing = Packing(separators="eos", language_switch=True)
+    return replace(config, data=replace(config.data, packing=packing), stages=(stage,))
+
+
+def demo_text() -> RunConfig:
+    """Text beside speech in a generated story world: minutes on a CPU, no download."""
+    config = demo()
+    world = StoryWorld(
+        text=True,
+        aligned_documents=6000,
+        extra_documents=0,
+        valid_documents=100,
+        cloze_documents=240,
+    )
+    packing = replace(config.data.packing, language_switch=True, tags=TAGS)
+    languages = ("en", "fr")
+    texts = tuple(f"{language}-text" for language in languages)
+    apart = tuple(Stream(languages=(name,)) for name in (*languages, *texts))
+    aligned = alignment(languages)
+    braided = tuple(by_words(language, (1, 4)) for language in languages)
+    braided += (Stream(languages=texts, mode="sample"),)
+    answers = dialogues("en", (2, 2), weight=0.5)
+    tokens, answered = 800_000, 100_000
+    return replace(
+        config,
+        recipe="demo-text",
+        data=replace(config.data, story_world=world, packing=packing),
+        stages=(
+            StageConfig(name="apart", streams=apart, tokens=tokens),
+            StageConfig(name="apart-sft", streams=(*apart, answers), tokens=answered),
+            StageConfig(name="cpt", streams=aligned, tokens=tokens, init="apart"),
+            StageConfig(name="cpt-sft", streams=(*aligned, answers), tokens=answered),
+            StageConfig(name="spirit", streams=braided, tokens=tokens, init="apart"),
+            StageConfig(name="spirit-sft", streams=(*braided, answers), tokens=answered),
+        ),
+    )
+
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
     "tiny": tiny,
@@ -213,4 +357,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "interleave": any_interleave,
     "3b-interleave": llama_3b_interleave,
     "8b-interleave": llama_8b_interleave,
+    "cslm-cpt": cslm_cpt,
+    "cslm-sft": cslm_sft,
+    "spirit": spirit,
+    "demo-text": demo_text,
 }

@@ -12,6 +12,7 @@ from tresse.engine.scoring.score import SCORES
 
 TABLE = "table.json"
 MAX_LINES = 20  # longer tables by labels are not printed
+MAX_PAIRS = 6  # of languages, in one table
 
 
 def print_table(config: RunConfig) -> None:
@@ -45,8 +46,16 @@ def read_scores(setup: str, folder: Path, measure: str) -> Record:
 
 
 def format_scores(lines: list[Record]) -> str:
-    """Return a table: millions of tokens per language, accuracies in percent ± standard error."""
-    text = format_table(score_cells(lines), num_left=0)
+    """Return a table: millions of tokens per language, accuracies in percent ± standard error.
+
+    With more than MAX_PAIRS pairs of languages each task has a table of its own, with a line per
+    setup and language of the prompt.
+    """
+    pairs = {pair for line in lines for own in line["scores"].values() for pair in own}
+    if len(pairs) <= MAX_PAIRS:
+        text = format_table(score_cells(lines), num_left=0)
+    else:
+        text = "\n\n".join([format_table(_token_cells(lines)), *_matrices(lines)])
     if truncated := max(line["truncated"] for line in lines):
         text += f"\n{truncated} sequences lost the start of their prompts (--truncate-prompt left)"
     return text
@@ -54,16 +63,41 @@ def format_scores(lines: list[Record]) -> str:
 
 def score_cells(lines: list[Record]) -> list[list[str]]:
     """Return the cells of the table, its header first, with every column that any line has."""
-    languages = list(dict.fromkeys(name for line in lines for name in line["tokens"]))
     columns = dict.fromkeys(
         (task, pair) for line in lines for task, pairs in line["scores"].items() for pair in pairs
     )
-    table = [["setup", *(f"M {name}" for name in languages), *map(" ".join, columns)]]
+    header, *table = _token_cells(lines)
+    return [[*header, *map(" ".join, columns)]] + [
+        [*cells, *(_format_cell(line, *column) for column in columns)]
+        for cells, line in zip(table, lines, strict=True)
+    ]
+
+
+def _token_cells(lines: list[Record]) -> list[list[str]]:
+    """Return the setups and their millions of tokens per language."""
+    languages = list(dict.fromkeys(name for line in lines for name in line["tokens"]))
+    table = [["setup", *(f"M {name}" for name in languages)]]
     for line in lines:
-        cells = [line["setup"]]
-        cells += [f"{line['tokens'].get(name, 0) / 1e6:.2f}" for name in languages]
-        table.append([*cells, *(_format_cell(line, *column) for column in columns)])
+        counts = (line["tokens"].get(name, 0) for name in languages)
+        table.append([line["setup"], *(f"{count / 1e6:.2f}" for count in counts)])
     return table
+
+
+def _matrices(lines: list[Record]) -> list[str]:
+    """Return a table per task: prompts by line, endings by column."""
+    tables = []
+    for task in dict.fromkeys(task for line in lines for task in line["scores"]):
+        pairs = dict.fromkeys(pair for line in lines for pair in line["scores"].get(task, {}))
+        split = [pair.split("->") for pair in pairs]
+        prompts, endings = (list(dict.fromkeys(each[i] for each in split)) for i in (0, -1))
+        table = [[task, "prompt", *(f"-> {name}" for name in endings)]]
+        for line in lines:
+            for prompt in prompts:
+                asked = (name if name == prompt else f"{prompt}->{name}" for name in endings)
+                cells = (_format_cell(line, task, pair) for pair in asked)
+                table.append([line["setup"], prompt, *cells])
+        tables.append(format_table(table, num_left=2))
+    return tables
 
 
 def _format_cell(line: Record, task: str, pair: str) -> str:
@@ -85,6 +119,8 @@ def format_translations(scores: Mapping[str, Record]) -> str:
         for pair, given in found.get("perplexity", {}).get("translations", {}).items():
             values = [given[name] for name in ("alone", "original", "unrelated")]
             table.append([setup, pair, *(f"{value:.3f}" for value in values)])
+    if len(table) > MAX_LINES + 1:
+        return f"losses of translations in three contexts: {len(table) - 1} lines, in {SCORES}"
     return format_table(table, num_left=2) if len(table) > 1 else ""
 
 

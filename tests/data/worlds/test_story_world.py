@@ -12,10 +12,10 @@ from tresse.data.worlds.endings import partners
 from tresse.data.worlds.story_world import (
     Stories,
     StoryWorld,
+    documents,
     draw_stories,
     generate,
     lexicon,
-    tell,
 )
 
 WORLD = StoryWorld(
@@ -78,6 +78,12 @@ def test_languages_share_keys_and_sentence_counts_but_no_unit(corpora: Path):
         units = [{*np.concatenate([s.tokens for s in own])} for own in corpus.shards.values()]
         assert not units[0] & units[1]
         assert max(units[0] | units[1]) < WORLD.vocab_size
+
+
+def tell(world: StoryWorld, concepts: np.ndarray, language: str, kind: str) -> list:
+    """Return the sentences of stories."""
+    stories = Stories(concepts, *np.zeros((2, len(concepts)), int))
+    return [d.sentences for d in documents(world, stories, slice(None), kind, (language,))]
 
 
 def test_an_aligned_sentence_says_the_same_concepts_in_every_language():
