@@ -4,6 +4,7 @@ import torch
 
 from tresse.data.packing.packer import Plan, plan_rows
 from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
 from tresse.engine.batches import to_device
 from tresse.engine.run.ranks import Ranks
@@ -11,8 +12,11 @@ from tresse.engine.sharding.shard import Engine
 from tresse.engine.step import count_targets, sum_by_language
 
 
-def plan_heldout(corpus: Corpus, packing: Packing) -> dict[str, Plan]:
-    """Plan one pass over the documents of each language, in an order that never changes."""
+def plan_heldout(corpus: Corpus, packing: Packing, vocabulary: Vocabulary) -> dict[str, Plan]:
+    """Plan one pass over the documents of each language, in an order that never changes.
+
+    vocabulary: the ids of the run.
+    """
     return {
         language: plan_rows(
             corpus,
@@ -21,6 +25,7 @@ def plan_heldout(corpus: Corpus, packing: Packing) -> dict[str, Plan]:
             tokens=corpus.num_tokens(language) - corpus.num_documents(language),
             seed=0,
             stage=0,
+            vocabulary=vocabulary,
         )
         for language in corpus.languages
     }

@@ -1,7 +1,8 @@
 """A Hugging Face checkpoint to start from: its shape, its layers, and a vocabulary of units.
 
-The families are Llama (3.x, SmolLM) and Qwen2 (2.5). The text embedding and the head are not used
-as they are: `ModelConfig.new_embedding` says how the rows of the units come about.
+The families are Llama (3.x, SmolLM) and Qwen2 (2.5). A run of speech alone does not use the text
+embedding and the head as they are; one with text keeps their rows. `ModelConfig.new_embedding` says
+how the rows of units and special tokens come about.
 """
 
 import json
@@ -14,10 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.hugging_face import CONFIG, VOCABULARY, WEIGHTS, join_parameter
 from tresse.engine.model import normal, parameter_shapes
 from tresse.engine.run.config import ModelConfig, RopeScaling
 
+BLOCK_ROWS = 8192
 INDEX = "model.safetensors.index.json"
 FAMILIES = ("llama", "qwen2")
 OWN = ("init_std", "pretrained", "new_embedding")
@@ -115,15 +121,17 @@ def check_shape(config: ModelConfig) -> None:
         )
 
 
-def load_pretrained(config: ModelConfig, num_ids: int, seed: int) -> dict[str, Tensor]:
-    """Read the layers of the checkpoint, and draw a vocabulary of `num_ids` rows from its own.
+def load_pretrained(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> dict[str, Tensor]:
+    """Read the layers of the checkpoint, keep its rows of text, and draw the other ids' from them.
 
-    Returns tensors by our names. The vocabulary is left out where `new_embedding` is `normal`: the
-    model has drawn it. ValueError names the folder and the tensor that is missing or of another
-    shape.
+    Returns tensors by our names. Without text and with a `new_embedding` of `normal` the vocabulary
+    is left out: the model has drawn it. ValueError names the folder and the tensor that is missing
+    or of another shape, or the tokenizer that is not that of the corpus.
     """
     folder = Path(config.pretrained)
     check_shape(config)
+    if vocabulary.text is not None:
+        _check_text(config, vocabulary.text)
     files = _tensor_files(folder)
 
     def read(part: str) -> Tensor:
@@ -136,7 +144,7 @@ def load_pretrained(config: ModelConfig, num_ids: int, seed: int) -> dict[str, T
             raise ValueError(f"{files[part]}: cannot read {part}: {error}") from error
 
     try:
-        return _layers(config, read) | _vocabulary(config, read, num_ids, seed)
+        return _layers(config, read) | _vocabulary(config, read, vocabulary, seed)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
 
@@ -146,16 +154,49 @@ def _layers(config: ModelConfig, read: Callable[[str], Tensor]) -> dict[str, Ten
     return {name: join_parameter(name, read, config, vocab_width=1) for name in names}
 
 
+def _check_text(config: ModelConfig, text: Tokenizer) -> None:
+    """Raise ValueError if the rows of a checkpoint cannot be kept for the texts of a corpus."""
+    folder = Path(config.pretrained)
+    if config.new_embedding == "slice":
+        raise ValueError(
+            "--model.new-embedding slice: the first rows of the checkpoint are those of its text, "
+            "which are kept; choose mean-cov or normal for the units"
+        )
+    path = folder / TEXT_TOKENIZER
+    if path.exists() and (found := checksum_file(path)) != text.hash:
+        raise ValueError(
+            f"{path}: hash {found}, but the texts of the corpus are tokens of {text}; prepare them "
+            "with this tokenizer"
+        )
+    if (tied := read_shape(folder).tie_embeddings) != config.tie_embeddings:
+        raise ValueError(
+            f"{folder}: {'a tied' if tied else 'its own'} head, whose rows of text are kept; set "
+            f"--model.{'' if tied else 'no-'}tie-embeddings"
+        )
+
+
 def _vocabulary(
-    config: ModelConfig, read: Callable[[str], Tensor], num_ids: int, seed: int
+    config: ModelConfig, read: Callable[[str], Tensor], vocabulary: Vocabulary, seed: int
 ) -> dict[str, Tensor]:
-    if config.new_embedding == "normal":
+    num_ids, text = vocabulary.num_used, vocabulary.text
+    if config.new_embedding == "normal" and text is None:
         return {}
     names = [name for name in parameter_shapes(config, vocab_width=1) if name in VOCABULARY]
     rows = {}
     for name in names:
         table = read(VOCABULARY[name])
-        if config.new_embedding == "slice":
+        if text is not None:
+            first = vocabulary.first_id(text)
+            kept = first_rows(table, text.vocab_size)
+            key = f"{seed}/{name}/rows"
+            new = num_ids - text.vocab_size
+            drawn = (
+                normal((new, table.shape[1]), config.init_std, key)
+                if config.new_embedding == "normal"
+                else rows_like(kept, new, key)
+            )
+            rows[name] = torch.cat([drawn[:first], kept.float(), drawn[first:]])
+        elif config.new_embedding == "slice":
             rows[name] = first_rows(table, num_ids)
         else:
             rows[name] = rows_like(table, num_ids, f"{seed}/{name}/rows")
@@ -166,8 +207,8 @@ def first_rows(table: Tensor, num_ids: int) -> Tensor:
     """Return the first rows of a table, (V, D), as SlamKit keeps them; ValueError for too few."""
     if len(table) < num_ids:
         raise ValueError(
-            f"its vocabulary has {len(table):,} rows, {num_ids:,} are needed; choose "
-            "--model.new-embedding mean-cov"
+            f"its vocabulary has {len(table):,} rows, {num_ids:,} are needed (for units, choose "
+            "--model.new-embedding mean-cov)"
         )
     return table[:num_ids]
 
@@ -177,10 +218,14 @@ def rows_like(table: Tensor, num_ids: int, key: str) -> Tensor:
 
     The draw is a function of the key (Hewitt 2021, "Initializing new word embeddings").
     """
-    old = table.double()
-    mean = old.mean(0)
-    centred = old - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(old))
+    # In blocks: at 130,000 rows of 4,096 a copy in fp64 would take 4 GiB.
+    blocks = table.split(BLOCK_ROWS)
+    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(table)
+    covariance = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64)
+    for block in blocks:
+        centred = block.double() - mean
+        covariance += centred.T @ centred
+    values, vectors = torch.linalg.eigh(covariance / len(table))
     drawn = normal((num_ids, table.shape[1]), 1.0, key).double()
     return (mean + (drawn * values.clamp(min=0).sqrt()) @ vectors.T).float()
 

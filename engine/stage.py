@@ -283,7 +283,7 @@ def build_stage(
         check_vocabulary(source, plan.vocabulary)
         source.load_into(model)
     else:
-        fill_new(model, config)
+        fill_new(model, config, plan.vocabulary)
     # DeepSpeed starts the masters from bf16 weights: their fp32 values come from `read`.
     # They wait in the host's memory: on the device they would be one copy too many.
     drawn = () if source else model.named_parameters()
@@ -367,11 +367,11 @@ def _open_on_all(path: Path | None, ranks: Ranks) -> Checkpoint | None:
     return Checkpoint(path) if path else None
 
 
-def fill_new(model: Transformer, config: RunConfig) -> None:
+def fill_new(model: Transformer, config: RunConfig, vocabulary: Vocabulary) -> None:
     """Draw the weights, then replace those that a pretrained checkpoint has, if one is named."""
     model.init_weights(config.seed)
     if config.model.pretrained:
-        loaded = load_pretrained(config.model, model.vocab_used, config.seed)
+        loaded = load_pretrained(config.model, vocabulary, config.seed)
         with torch.no_grad():
             for name, tensor in loaded.items():
                 model.get_parameter(name)[: len(tensor)] = tensor

@@ -36,7 +36,7 @@ from tresse.engine.model import DTYPES
 from tresse.engine.run.banner import print_banner
 from tresse.engine.run.command_line import leave_status, parse_config, resume_command
 from tresse.engine.run.config import RunConfig, StageConfig
-from tresse.engine.run.corpora import Corpora, open_corpora
+from tresse.engine.run.corpora import Corpora, keep_tokenizer, open_corpora
 from tresse.engine.run.logbook import Logbook, check_log, curve_name
 from tresse.engine.run.provenance import write_start
 from tresse.engine.run.ranks import Ranks, join, leave
@@ -178,7 +178,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     check_continued(config, corpora, changes)
     plans = plan_stages(config, corpora, ranks)
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
-    heldout = plan_heldout(corpora.valid, packing) if corpora.valid else {}
+    heldout = plan_heldout(corpora.valid, packing, vocabulary) if corpora.valid else {}
     questions = corpora.cloze and read_questions(
         corpora.cloze, packing, vocabulary, config.truncate_prompt
     )
@@ -194,6 +194,7 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         write_changes(config, changes)
         write_config(config)
         write_corpora(config, corpora)
+        keep_tokenizer(config, corpora)
         write_start(Path(config.run_dir), plans, ranks.world_size)
     return Job(config, attend, mlp, corpora, plans, heldout, questions, subset, pool)
 

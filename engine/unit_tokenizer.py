@@ -1,7 +1,9 @@
 """Files beside an export's weights, so that transformers and vLLM generate without hand work.
 
 tokenizer.json writes unit 12 as `<Un12>`, as SlamKit does, and begins a text with the token that
-begins a document in training, if there is one. generation_config.json samples as SlamKit does.
+begins a document in training, if there is one. Where a model has text, it is the text's own
+tokenizer, whose tokens keep their ids; units, special tokens and tags are added after them.
+generation_config.json samples as SlamKit does.
 """
 
 import json
@@ -10,15 +12,44 @@ from pathlib import Path
 from tresse.data.durable import write_text
 from tresse.data.packing.settings import Packing
 from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
 from tresse.engine.run.typed_json import Record
 
 TEMPERATURE, TOP_K = 0.8, 25
 
 
-def write_tokenizer(folder: Path, vocabulary: Vocabulary, packing: Packing) -> None:
-    """Write tokenizer.json, tokenizer_config.json and generation_config.json."""
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+"""Flags of a token that stands for itself wherever it is written."""
+
+
+def find_tokenizer(folder: Path, vocabulary: Vocabulary) -> Path | None:
+    """Return the tokenizer.json of a model's texts, in the folder of its run; None without text.
+
+    folder: of the run, or of a stage or a checkpoint in it. ValueError if it is not there.
+    """
+    if vocabulary.text is None:
+        return None
+    for place in (folder, *folder.absolute().parents[:2]):
+        path = place / TEXT_TOKENIZER
+        if path.exists() and checksum_file(path) == vocabulary.text.hash:
+            return path
+    raise ValueError(
+        f"{folder}: no {TEXT_TOKENIZER} of {vocabulary.text} in the run's folder; put a copy there"
+    )
+
+
+def write_tokenizer(
+    folder: Path, vocabulary: Vocabulary, packing: Packing, text: Path | None = None
+) -> None:
+    """Write tokenizer.json, tokenizer_config.json and generation_config.json.
+
+    text: tokenizer.json of the texts, if the model has text.
+    """
     files = {
-        "tokenizer.json": _tokenizer(vocabulary, packing),
+        "tokenizer.json": _joined_tokenizer(vocabulary, packing, text)
+        if text
+        else _tokenizer(vocabulary, packing),
         "tokenizer_config.json": _tokenizer_config(vocabulary, packing),
         "generation_config.json": _generation_config(vocabulary, packing),
     }
@@ -27,9 +58,12 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, packing: Packing) -> N
 
 
 def _specials(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the ids of the special tokens and tags by name, the same in run and export."""
+    tags = {name: vocabulary.tag(name) for name in vocabulary.tags}
     if not vocabulary.has_specials:
-        return {}
-    return {"<eos>": vocabulary.eos, "<bos>": vocabulary.bos, "<switch>": vocabulary.switch}
+        return tags
+    names = {"<eos>": vocabulary.eos, "<bos>": vocabulary.bos, "<switch>": vocabulary.switch}
+    return names | tags
 
 
 def _name(vocabulary: Vocabulary, token: int | None) -> str | None:
@@ -38,9 +72,12 @@ def _name(vocabulary: Vocabulary, token: int | None) -> str | None:
 
 
 def _tokenizer(vocabulary: Vocabulary, packing: Packing) -> Record:
-    """Return a tokenizer of the tokenizers package: a word for each id, and an error for others."""
+    """Return a tokenizer of the tokenizers package: a word for each id, and an error for others.
+
+    transformers 5 reads every tokenizer of a Qwen2 model as a BPE, of which only the added tokens
+    are what they were: so units are added tokens too.
+    """
     specials = _specials(vocabulary)
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     units = {f"<Un{i}>": i for i in range(vocabulary.num_tokens)}
     split = {"pattern": {"Regex": "<[^<>]*>"}, "behavior": "Isolated", "invert": False}
     return {
@@ -48,7 +85,8 @@ def _tokenizer(vocabulary: Vocabulary, packing: Packing) -> Record:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": i, "content": name, **flags, "special": True} for name, i in specials.items()
+            {"id": i, "content": name, **FLAGS, "special": name in specials}
+            for name, i in (units | specials).items()
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -59,6 +97,24 @@ def _tokenizer(vocabulary: Vocabulary, packing: Packing) -> Record:
         "decoder": {"type": "Fuse"},
         "model": {"type": "WordLevel", "vocab": units | specials, "unk_token": "<unknown>"},
     }
+
+
+def _joined_tokenizer(vocabulary: Vocabulary, packing: Packing, text: Path) -> Record:
+    """Return the tokenizer of the texts, with units, special tokens and tags added at its end."""
+    content = json.loads(text.read_text(encoding="utf-8"))
+    assert vocabulary.text is not None
+    first = vocabulary.text.vocab_size
+    units = vocabulary.speech.vocab_size if vocabulary.speech else 0
+    added = [(first + i, f"<Un{i}>", False) for i in range(units)]
+    added += [(i, name, True) for name, i in _specials(vocabulary).items()]
+    content["added_tokens"] = content.get("added_tokens", []) + [
+        {"id": i, "content": name, **FLAGS, "special": special} for i, name, special in added
+    ]
+    return (
+        content
+        | {"truncation": None, "padding": None}
+        | {"post_processor": _template(vocabulary, packing)}
+    )
 
 
 def _template(vocabulary: Vocabulary, packing: Packing) -> Record | None:

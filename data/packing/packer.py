@@ -193,10 +193,11 @@ def plan_rows(
     tokens: int,
     seed: int,
     stage: int,
+    vocabulary: Vocabulary | None = None,
 ) -> Plan:
     """Plan rows of one corpus, as `plan_mixed_rows` does."""
-    sources = Sources((corpus,))
-    return plan_mixed_rows(sources, streams, packing, tokens=tokens, seed=seed, stage=stage)
+    how = {"tokens": tokens, "seed": seed, "stage": stage}
+    return plan_mixed_rows(Sources((corpus,)), streams, packing, vocabulary=vocabulary, **how)
 
 
 def plan_mixed_rows(
@@ -207,9 +208,11 @@ def plan_mixed_rows(
     tokens: int,
     seed: int,
     stage: int,
+    vocabulary: Vocabulary | None = None,
 ) -> Plan:
     """Plan rows with exactly `tokens` counted labels, shared among the streams by their weights.
 
+    vocabulary: the ids of the run; by default those of the corpora, which may lack speech or text.
     A stream shares its own among the corpora; what one corpus gives to it is a stream by itself.
     ValueError for a language that no corpus has, languages without a common key, translations that
     differ in their number of sentences (or of words, or have none, where these are the units), and
@@ -217,7 +220,7 @@ def plan_mixed_rows(
     """
     parts = [part for stream in streams for part in sources.parts(stream)]
     shares = split_targets(tokens, [part.stream for part in parts])
-    vocabulary = Vocabulary.of(sources.tokenizers, packing)
+    vocabulary = vocabulary or Vocabulary.of(sources.tokenizers, packing)
     specials = vocabulary.specials(packing)
     packer, views = _open_packer(sources, vocabulary, packing)
     planned = []

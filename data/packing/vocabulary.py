@@ -74,6 +74,15 @@ class Vocabulary:
         known = " and ".join(map(str, self.tokenizers))
         raise ValueError(f"tokens of {tokenizer}, but the vocabulary has {known}; tokenise alike")
 
+    def text_first(self) -> np.ndarray:
+        """Return all ids in an order that begins with those of text, int64 [num_used]."""
+        ids = np.arange(self.num_used)
+        if self.text is None:
+            return ids
+        first = self.first_id(self.text)
+        end = first + self.text.vocab_size
+        return np.concatenate([ids[first:end], ids[:first], ids[end:]])
+
     def sentences(self, corpus: Corpus, language: str, document: int) -> list[np.ndarray]:
         """Return the ids of each sentence of a document, int64."""
         first = self.first_id(corpus.tokenizer(language))

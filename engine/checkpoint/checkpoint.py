@@ -31,9 +31,9 @@ from tresse.engine.checkpoint.state import (
     read_state,
     write_state,
 )
-from tresse.engine.hugging_face import WEIGHTS, export, join_parameter
+from tresse.engine.hugging_face import VOCABULARY, WEIGHTS, export, join_parameter
 from tresse.engine.model import DTYPES, Transformer
-from tresse.engine.unit_tokenizer import write_tokenizer
+from tresse.engine.unit_tokenizer import find_tokenizer, write_tokenizer
 from tresse.kernels.attention import Attend, attention
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,11 @@ class Checkpoint:
         def read(part: str) -> Tensor:
             return self._read(prefix + part)
 
-        return join_parameter(name, read, model.config, model.vocab_width)
+        joined = join_parameter(name, read, model.config, model.vocab_width)
+        if name in VOCABULARY and self.state.order == "text-first":
+            places = torch.from_numpy(self.state.vocabulary.text_first())
+            joined[places] = joined[: len(places)].clone()
+        return joined
 
     def _read(self, name: str) -> Tensor:
         if name not in self._files:
@@ -184,14 +188,22 @@ def export_stage(folder: Path, out: Path, dtype: Literal["bf16", "fp32"]) -> Non
     packing = config.data.packing
     specials = vocabulary.specials(packing)
 
+    text = find_tokenizer(folder, vocabulary)
+    tensors = dict(model.named_parameters())
+    if text is not None:
+        places = torch.from_numpy(vocabulary.text_first())
+        for name in VOCABULARY.keys() & tensors.keys():
+            tensors[name] = torch.nn.Parameter(tensors[name].detach()[places])
+
     def write_own(folder: Path) -> None:
-        write_tokenizer(folder, vocabulary, packing)
+        write_tokenizer(folder, vocabulary, packing, text)
         path = folder / WEIGHTS
         file = TensorFile(bytes=path.stat().st_size, xxh3=checksum_file(path))
-        write_state(folder, replace(checkpoint.state, files={path.name: file}))
+        order = "run" if text is None else "text-first"
+        write_state(folder, replace(checkpoint.state, files={path.name: file}, order=order))
 
     export(
-        dict(model.named_parameters()),
+        tensors,
         config.model,
         out,
         DTYPES[dtype],
@@ -213,7 +225,7 @@ def is_export_of(out: Path, folder: Path) -> bool:
         exported = read_state(out)
     except (ValueError, OSError) as error:
         raise ValueError(f"{out}: {error}; remove this folder to have it written again") from None
-    return replace(exported, files={}) == replace(finished, files={})
+    return replace(exported, files={}, order="run") == replace(finished, files={})
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt
 
@@ -48,6 +48,9 @@ class State:
     """Tokenizer of each language of the training corpus."""
     vocabulary: Vocabulary
     config: RunConfig
+    order: Literal["run", "text-first"] = "run"
+    """Order of the rows of embedding and head. `run`: that of the ids of the run.
+    `text-first`: that of an export, in which the text keeps the ids of its own tokenizer."""
     files: dict[str, TensorFile] = field(default_factory=dict)
     """Files of tensors by name."""
 

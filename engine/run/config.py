@@ -80,10 +80,10 @@ class ModelConfig:
     init_std: float = 0.02
     """Standard deviation of new embeddings and projections, drawn from a normal distribution."""
     pretrained: str = ""
-    """Folder of a Hugging Face checkpoint to start from, without its text embedding (TWIST).
-    The default starts from random weights."""
+    """Folder of a Hugging Face checkpoint to start from. Its text embedding is kept if the corpora
+    have text, and left out if not (TWIST). The default starts from random weights."""
     new_embedding: Literal["normal", "mean-cov", "slice"] = "normal"
-    """Embedding of the units, and head if it is not tied, in place of a checkpoint's.
+    """Embedding of the units and special tokens, and their rows of a head that is not tied.
     `normal`: drawn with `init_std`. `mean-cov`: drawn with the mean and covariance of its rows.
     `slice`: its first rows, as SlamKit has it."""
 

@@ -7,6 +7,8 @@ import xxhash
 
 from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus, check_tokenizers
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
+from tresse.data.store.text_tokenizer import find_text_tokenizer, keep_text_tokenizer
 from tresse.data.worlds.story_world import DIALOGUES, generate
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
@@ -56,3 +58,11 @@ def _of_world(world: Path, config: RunConfig) -> tuple[str, ...]:
         if any(known.intersection(stream.all_languages) for stream in streams):
             return str(train), str(dialogues)
     return (str(train),)
+
+
+def keep_tokenizer(config: RunConfig, corpora: Corpora) -> None:
+    """Copy the text tokenizer of the training corpora into the run folder: exports need it."""
+    for corpus in corpora.train.corpora:
+        if (corpus.path / TEXT_TOKENIZER).exists():
+            path = find_text_tokenizer(corpus.path, corpus.tokenizers)
+            keep_text_tokenizer(Path(config.run_dir), path, corpus.tokenizers[-1])

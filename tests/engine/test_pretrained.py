@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.corpora.vocabularies import vocabulary_of
 from tests.support.families import CONFIGS, LLAMA, VOCAB_USED, build, hugging_face_model
 from tresse.engine.model import parameter_shapes
 from tresse.engine.pretrained import load_pretrained, read_shape, rows_like
@@ -50,7 +51,7 @@ def test_the_layers_give_the_hidden_states_of_transformers(
     hf = checkpoint(config, tmp_path, shard_size)
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard_size == "50KB")
     model = build(config)
-    loaded = load_pretrained(starting_from(tmp_path, config), VOCAB_USED, 0)
+    loaded = load_pretrained(starting_from(tmp_path, config), vocabulary_of(VOCAB_USED), 0)
     missing, unexpected = model.load_state_dict(loaded, strict=False)
     assert not unexpected
     assert set(missing) == {"embedding.weight", "head.weight"} & parameter_shapes(config, 1).keys()
@@ -77,10 +78,10 @@ def test_the_rotary_fields_of_transformers_4_are_read(tmp_path: Path):
     rope = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
     theta = rope.pop("rope_theta")
     change_fields(tmp_path, rope_parameters=None, rope_theta=theta, rope_scaling=rope)
-    load_pretrained(starting_from(tmp_path), VOCAB_USED, 0)
+    load_pretrained(starting_from(tmp_path), vocabulary_of(VOCAB_USED), 0)
     change_fields(tmp_path, rope_scaling=rope | {"factor": 9.0})
     with pytest.raises(ValueError, match=r"rope_scaling RopeScaling\(factor=9\.0"):
-        load_pretrained(starting_from(tmp_path), VOCAB_USED, 0)
+        load_pretrained(starting_from(tmp_path), vocabulary_of(VOCAB_USED), 0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_the_rotary_fields_of_transformers_4_are_read(tmp_path: Path):
 def test_a_recipe_of_another_shape_names_the_fields(changes, message: str, tmp_path: Path):
     checkpoint(LLAMA, tmp_path)
     with pytest.raises(ValueError, match=message):
-        load_pretrained(starting_from(tmp_path, **changes), VOCAB_USED, 0)
+        load_pretrained(starting_from(tmp_path, **changes), vocabulary_of(VOCAB_USED), 0)
 
 
 @pytest.mark.parametrize(
@@ -126,23 +127,23 @@ def test_a_recipe_without_a_shape_needs_a_checkpoint():
 def test_broken_folders_are_named(tmp_path: Path):
     config = starting_from(tmp_path)
     with pytest.raises(ValueError, match=r"config\.json: cannot be read"):
-        load_pretrained(config, VOCAB_USED, 0)
+        load_pretrained(config, vocabulary_of(VOCAB_USED), 0)
     checkpoint(LLAMA, tmp_path)
     weights = tmp_path / "model.safetensors"
     tensors = load_file(weights)
     norm = tensors.pop("model.layers.1.input_layernorm.weight")
     save_file(tensors, weights)
     with pytest.raises(ValueError, match=r"model\.layers\.1\.input_layernorm\.weight is missing"):
-        load_pretrained(config, VOCAB_USED, 0)
+        load_pretrained(config, vocabulary_of(VOCAB_USED), 0)
     save_file(tensors | {"model.layers.1.input_layernorm.weight": norm[1:]}, weights)
     with pytest.raises(ValueError, match=r"found shape \(47,\), expected \(48,\)"):
-        load_pretrained(config, VOCAB_USED, 0)
+        load_pretrained(config, vocabulary_of(VOCAB_USED), 0)
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"model\.safetensors: .*cut short"):
-        load_pretrained(config, VOCAB_USED, 0)
+        load_pretrained(config, vocabulary_of(VOCAB_USED), 0)
     weights.unlink()
     with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor"):
-        load_pretrained(config, VOCAB_USED, 0)
+        load_pretrained(config, vocabulary_of(VOCAB_USED), 0)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2, untied"])
@@ -150,12 +151,12 @@ def test_the_first_rows_of_the_old_tables_are_kept(name: str, tmp_path: Path):
     config = CONFIGS[name]
     hf = checkpoint(config, tmp_path)
     sliced = starting_from(tmp_path, config, new_embedding="slice")
-    loaded = load_pretrained(sliced, VOCAB_USED, 0)
+    loaded = load_pretrained(sliced, vocabulary_of(VOCAB_USED), 0)
     assert torch.equal(loaded["embedding.weight"], hf.model.embed_tokens.weight[:VOCAB_USED])
     if not config.tie_embeddings:
         assert torch.equal(loaded["head.weight"], hf.lm_head.weight[:VOCAB_USED])
     with pytest.raises(ValueError, match="its vocabulary has 301 rows, 302 are needed"):
-        load_pretrained(sliced, TEXT_IDS + 1, 0)
+        load_pretrained(sliced, vocabulary_of(TEXT_IDS + 1), 0)
 
 
 def test_rows_are_drawn_with_the_mean_and_the_covariance_of_the_old_ones():
@@ -174,7 +175,9 @@ def test_drawn_rows_come_from_both_tables_by_the_seed(tmp_path: Path):
     config = CONFIGS["llama, untied"]
     checkpoint(config, tmp_path)
     drawn = starting_from(tmp_path, config, new_embedding="mean-cov")
-    first, again, other = (load_pretrained(drawn, VOCAB_USED, seed) for seed in (0, 0, 1))
+    first, again, other = (
+        load_pretrained(drawn, vocabulary_of(VOCAB_USED), seed) for seed in (0, 0, 1)
+    )
     for name in ("embedding.weight", "head.weight"):
         assert first[name].shape == (VOCAB_USED, config.hidden_size)
         assert torch.equal(first[name], again[name])
@@ -187,7 +190,7 @@ def test_a_new_run_starts_from_the_checkpoint_and_padded_rows_stay_zero(tmp_path
     flags = ["--model.pretrained", str(tmp_path), "--model.new-embedding", "slice"]
     config = parse_config(["interleave", *flags])
     model = build(config.model)
-    fill_new(model, config)
+    fill_new(model, config, vocabulary_of(VOCAB_USED))
     embedding = model.embedding.weight
     assert torch.equal(embedding[:VOCAB_USED], hf.model.embed_tokens.weight[:VOCAB_USED])
     assert not embedding[VOCAB_USED:].any()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.corpora.vocabularies import vocabulary_of
-from tests.support.families import LLAMA
+from tests.support.families import CONFIGS
 from tresse.data.packing.settings import Packing
 from tresse.engine.hugging_face import export
 from tresse.engine.model import Transformer
@@ -37,14 +37,16 @@ def test_units_are_words_and_a_text_begins_as_a_document_does(
         tokenizer("<Un50>")
 
 
-def test_an_export_generates_units_without_more_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_an_export_generates_units_without_more_settings(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
     packing = Packing(row_length=32, separators="eos")
     vocabulary = vocabulary_of(UNITS, has_specials=True)
-    model = Transformer(LLAMA, vocabulary.width, vocabulary.num_used)
+    model = Transformer(config, vocabulary.width, vocabulary.num_used)
     model.init_weights(0)
     export(
         {name: parameter.detach() for name, parameter in model.named_parameters()},
-        LLAMA,
+        config,
         tmp_path / "out",
         torch.float32,
         vocab_used=vocabulary.num_used,

@@ -253,7 +253,7 @@ def test_a_real_corpus_packs_and_outlives_its_python_objects(tmp_path):
     ]
     corpus = write_corpus(tmp_path / "corpus", texts, Tokenizer("test", "", "25/2", 2048))
     arguments = (SAMPLE,), Packing(row_length=16, separators="eos")
-    options = {"tokens": 500, "seed": 0, "stage": 0}
+    options: Any = {"tokens": 500, "seed": 0, "stage": 0}
     rows = reference.reference_rows(Sources((corpus,)), *arguments, **options)
     planned = plan_rows(corpus, *arguments, **options)
     del corpus

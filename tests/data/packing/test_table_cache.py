@@ -47,9 +47,8 @@ def make_corpus(seed: int = 0, corpus_id: str = "corpus") -> Corpus:
 
 def plan(corpus: Corpus, stream: Stream, packing: Packing, **options: Any) -> Plan:
     """Plan rows of more than three epochs."""
-    return plan_rows(
-        corpus, [stream], packing, **{"tokens": 60_000, "seed": 1, "stage": 0} | options
-    )
+    options = {"tokens": 60_000, "seed": 1, "stage": 0} | options
+    return plan_rows(corpus, [stream], packing, **options)
 
 
 def rows(made: Plan) -> tuple[np.ndarray, ...]:

@@ -125,7 +125,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 def test_what_a_stream_needs_and_a_corpus_lacks_is_named():
     words = Stream(languages=("en", "fr"), mode="sample", unit="words")
-    how = {"tokens": 2, "seed": 0, "stage": 0}
+    how: Any = {"tokens": 2, "seed": 0, "stage": 0}
     texts = {"en": UNITS, "fr": {"a": [[1, 2, 3], [4]]}}
     with pytest.raises(ValueError, match="documents of en have no words"):
         plan_rows(memory_corpus(texts), [words], Packing(row_length=2), **how)
