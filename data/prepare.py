@@ -1,12 +1,14 @@
 """Prepare a corpus, for example: `python data/prepare.py manifest FILES --out CORPUS`.
 
 Start from units in JSON lines with `manifest`, from recordings with `audio`, from stories with
-`split` and `translate`, from texts with `pico` or `speak`, or from files of other tools with
-slamkit, smoltolk, textless or table. `eval` prepares a corpus that models are scored on.
+`split` and `translate`, from texts with `pico` or `speak` (speech) or `text` (text beside speech),
+or from files of other tools with slamkit, smoltolk, textless or table. `eval` prepares a corpus for
+questions that models are scored on.
 """
 
 import logging
 import sys
+from pathlib import Path
 
 import tyro
 
@@ -21,7 +23,11 @@ from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
+from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
 from tresse.data.texts.commands import COMMANDS as TEXTS
+from tresse.data.texts.story_files import read_stories
+from tresse.data.texts.text_tokens import encode_texts
 
 
 def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY) -> Corpus:
@@ -37,10 +43,40 @@ def prepare_manifest(files: Files, /, *, output: Written, tokenizer: Units = ANY
     return output.write(read_manifest(files, left_out), identity, left_out)
 
 
+def prepare_text(
+    stories: Files,
+    /,
+    *,
+    tokenizer: Path,
+    output: Written,
+    lang: str = "",
+    suffix: str = "-text",
+) -> Corpus:
+    """Write texts as a corpus of text tokens, to be merged with the speech of the same keys.
+
+    The corpus keeps the tokenizer, and the words of each sentence.
+
+    Args:
+        stories: JSON lines, TinyStories' text files, Parquet or StoryCloze's CSV (docs/format.md).
+        tokenizer: A tokenizer.json, or a folder that holds one, such as a checkpoint's.
+        output: The corpus.
+        lang: Language of stories that do not name their own, such as "en".
+        suffix: End of the names of the languages in the corpus: "-text" makes `en-text` of en.
+    """
+    file = tokenizer / TEXT_TOKENIZER if tokenizer.is_dir() else tokenizer
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; expected a tokenizer.json or its folder")
+    left_out = LeftOut(output.on_fault)
+    texts = read_stories(stories, lang, left_out)
+    documents = encode_texts(texts, load_text_tokenizer(file), suffix, left_out)
+    return output.write(documents, identify_text_tokenizer(file), left_out, file)
+
+
 def main(arguments: list[str] | None = None, prog: str = "data/prepare.py") -> int:
     """Run the command line and return the exit status; help calls the program `prog`."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    commands = {"manifest": prepare_manifest, **AUDIO, **EVALUATION, **FORMATS, **TEXTS, **SPEECH}
+    commands = {"manifest": prepare_manifest, "text": prepare_text}
+    commands |= AUDIO | EVALUATION | FORMATS | TEXTS | SPEECH
     try:
         corpus = tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, description=__doc__, args=arguments

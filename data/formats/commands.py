@@ -37,13 +37,18 @@ class Output:
     OUT/skipped.jsonl lists those that are left out. A key that is there twice always stops."""
 
     def write(
-        self, documents: Iterable[Document], tokenizer: Tokenizer, left_out: LeftOut
+        self,
+        documents: Iterable[Document],
+        tokenizer: Tokenizer,
+        left_out: LeftOut,
+        text_tokenizer: Path | None = None,
     ) -> Corpus:
         """Write the documents, and say how many were read and left out."""
         corpus = write_corpus(
             self.out,
             documents,
             tokenizer,
+            text_tokenizer=text_tokenizer,
             skip_misaligned=self.skip_misaligned,
             left_out=left_out,
         )

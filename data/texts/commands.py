@@ -11,6 +11,7 @@ from tresse.data.processes import rank
 from tresse.data.texts.cloze_texts import TEXTS, write_cloze_texts
 from tresse.data.texts.splits import SplitSettings, split_texts
 from tresse.data.texts.story_files import read_stories
+from tresse.data.texts.text_tokens import train_tokenizer
 from tresse.data.texts.translation_checks import CheckSettings
 from tresse.data.texts.translator_settings import TranslatorSettings
 from tresse.data.texts.translators import load_translator
@@ -118,4 +119,25 @@ def prepare_cloze_texts(
     print(left_out.describe(number, out))
 
 
-COMMANDS = {"split": split, "translate": translate, "cloze-texts": prepare_cloze_texts}
+def text_tokenizer(
+    stories: Stories, /, *, out: Path, size: int = 8192, lang: str = "", on_fault: OnFault = "stop"
+) -> None:
+    """Train a tokenizer of text: a BPE of bytes.
+
+    Args:
+        stories: JSON lines, TinyStories' text files, Parquet or StoryCloze's CSV (docs/format.md).
+        out: File for the tokenizer.json; it must not exist.
+        size: Largest number of tokens, more than 256.
+        lang: Language of stories that do not name their own, such as "en".
+        on_fault: What to do at a story that cannot be used, or is there already: `stop` or `skip`.
+    """
+    texts = list(read_stories(stories, lang, LeftOut(on_fault)))
+    print(f"wrote {out}: {train_tokenizer(texts, out, size):,} tokens of {len(texts):,} texts")
+
+
+COMMANDS = {
+    "split": split,
+    "translate": translate,
+    "cloze-texts": prepare_cloze_texts,
+    "text-tokenizer": text_tokenizer,
+}

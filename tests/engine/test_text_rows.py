@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.families import CONFIGS, LLAMA
-from tests.support.text_models import TEXTS, write_bpe_tokenizer, write_text_model
+from tests.support.foreign.text_models import TEXTS, write_bpe_tokenizer, write_text_model
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tensor_file import checksum_file
