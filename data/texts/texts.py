@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import xxhash
 
@@ -92,5 +93,6 @@ def check_sentences(sentences: Sequence[Any]) -> None:
     for number, sentence in enumerate(sentences):
         if not isinstance(sentence, str) or not any(map(str.isalnum, sentence)):
             raise ValueError(f"sentence {number} is {sentence!r}, expected words")
-        if not sentence.isprintable():  # a zero byte crashes Pico
+        # A zero byte crashes Pico; French has spaces that no line may break at.
+        if not all(sign.isprintable() or category(sign) == "Zs" for sign in sentence):
             raise ValueError(f"sentence {number} is {sentence!r}: it has a control character")

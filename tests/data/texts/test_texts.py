@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tresse.data.texts.texts import Text, read_texts
+from tresse.data.texts.texts import Text, check_sentences, read_texts
 
 GOOD = {"key": "1", "lang": "fr", "sentences": ["Où ça ?", "L'été."]}
 
@@ -56,3 +56,7 @@ def test_a_bad_text_is_an_error_with_its_line(
 def test_a_file_without_texts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no texts"):
         read_texts([write(tmp_path / "t.jsonl")])
+
+
+def test_spaces_that_no_line_breaks_at_belong_to_french():
+    check_sentences(["Il dit\u00a0: \u00ab\u202foui\u202f\u00bb."])
