@@ -1,5 +1,5 @@
 # `make demo` runs the main job on the embedded default, `make demo-speech` starts from speech, `make
-# test` passes the tests. All make .venv first if needed, with pip's own settings (index, cache, proxy)
+# demo-text` has text beside speech, `make test` passes the tests. All make .venv first if needed, with pip's own settings (index, cache, proxy)
 # as they are. The demos run on CPUs everywhere: their models are too small for a GPU.
 
 PYTHON ?= python3
@@ -7,6 +7,7 @@ VENV ?= .venv
 PROCESSES ?= 2
 FLAGS ?=
 DEMO ?= runs/demo
+TEXT ?= runs/demo-text
 
 SPEECH ?= runs/demo-speech
 STORIES ?=
@@ -14,12 +15,16 @@ UNITS ?= 200
 PREPARE = OMP_NUM_THREADS=1 $(VENV)/bin/python data/prepare.py
 ON_CPUS = CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES)
 
-.PHONY: demo demo-speech test gpu lint clean
+.PHONY: demo demo-speech demo-text test gpu lint clean
 .SECONDARY:
 
 demo: $(VENV)/installed
 	$(ON_CPUS) engine/train.py demo --run-dir $(DEMO) $(FLAGS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/tresse report $(DEMO) --out $(DEMO)/report
+
+demo-text: $(VENV)/installed
+	$(ON_CPUS) engine/train.py demo-text --run-dir $(TEXT) $(FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/tresse report $(TEXT) --out $(TEXT)/report
 
 # Texts, recordings, units, corpora, training. Every step keeps its finished work: after a stop
 # the same command resumes. A step runs if its file is missing, whatever the age of other files.

@@ -10,8 +10,8 @@ from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.run.config import RunConfig, StageConfig
 
-UNITS = 2048
-"""Units of a corpus that is not named: the paper's."""
+UNITS, TEXT = 2048, 128_256
+"""Tokens of a corpus that is not named: the paper's units, and the text of Llama 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,23 @@ def _expected(stage: StageConfig) -> Iterator[dict[str, float]]:
         stage.streams, split_targets(stage.tokens, stage.streams), strict=True
     ):
         number = len(stream.languages)
-        shares = stream.probabilities or (1 / number,) * number
-        yield {name: targets * p for name, p in zip(stream.languages, shares, strict=True)}
+        drawn = stream.probabilities or (1 / number,) * number
+        lengths = dict.fromkeys(stream.given, 1.0) | dict(zip(stream.languages, drawn, strict=True))
+        counted = {name: lengths[name] for name in stream.loss_on or stream.all_languages}
+        total = sum(counted.values())
+        yield {name: targets * length / total for name, length in counted.items()}
 
 
 def vocabulary(config: RunConfig, plans: dict[str, Plan]) -> Vocabulary:
-    """Return the ids of a run: those of its corpus or story world, or the paper's units."""
+    """Return the ids of a run: those of its corpus, or as many as are likely without one.
+
+    Languages whose names end with -text are taken for text.
+    """
     for plan in plans.values():
         return plan.vocabulary
     world = config.data.story_world
     units = Tokenizer("units", "", "25/2", world.vocab_size if world else UNITS)
-    return Vocabulary.of([units], config.data.packing)
+    streams = [stream for stage in config.stages for stream in stage.streams]
+    has_text = any(name.endswith("-text") for each in streams for name in each.all_languages)
+    text = [Tokenizer("text", "", "", TEXT)] if has_text else []
+    return Vocabulary.of([units, *text], config.data.packing)

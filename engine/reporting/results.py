@@ -17,7 +17,13 @@ from tresse.engine.reporting.facts import RunFacts, StageFacts
 from tresse.engine.reporting.paper import CELLS, NUM_ITEMS, TABLE_3, TITLE
 from tresse.engine.reporting.setups import all_stages, arrow, number, styles
 from tresse.engine.run.typed_json import Record
-from tresse.engine.scoring.report import read_scores, score_cells
+from tresse.engine.scoring.report import (
+    has_many_pairs,
+    matrix_cells,
+    read_scores,
+    score_cells,
+    token_cells,
+)
 
 CHANCE = 0.5
 NO_SCORES = "No stage has been scored."
@@ -30,8 +36,28 @@ def results(runs: Sequence[RunFacts]) -> Section:
         return Section("Results", [Note(NO_SCORES)])
     measure = runs[0].config.score_by
     lines = [read_scores(stage.setup, stage.folder, measure) for stage in scored]
-    blocks: list[Block] = [_table(lines, measure), _chart(lines, runs), *_paper(scored)]
+    tables = _matrices(lines, measure) if has_many_pairs(lines) else [_table(lines, measure)]
+    blocks: list[Block] = [*tables, _chart(lines, runs), *_paper(scored)]
     return Section("Results", blocks)
+
+
+def _matrices(lines: list[Record], measure: str) -> list[Table]:
+    """Return the tokens of all setups, and a table per task: prompts by line, endings by column."""
+    tokens, *tables = [token_cells(lines), *matrix_cells(lines)]
+    of_tokens = Table(
+        header=tokens[0],
+        lines=tokens[1:],
+        caption="M: millions of tokens that the weights were trained on, earlier stages included.",
+    )
+    caption = (
+        "Accuracies in percent ± standard error, of endings in the language of the column after "
+        f"prompts in that of the line. Chance is 50. The measure is {measure}."
+    )
+    found = [
+        Table(header=[arrow(name) for name in header], lines=cells, num_left=2, caption=caption)
+        for header, *cells in tables
+    ]
+    return [of_tokens, *found]
 
 
 def _table(lines: Sequence[Record], measure: str) -> Table:

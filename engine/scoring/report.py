@@ -51,11 +51,11 @@ def format_scores(lines: list[Record]) -> str:
     With more than MAX_PAIRS pairs of languages each task has a table of its own, with a line per
     setup and language of the prompt.
     """
-    pairs = {pair for line in lines for own in line["scores"].values() for pair in own}
-    if len(pairs) <= MAX_PAIRS:
-        text = format_table(score_cells(lines), num_left=0)
+    if has_many_pairs(lines):
+        matrices = [format_table(matrix, num_left=2) for matrix in matrix_cells(lines)]
+        text = "\n\n".join([format_table(token_cells(lines)), *matrices])
     else:
-        text = "\n\n".join([format_table(_token_cells(lines)), *_matrices(lines)])
+        text = format_table(score_cells(lines), num_left=0)
     if truncated := max(line["truncated"] for line in lines):
         text += f"\n{truncated} sequences lost the start of their prompts (--truncate-prompt left)"
     return text
@@ -66,14 +66,14 @@ def score_cells(lines: list[Record]) -> list[list[str]]:
     columns = dict.fromkeys(
         (task, pair) for line in lines for task, pairs in line["scores"].items() for pair in pairs
     )
-    header, *table = _token_cells(lines)
+    header, *table = token_cells(lines)
     return [[*header, *map(" ".join, columns)]] + [
         [*cells, *(_format_cell(line, *column) for column in columns)]
         for cells, line in zip(table, lines, strict=True)
     ]
 
 
-def _token_cells(lines: list[Record]) -> list[list[str]]:
+def token_cells(lines: list[Record]) -> list[list[str]]:
     """Return the setups and their millions of tokens per language."""
     languages = list(dict.fromkeys(name for line in lines for name in line["tokens"]))
     table = [["setup", *(f"M {name}" for name in languages)]]
@@ -83,8 +83,16 @@ def _token_cells(lines: list[Record]) -> list[list[str]]:
     return table
 
 
-def _matrices(lines: list[Record]) -> list[str]:
-    """Return a table per task: prompts by line, endings by column."""
+def has_many_pairs(lines: list[Record]) -> bool:
+    """Return whether the pairs of languages are too many to be columns."""
+    return len({p for line in lines for own in line["scores"].values() for p in own}) > MAX_PAIRS
+
+
+def matrix_cells(lines: list[Record]) -> list[list[list[str]]]:
+    """Return a table per task, its header first: setup and language of the prompt by line.
+
+    The columns are the languages of the endings.
+    """
     tables = []
     for task in dict.fromkeys(task for line in lines for task in line["scores"]):
         pairs = dict.fromkeys(pair for line in lines for pair in line["scores"].get(task, {}))
@@ -96,7 +104,7 @@ def _matrices(lines: list[Record]) -> list[str]:
                 asked = (name if name == prompt else f"{prompt}->{name}" for name in endings)
                 cells = (_format_cell(line, task, pair) for pair in asked)
                 table.append([line["setup"], prompt, *cells])
-        tables.append(format_table(table, num_left=2))
+        tables.append(table)
     return tables
 
 

@@ -41,6 +41,7 @@ def has_loss(record: dict) -> bool:
     return "heldout_loss" in record
 
 
+@pytest.mark.long
 def test_a_signal_saves_the_step_that_was_last_launched(world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -140,7 +140,7 @@ def test_checkpoints_that_are_asked_for_are_written_and_stay(world: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answer", ["save", "stop"])
+@pytest.mark.parametrize("answer", [pytest.param("save", marks=pytest.mark.long), "stop"])
 def test_sigusr1_saves_and_stops_only_if_told_to(world: Path, tmp_path: Path, answer: str) -> None:
     """To save, two ranks of `tresse train`, which passes it on; to stop, one process."""
     run_dir = tmp_path / "run"

@@ -91,6 +91,7 @@ def longer_run(world: Path, shared: Callable[..., Path]) -> Path:
     return shared("longer", lambda folder: torchrun(2, TRAIN, *scored(world, folder)))
 
 
+@pytest.mark.long
 def test_a_signal_to_one_node_stops_both_with_a_checkpoint_and_one_node_goes_on(
     world: Path, longer_run: Path, tmp_path: Path
 ) -> None:
