@@ -2,7 +2,6 @@
 
     python bench/mini_table3.py                       the paper's six rows, three seeds
     python bench/mini_table3.py --changes all         and one change at a time
-    python bench/mini_table3.py --units UNITS --out runs/units   held-out losses on real units
 
 Each run is an ordinary one of `engine/train.py`, in its own folder of --out: a run that is finished
 is not repeated, and one that was stopped resumes. Results go to --json, the table to the terminal.
