@@ -1,11 +1,12 @@
 """Tokens per second of the packer against a memcpy of the same bytes, mode by mode.
 
-The corpus has stories of 100 to 800 tokens in two languages, in sentences of 45 on average; it is
-written once into `--corpus`. A batch is [75, 2049] uint16, in one page-aligned buffer for all
-variants. "memcpy" reads the corpus from end to end. "blocks" copies blocks of 450 tokens, the mean
-document, in random order: the best that a shuffled epoch can reach without looking ahead. "copies
-of" lists the places of the tokens, for a gather on the device; its bytes are those of the list.
-Variants take turns within a pass, so that a drift of the machine affects all alike.
+The corpus has stories of 100 to 800 tokens in two languages, in sentences of 45 tokens and ten
+words on average; it is written once into `--corpus`. A batch is [75, 2049] uint16, in one
+page-aligned buffer for all variants. "memcpy" reads the corpus from end to end. "blocks" copies
+blocks of 450 tokens, the mean document, in random order: the best that a shuffled epoch can reach
+without looking ahead. "copies of" lists the places of the tokens, for a gather on the device; its
+bytes are those of the list. Variants take turns within a pass, so that a drift of the machine
+affects all alike.
 
     python bench/packer.py --json bench/results/packer.json
 """
@@ -31,12 +32,15 @@ from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 
 B, T = 75, 2048
-BLOCK = 450
+BLOCK, WORDS = 450, 10
 EN = Stream(languages=("en",))
 VARIANTS = {
     "mono": (EN, Packing()),
     "alternate": (Stream(languages=("en", "fr"), mode="alternate"), Packing()),
     "sample": (Stream(languages=("en", "fr"), mode="sample"), Packing()),
+    "sample, words": (
+        Stream(languages=("en", "fr"), mode="sample", unit="words", words=(2, 5)), Packing()
+    ),
     "mono, best_fit": (EN, Packing(mode="best_fit")),
     "alternate, best_fit": (
         Stream(languages=("en", "fr"), mode="alternate"), Packing(mode="best_fit")
@@ -69,7 +73,7 @@ class Options:
 
 
 def stories(tokens: int) -> Iterator[Document]:
-    """Yield stories in two languages, of 100 to 800 tokens in sentences of 20 to 70."""
+    """Yield stories in two languages, of 100 to 800 tokens in sentences of ten words."""
     rng = np.random.default_rng(0)
     num_stories = max(tokens // 2 // 450, 1)
     for i in tqdm(range(num_stories), unit="story", desc="corpus", disable=None):
@@ -77,7 +81,9 @@ def stories(tokens: int) -> Iterator[Document]:
         for language in ("en", "fr"):
             lengths = rng.integers(20, 71, num_sentences)
             units = rng.integers(0, 2048, lengths.sum(), dtype=np.uint16)
-            yield Document(f"story {i}", language, np.split(units, np.cumsum(lengths)[:-1]))
+            words = [[n * length // WORDS for n in range(WORDS)] for length in lengths.tolist()]
+            sentences = np.split(units, np.cumsum(lengths)[:-1])
+            yield Document(f"story {i}", language, sentences, words)
 
 
 def open_corpus(folder: Path, tokens: int) -> Corpus:

@@ -416,15 +416,16 @@ void Stream::expand_words(Document& document) const {
       const auto range = spec_.most_words - spec_.least_words + 1;
       const auto most = spec_.least_words + (range > 1 ? bounded(fold(sizes, group), range) : 0);
       std::uint64_t words = 0;
-      for (std::int64_t ahead = left[0]; words < most && ahead > 0; ++words) {
+      for (lengths[0] = 0; words < most && lengths[0] < left[0]; ++words) {
         if (parts[0].words + words == parts[0].words_end) throw_inconsistent(document.index);
-        ahead -= parts[0].words[words];
+        lengths[0] += parts[0].words[words];
       }
       for (std::size_t j = 0; j < parts.size(); ++j) {
-        if (parts[j].words_end - parts[j].words < static_cast<std::ptrdiff_t>(words))
+        auto& part = parts[j];
+        if (part.words_end - part.words < static_cast<std::ptrdiff_t>(words))
           throw_inconsistent(document.index);
-        lengths[j] = std::accumulate(parts[j].words, parts[j].words + words, std::int64_t{0});
-        parts[j].words += words;
+        if (j > 0) lengths[j] = std::accumulate(part.words, part.words + words, std::int64_t{0});
+        part.words += words;
         left[j] -= lengths[j];
         if (lengths[j] == 0 || left[j] < 0) throw_inconsistent(document.index);
       }
@@ -458,9 +459,18 @@ void Stream::add_whole(Document& document, std::size_t j) const {
 }
 
 void Stream::add_piece(Document& document, std::size_t j, std::int64_t length) const {
-  if (j != document.stretch) open_stretch(document, j);
-  document.runs.push_back({document.parts[j].tokens, static_cast<std::uint32_t>(length),
-                           language(j), Special::none, counted(j)});
+  const auto& part = document.parts[j];
+  if (j == document.stretch) {
+    auto& last = document.runs.back();
+    if (last.tokens + last.length * part.token_bytes == part.tokens) {
+      last.length += static_cast<std::uint32_t>(length);
+      return;
+    }
+  } else {
+    open_stretch(document, j);
+  }
+  document.runs.push_back({part.tokens, static_cast<std::uint32_t>(length), language(j),
+                           Special::none, counted(j)});
 }
 
 void Stream::open_stretch(Document& document, std::size_t j) const {
