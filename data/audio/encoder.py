@@ -252,3 +252,22 @@ def _decode(
             yield Clip(i, waveform, []), waveform.nbytes
     except ValueError as error:
         yield str(error), 0
+
+
+def place_words(
+    starts: Sequence[float], begin: float, num_units: int, frame_rate: Fraction
+) -> list[int]:
+    """Return the unit at which each word of a sentence begins; every word has one unit or more.
+
+    starts: seconds at which the words begin; begin: second at which the sentence begins. The first
+    word takes all units before the second one. ValueError for more words than units.
+    """
+    if len(starts) > num_units:
+        raise ValueError(f"a sentence of {len(starts)} words has {num_units} units")
+    places = [round((start - begin) * frame_rate) for start in starts]
+    places[0] = 0
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + 1)
+    for i in range(len(places) - 1, 0, -1):
+        places[i] = min(places[i], num_units - (len(places) - i))
+    return places

@@ -33,6 +33,10 @@ class JobSettings:
     """Leave out keys whose documents differ in their number of sentences.
     By default such a key is an error."""
 
+    words: bool = False
+    """Keep the words of each sentence, for streams that change language by words.
+    Manifests, moshi-finetune and Lhotse can have their times."""
+
     def __post_init__(self) -> None:
         if not 0 < self.min_seconds <= self.max_seconds:
             raise ValueError(

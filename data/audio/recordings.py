@@ -5,6 +5,7 @@ JSON lines or CSV, one line per file:
     {"path": "en/0001.flac", "key": "0001", "lang": "en", "sentences": [[0, 2.4], [2.4, 5.1]]}
     {"path": "fr/0001-0.wav", "key": "0001", "lang": "fr", "sentence": 0}
 
+`words` may list the seconds at which the words of each sentence begin: [[0.1, 0.4], [2.5, 3.0]].
 `sentences` are the times of sentences in seconds; `sentence` is the number of a sentence that has a
 file of its own; a file without either is one sentence. `path` is relative to the manifest. In CSV
 the cell of `sentences` holds JSON. Recordings of different languages with the same key are
@@ -18,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tresse.data.audio.sources import File, Span, time_spans
+from tresse.data.audio.sources import File, Span, time_spans, word_starts
 from tresse.data.left_out import ContradictionError, LeftOut
 from tresse.data.lines import check_fields, check_files, decode_json
 from tresse.data.naming import check_language, normal_key
 
 MAX_CELL = 1 << 30
 """Characters of a cell of CSV; the csv module's own limit is 2**17, some 8,000 sentences."""
-REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences")
+REQUIRED, OPTIONAL = ("path", "key", "lang"), ("sentence", "sentences", "words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Recording:
     """Place in the manifest, for messages: "train.jsonl:12"."""
     texts: tuple[str, ...] = ()
     """A text for each sentence, or none."""
+    words: tuple[tuple[float, ...], ...] = ()
+    """Seconds from the start of its source at which the words of each sentence begin, or none."""
 
     def __str__(self) -> str:
         return f"{self.language}/{self.key}"
@@ -75,7 +78,9 @@ def read_recordings(
         if own.whole is None and (language, key) in broken:
             fault = f"its line {broken[language, key]} cannot be used"
         if left_out.keeps(own.where, key, language, fault):
-            recordings.append(Recording(key, language, own.spans(), own.where))
+            recordings.append(
+                Recording(key, language, own.spans(), own.where, words=own.all_words())
+            )
     return recordings
 
 
@@ -87,9 +92,16 @@ class _Pieces:
     whole: tuple[Span, ...] | None
     numbered: dict[int, tuple[Span, str]]
     """Span and place of each sentence that has a file of its own."""
+    words: dict[int, tuple[tuple[float, ...], ...]]
+    """Words of each line that has them, by its number; 0 for a whole document."""
 
     def spans(self) -> tuple[Span, ...]:
         return self.whole or tuple(span for _, (span, _) in sorted(self.numbered.items()))
+
+    def all_words(self) -> tuple[tuple[float, ...], ...]:
+        """Return the words of all sentences; none if a sentence lacks them."""
+        found = tuple(starts for _, own in sorted(self.words.items()) for starts in own)
+        return found if len(found) == len(self.spans()) else ()
 
     def fault(self) -> str:
         """Return the first fault of the numbered sentences; "" for none."""
@@ -110,15 +122,18 @@ class _Line(NamedTuple):
     language: str
     sentence: int | None
     times: Any
+    words: Any
 
 
 def _checked(record: dict[str, Any]) -> _Line:
     _check_fields(record)
     language, key = check_language(record["lang"]), normal_key(record["key"])
     times = record.get("sentences")
-    if times is not None:
-        time_spans(File(""), times)
-    return _Line(record["path"], key, language, record.get("sentence"), times)
+    spans = (Span(File("")),) if times is None else time_spans(File(""), times)
+    words = record.get("words")
+    if words is not None:
+        word_starts(words, spans)
+    return _Line(record["path"], key, language, record.get("sentence"), times, words)
 
 
 def _add(pieces: dict[tuple[str, str], _Pieces], line: _Line, folder: Path, where: str) -> None:
@@ -133,16 +148,19 @@ def _add(pieces: dict[tuple[str, str], _Pieces], line: _Line, folder: Path, wher
                 "document need numbers, the field 'sentence'"
             )
         spans = (Span(source),) if line.times is None else time_spans(source, line.times)
-        pieces[identity] = _Pieces(where, spans, {})
+        words = {} if line.words is None else {0: word_starts(line.words, spans)}
+        pieces[identity] = _Pieces(where, spans, {}, words)
         return
     if former is None:
-        former = pieces[identity] = _Pieces(where, None, {})
+        former = pieces[identity] = _Pieces(where, None, {}, {})
     if former.whole is not None or number in former.numbered:
         other = former.where if former.whole is not None else former.numbered[number][1]
         raise ContradictionError(
             f"sentence {number} of key {identity[1]!r} ({identity[0]}) is listed already ({other})"
         )
     former.numbered[number] = (Span(source), where)
+    if line.words is not None:
+        former.words[number] = word_starts(line.words, (Span(source),))
 
 
 def _check_fields(record: dict[str, Any]) -> None:
@@ -155,7 +173,7 @@ def _check_fields(record: dict[str, Any]) -> None:
             f"path is {record['path']!r}, expected the name of a file, without NUL characters or "
             "halves of surrogate pairs"
         )
-    if len(set(OPTIONAL) & set(record)) == 2:
+    if {"sentence", "sentences"} <= set(record):
         raise ValueError(
             "both 'sentence' and 'sentences'; give 'sentence' only where each sentence has a file"
         )

@@ -125,6 +125,29 @@ def time_spans(source: Source, times: Any, start: float = 0.0) -> tuple[Span, ..
     return tuple(spans)
 
 
+def word_starts(words: Any, spans: Sequence[Span]) -> tuple[tuple[float, ...], ...]:
+    """Return the seconds at which the words of each sentence begin, [[start, ...], ...], checked.
+
+    They count from the start of the source, as those of the spans. ValueError names the sentence.
+    """
+    if not isinstance(words, Sequence) or isinstance(words, str) or len(words) != len(spans):
+        raise ValueError(
+            f"words is {words!r}, expected [[start, ...], ...] in seconds, for {len(spans)} "
+            "sentences"
+        )
+    for i, (starts, span) in enumerate(zip(words, spans, strict=True)):
+        if not isinstance(starts, Sequence) or not starts or not all(map(is_time, starts)):
+            raise ValueError(
+                f"words of sentence {i} are {starts!r}, expected their starts, in seconds"
+            )
+        if list(starts) != sorted(starts) or (span.end is not None and starts[-1] >= span.end):
+            raise ValueError(
+                f"words of sentence {i} begin at {list(starts)}, expected times that do not fall, "
+                f"before its end at {span.end}"
+            )
+    return tuple(tuple(float(start) for start in starts) for starts in words)
+
+
 def is_time(value: object) -> bool:
     """Return whether a value is a number of seconds, finite and not negative."""
     return type(value) in (int, float) and 0 <= value <= sys.float_info.max  # type: ignore[operator]

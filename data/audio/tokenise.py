@@ -9,12 +9,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
-from tresse.data.audio.encoder import BATCHES_PER_GROUP, NUM_SHOWN, Encoder, Times
+from tresse.data.audio.encoder import BATCHES_PER_GROUP, NUM_SHOWN, Encoder, Times, place_words
 from tresse.data.audio.groups import form_groups, groups_of_rank
 from tresse.data.audio.job_settings import JobSettings
 from tresse.data.audio.recordings import Recording
@@ -78,6 +80,8 @@ def tokenise(
         check_translations(recordings, MISALIGNED)
     groups, recordings_hash = form_groups(recordings, BATCHES_PER_GROUP * settings.batch_seconds)
     job = _describe_job(recordings_hash, tokenizer, settings, variant)
+    if settings.words:
+        job["words"] = _hash_words(recordings)
     out, times = out.resolve(), Times()
     if (former := find_output(out, job)) is not None:
         report = f"{out} was finished before, of the same recordings\n\n{_format(former, out)}"
@@ -88,7 +92,8 @@ def tokenise(
         return encoder.run([groups[i] for i in todo], shows=rank() == 0)
 
     def write(folder: Path, results: Iterator[dict[str, Any]]) -> None:
-        assembly = _Assembly(recordings, results)
+        rate = Fraction(tokenizer.identity.frame_rate) if settings.words else None
+        assembly = _Assembly(recordings, results, rate)
         documents, identity = assembly.documents(), tokenizer.identity
         corpus = write_corpus(folder, documents, identity, skip_misaligned=settings.skip_misaligned)
         _write_texts(folder, recordings, corpus)
@@ -113,11 +118,32 @@ def _describe_job(
     }
 
 
-class _Assembly:
-    """Turns the results of all groups into documents, and counts them by language."""
+def _hash_words(recordings: Sequence[Recording]) -> str:
+    """Return a hash of the times of all words; ValueError names a recording without words."""
+    hasher = xxhash.xxh3_64()
+    for recording in recordings:
+        if not recording.words:
+            raise ValueError(
+                f"{recording.where}: {recording} has no times of words; leave out --words, or "
+                "align it"
+            )
+        hasher.update(repr(recording.words).encode())
+    return hasher.hexdigest()
 
-    def __init__(self, recordings: Sequence[Recording], results: Iterator[dict[str, Any]]) -> None:
-        self._recordings, self._results = recordings, results
+
+class _Assembly:
+    """Turns the results of all groups into documents, and counts them by language.
+
+    word_rate: units per second, to place words by; None to leave them out.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        results: Iterator[dict[str, Any]],
+        word_rate: Fraction | None,
+    ) -> None:
+        self._recordings, self._results, self._word_rate = recordings, results, word_rate
         self.skipped: list[Fault] = []
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
@@ -133,13 +159,29 @@ class _Assembly:
                     self._note(recording, result["skipped"])
                     continue
                 units = [np.array(sentence) for sentence in result["units"]]
+                try:
+                    words = self._words(recording, units)
+                except ValueError as error:
+                    counts["skipped"] += 1
+                    self._note(recording, str(error))
+                    continue
                 counts["documents"] += 1
                 counts["tokens"] += sum(sentence.size for sentence in units)
                 seconds = self._seconds.get(recording.language, 0.0)
                 self._seconds[recording.language] = seconds + result["seconds"]
-                yield Document(recording.key, recording.language, units, where=recording.where)
+                yield Document(recording.key, recording.language, units, words, recording.where)
         if self.skipped and not any(counts["documents"] for counts in self._counts.values()):
             raise ValueError(_all_left_out(self.skipped))
+
+    def _words(self, recording: Recording, units: Sequence[np.ndarray]) -> list[list[int]] | None:
+        """Return the units at which the words of each sentence begin."""
+        if self._word_rate is None:
+            return None
+        placed = zip(recording.words, recording.sentences, units, strict=True)
+        return [
+            place_words(starts, span.start, own.size, self._word_rate)
+            for starts, span, own in placed
+        ]
 
     def counts(self) -> dict[str, Any]:
         """Return the counts by language for the report; call it after the last document."""

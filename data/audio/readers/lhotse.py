@@ -13,11 +13,12 @@ need not be installed.
 """
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from tresse.data.audio.readers.pieces import Piece
-from tresse.data.audio.sources import Channel, File, Source, Span, is_time, time_spans
+from tresse.data.audio.sources import Channel, File, Source, Span, is_time, time_spans, word_starts
 from tresse.data.left_out import LeftOut
 from tresse.data.lines import check_files, decode_json, read_lines
 
@@ -98,7 +99,26 @@ def _piece(cut: dict[str, Any], root: Path, languages_too: bool) -> Piece:
     languages = {own.get("language") for own in supervisions if own.get("language")}
     if languages_too and len(languages) > 1:
         raise ValueError(f"supervisions in {sorted(map(str, languages))}, expected one language")
-    return Piece(name, name, spans, "", languages.pop() if languages_too and languages else "")
+    language = languages.pop() if languages_too and languages else ""
+    return Piece(name, name, spans, "", language, words=_words(supervisions, spans, start))
+
+
+def _words(
+    supervisions: list[dict[str, Any]], spans: tuple[Span, ...], start: float
+) -> tuple[tuple[float, ...], ...]:
+    """Return the starts of the words of each supervision; none unless all are aligned by words.
+
+    An item is [symbol, start, duration, score], or has these fields; times are within the cut.
+    """
+    found = []
+    for own, span in zip(supervisions, spans, strict=False):
+        items = (own.get("alignment") or {}).get("word") or []
+        times = [item["start"] if isinstance(item, dict) else item[1] for item in items]
+        if not times or not all(map(is_time, times)):
+            return ()
+        last = span.end if span.end is not None else inf
+        found.append([start + time for time in times if start + time < last])
+    return word_starts(found, spans) if found else ()
 
 
 def _check_kind(cut: dict[str, Any]) -> None:

@@ -46,10 +46,10 @@ def _piece(root: Path, record: dict[str, Any]) -> Piece:
     audio = root / name
     words = _read_words(audio.with_suffix(".json"))
     try:
-        spans = _sentences(audio, words, float(duration))  # type: ignore[arg-type]
+        spans, starts = _sentences(audio, words, float(duration))  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{audio.with_suffix('.json')}: {error}") from error
-    return Piece(name, stem(name), spans, "")
+    return Piece(name, stem(name), spans, "", words=starts)
 
 
 def _read_words(path: Path) -> list[tuple[str, float, float]]:
@@ -79,8 +79,8 @@ def _word(index: int, entry: Any) -> tuple[str, float, float]:
 
 def _sentences(
     audio: Path, words: list[tuple[str, float, float]], duration: float
-) -> tuple[Span, ...]:
-    """Return the spans of sentences, each from its first to its last word.
+) -> tuple[tuple[Span, ...], tuple[tuple[float, ...], ...]]:
+    """Return the spans of sentences, each from its first to its last word, and the words' starts.
 
     Whisper's times sometimes overlap: a sentence starts no earlier than the one before it ends, and
     joins that one if it would be over by then.
@@ -88,16 +88,20 @@ def _sentences(
     if not words:
         raise ValueError(f"no words of {SPEAKER}, so no sentences")
     times: list[list[float]] = []
+    starts: list[list[float]] = []
     begins = True
     for word, start, end in words:
         end = min(end, duration)
         if begins and end > max(start, times[-1][1] if times else 0.0):
             times.append([max(start, times[-1][1] if times else 0.0), end])
+            starts.append([times[-1][0]])
         elif times:
             times[-1][1] = max(times[-1][1], end)
+            starts[-1].append(max(min(start, end), starts[-1][-1]))
         else:
             continue
         begins = bool(ENDS_SENTENCE.search(word))
     if not times:
         raise ValueError(f"all words end at 0 s; the file is {duration} s long")
-    return time_spans(Channel(File(str(audio)), LEFT), times)
+    spans = time_spans(Channel(File(str(audio)), LEFT), times)
+    return spans, tuple(map(tuple, starts))

@@ -30,6 +30,8 @@ class Piece(NamedTuple):
     An integer is counted; a float only puts the sentences in order, and may have gaps before it."""
     texts: tuple[str, ...] = ()
     """A text for each sentence, where the file has them."""
+    words: tuple[tuple[float, ...], ...] = ()
+    """Starts of the words of each sentence, as in `Recording`, where the file has them."""
 
 
 @dataclass
@@ -37,8 +39,8 @@ class _Document:
     """The pieces of a document so far, by the number of the sentence."""
 
     where: str
-    pieces: dict[float, tuple[tuple[Span, ...], tuple[str, ...]]] = field(default_factory=dict)
-    """Spans and texts of each piece."""
+    pieces: dict[float, Piece] = field(default_factory=dict)
+    """Each piece by its number."""
     is_numbered: bool = False
 
     @property
@@ -49,9 +51,11 @@ class _Document:
     def recording(self, key: str, language: str) -> Recording:
         """Return the sentences in order of number."""
         own = [self.pieces[number] for number in sorted(self.pieces)]
-        spans = tuple(span for spans, _ in own for span in spans)
-        texts = tuple(text for _, texts in own for text in texts)
-        return Recording(key, language, spans, self.where, texts)
+        spans = tuple(span for piece in own for span in piece.spans)
+        texts = tuple(text for piece in own for text in piece.texts)
+        words = tuple(starts for piece in own for starts in piece.words)
+        known = words if len(words) == len(spans) else ()
+        return Recording(key, language, spans, self.where, texts, known)
 
 
 def gather_recordings(
@@ -104,4 +108,4 @@ def _add(documents: dict[tuple[str, str], _Document], piece: Piece, naming: Nami
         raise ContradictionError(
             f"sentence {number} of {name.key!r} ({name.language}) occurs twice"
         )
-    own.pieces[number or 0] = piece.spans, piece.texts
+    own.pieces[number or 0] = piece
