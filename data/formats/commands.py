@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import tyro
 
+from tresse.data.formats.interleaved import AlignedShard
 from tresse.data.formats.parquet import Columns, read_columns
 from tresse.data.formats.slamkit import read_slamkit
 from tresse.data.formats.smoltolk import read_meta, read_smoltolk
@@ -15,8 +17,9 @@ from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.left_out import LeftOut, OnFault
 from tresse.data.naming import Naming
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.corpus_writer import write_corpus
+from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
+from tresse.data.store.text_tokenizer import identify_text_tokenizer
 from tresse.data.store.tokenizer import Tokenizer
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -203,6 +206,51 @@ def prepare_columns(
     return _write(utterances, naming, tokenizer.tokenizer(), output, left_out)
 
 
+def prepare_interleaved(
+    shards: Files,
+    /,
+    *,
+    output: Written,
+    lang: str,
+    text_tokenizer: Path | None = None,
+    suffix: str = "-text",
+    tokenizer: Units = MHUBERT,
+) -> Corpus:
+    """Write shards of interleaved_lm as a corpus of speech, and of its text where they have it.
+
+    The words of both are the text tokens, so that streams can change between them by words.
+
+    Args:
+        shards: Folders of shards.
+        output: The corpus.
+        lang: Language of the speech, such as "en".
+        text_tokenizer: The tokenizer.json that made the text; needed for aligned shards.
+        suffix: End of the name of the text's language: "-text" makes `en-text` of en.
+        tokenizer: Tokenizer of the units.
+    """
+    opened = [AlignedShard.open(shard) for shard in shards]
+    identity, left_out = tokenizer.tokenizer(), LeftOut(output.on_fault)
+    samples = ((each.where, each) for shard in opened for each in shard.speech(lang))
+    speech = (each for _, each in left_out.parsed(samples, lambda sample: sample))
+    if all(shard.tokens is None for shard in opened):
+        return output.write(speech, identity, left_out)
+    if text_tokenizer is None or any(shard.tokens is None for shard in opened):
+        raise ValueError(
+            "aligned shards need --text-tokenizer, the tokenizer.json of their text, and are "
+            "prepared apart from shards of units only"
+        )
+    if output.on_fault != "stop":
+        raise ValueError("aligned shards are read whole or not at all: --on-fault stop")
+    texts = (each for shard in opened for each in shard.text(lang + suffix))
+    name = identify_text_tokenizer(text_tokenizer)
+    output.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output.out.absolute().parent) as folder:
+        parts = Path(folder, "speech"), Path(folder, "text")
+        write_corpus(parts[0], speech, identity)
+        write_corpus(parts[1], texts, name, text_tokenizer=text_tokenizer)
+        return merge_corpora(parts, output.out)
+
+
 def _write(
     utterances: Iterable[Utterance],
     naming: Naming,
@@ -220,4 +268,5 @@ COMMANDS = {
     "smoltolk": prepare_smoltolk,
     "textless": prepare_textless,
     "table": prepare_columns,
+    "interleaved": prepare_interleaved,
 }
