@@ -36,7 +36,7 @@ from tresse.engine.model import DTYPES
 from tresse.engine.run.banner import print_banner
 from tresse.engine.run.command_line import leave_status, parse_config, resume_command
 from tresse.engine.run.config import RunConfig, StageConfig
-from tresse.engine.run.corpora import Corpora, keep_tokenizer, open_corpora
+from tresse.engine.run.corpora import Corpora, keep_tokenizer, open_corpora, text_tokenizers
 from tresse.engine.run.logbook import Logbook, check_log, curve_name
 from tresse.engine.run.provenance import write_start
 from tresse.engine.run.ranks import Ranks, join, leave
@@ -66,6 +66,7 @@ from tresse.engine.stage import (
     plan_stages,
 )
 from tresse.engine.step import RunningStep, StepResult, learning_rate, train_step
+from tresse.engine.unit_tokenizer import check_names
 from tresse.kernels.attention import Attend
 from tresse.kernels.mlp_backends import Mlp, choose_mlp
 
@@ -178,6 +179,8 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     check_continued(config, corpora, changes)
     plans = plan_stages(config, corpora, ranks)
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
+    for path, _ in text_tokenizers(corpora):
+        check_names(vocabulary, path)
     heldout = plan_heldout(corpora.valid, packing, vocabulary) if corpora.valid else {}
     questions = corpora.cloze and read_questions(
         corpora.cloze, packing, vocabulary, config.truncate_prompt

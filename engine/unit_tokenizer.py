@@ -14,6 +14,7 @@ from tresse.data.packing.settings import Packing
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
+from tresse.data.store.text_tokenizer import load_text_tokenizer
 from tresse.engine.run.typed_json import Record
 
 TEMPERATURE, TOP_K = 0.8, 25
@@ -37,6 +38,20 @@ def find_tokenizer(folder: Path, vocabulary: Vocabulary) -> Path | None:
     raise ValueError(
         f"{folder}: no {TEXT_TOKENIZER} of {vocabulary.text} in the run's folder; put a copy there"
     )
+
+
+def check_names(vocabulary: Vocabulary, text: Path) -> None:
+    """Raise ValueError if the tokenizer of the texts has a token that an export adds to it.
+
+    text: its tokenizer.json.
+    """
+    known = load_text_tokenizer(text).get_vocab(with_added_tokens=True)
+    names = [name for _, name, _ in _added(vocabulary)]
+    if taken := [name for name in names if name in known]:
+        raise ValueError(
+            f"{text}: has the tokens {', '.join(taken[:8])}, which an export gives to units and "
+            "special tokens; rename them there, or the tags of the packing"
+        )
 
 
 def write_tokenizer(
@@ -101,20 +116,25 @@ def _tokenizer(vocabulary: Vocabulary, packing: Packing) -> Record:
 
 def _joined_tokenizer(vocabulary: Vocabulary, packing: Packing, text: Path) -> Record:
     """Return the tokenizer of the texts, with units, special tokens and tags added at its end."""
+    check_names(vocabulary, text)
     content = json.loads(text.read_text(encoding="utf-8"))
-    assert vocabulary.text is not None
-    first = vocabulary.text.vocab_size
-    units = vocabulary.speech.vocab_size if vocabulary.speech else 0
-    added = [(first + i, f"<Un{i}>", False) for i in range(units)]
-    added += [(i, name, True) for name, i in _specials(vocabulary).items()]
     content["added_tokens"] = content.get("added_tokens", []) + [
-        {"id": i, "content": name, **FLAGS, "special": special} for i, name, special in added
+        {"id": i, "content": name, **FLAGS, "special": special}
+        for i, name, special in _added(vocabulary)
     ]
     return (
         content
         | {"truncation": None, "padding": None}
         | {"post_processor": _template(vocabulary, packing)}
     )
+
+
+def _added(vocabulary: Vocabulary) -> list[tuple[int, str, bool]]:
+    """Return id, name, and whether it is special, of each token after those of the texts."""
+    first = vocabulary.text.vocab_size if vocabulary.text else 0
+    units = vocabulary.speech.vocab_size if vocabulary.speech else 0
+    found = [(first + i, f"<Un{i}>", False) for i in range(units)]
+    return found + [(i, name, True) for name, i in _specials(vocabulary).items()]
 
 
 def _template(vocabulary: Vocabulary, packing: Packing) -> Record | None:

@@ -93,7 +93,7 @@ def tokenise(
 
     def write(folder: Path, results: Iterator[dict[str, Any]]) -> None:
         rate = Fraction(tokenizer.identity.frame_rate) if settings.words else None
-        assembly = _Assembly(recordings, results, rate)
+        assembly = _Assembly(recordings, results, rate, stops=settings.on_fault == "stop")
         documents, identity = assembly.documents(), tokenizer.identity
         corpus = write_corpus(folder, documents, identity, skip_misaligned=settings.skip_misaligned)
         _write_texts(folder, recordings, corpus)
@@ -134,7 +134,8 @@ def _hash_words(recordings: Sequence[Recording]) -> str:
 class _Assembly:
     """Turns the results of all groups into documents, and counts them by language.
 
-    word_rate: units per second, to place words by; None to leave them out.
+    word_rate: units per second, to place words by; None to leave them out. stops: raise ValueError
+    for a recording whose words cannot be placed, rather than leave it out.
     """
 
     def __init__(
@@ -142,8 +143,11 @@ class _Assembly:
         recordings: Sequence[Recording],
         results: Iterator[dict[str, Any]],
         word_rate: Fraction | None,
+        *,
+        stops: bool,
     ) -> None:
         self._recordings, self._results, self._word_rate = recordings, results, word_rate
+        self._stops = stops
         self.skipped: list[Fault] = []
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: dict[str, float] = {}
@@ -162,6 +166,8 @@ class _Assembly:
                 try:
                     words = self._words(recording, units)
                 except ValueError as error:
+                    if self._stops:
+                        raise ValueError(f"{recording.where}: {recording}: {error}") from None
                     counts["skipped"] += 1
                     self._note(recording, str(error))
                     continue

@@ -12,7 +12,7 @@ from tresse.engine.scoring.score import SCORES
 
 TABLE = "table.json"
 MAX_LINES = 20  # longer tables by labels are not printed
-MAX_PAIRS = 6  # of languages, in one table
+MAX_PAIRS = 9  # of languages, in one table
 
 
 def print_table(config: RunConfig) -> None:

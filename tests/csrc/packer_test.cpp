@@ -118,7 +118,7 @@ void add_streams(Packer& packer, const Corpus& corpus, const std::string& table_
   whole.unit = Unit::document;
   whole.index = 7;
   for (const auto& spec : {mono, alternate, uniform, skewed, words, sampled_words, given, whole})
-    packer.add_stream(spec, 5'000, TableCache(table_prefix + std::to_string(spec.index) + "-"));
+    packer.add_stream(spec, 2'000, TableCache(table_prefix + std::to_string(spec.index) + "-"));
 }
 
 // Returns the tokens of `num_rows` rows from row `first`, in memory of exactly that size.

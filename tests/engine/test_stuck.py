@@ -68,6 +68,7 @@ def test_a_rank_that_stands_still_is_named_and_the_run_ends(world: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_second_ctrl_c_ends_a_run_whose_rank_stands_still(world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = endless(world, run_dir, "--checkpoint.every", "100000", processes=2)

@@ -12,7 +12,7 @@ from tests.support.foreign.text_models import TEXTS, write_bpe_tokenizer, write_
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tensor_file import checksum_file
-from tresse.data.store.text_tokenizer import load_text_tokenizer
+from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.checkpoint import (
     export_stage,
@@ -27,6 +27,7 @@ from tresse.engine.pretrained import load_pretrained, rows_like
 from tresse.engine.run.config import ModelConfig
 from tresse.engine.run.recipes import RECIPES
 from tresse.engine.stage import fill_new
+from tresse.engine.unit_tokenizer import check_names
 
 transformers = pytest.importorskip("transformers")
 
@@ -153,3 +154,11 @@ def test_rows_are_drawn_alike_from_blocks_of_a_table():
     drawn = rows_like(table, 50_000, "key").double()
     assert torch.allclose(drawn.mean(0), table.double().mean(0), atol=0.05)
     assert torch.allclose(drawn.T.cov(), table.double().T.cov(), atol=0.2)
+
+
+@pytest.mark.parametrize("name", ["<eos>", "<asr>", "<Un3>"])
+def test_names_that_the_text_tokenizer_has_already_are_refused(name: str, tmp_path: Path):
+    write_bpe_tokenizer(tmp_path / "tokenizer.json", special=name)
+    text = identify_text_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: has the tokens {name}, which"):
+        check_names(Vocabulary.of([UNITS, text], PACKING), tmp_path / "tokenizer.json")

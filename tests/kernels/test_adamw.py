@@ -23,7 +23,7 @@ def test_masters_on_a_gpu_are_updated_by_the_kernel(device: str, offload: bool, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_step_under_deepspeed_equals_one_with_torchs_optimizer(
     processes: int, monkeypatch: pytest.MonkeyPatch
 ):

@@ -13,7 +13,6 @@ need not be installed.
 """
 
 from collections.abc import Iterator, Sequence
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +107,17 @@ def _words(
 ) -> tuple[tuple[float, ...], ...]:
     """Return the starts of the words of each supervision; none unless all are aligned by words.
 
-    An item is [symbol, start, duration, score], or has these fields; times are within the cut.
+    An item is [symbol, start, duration, score], or has these fields; times are within the cut. One
+    without a symbol is silence. ValueError names the sentence whose words are not within it.
     """
     found = []
-    for own, span in zip(supervisions, spans, strict=False):
+    for own in supervisions:
         items = (own.get("alignment") or {}).get("word") or []
-        times = [item["start"] if isinstance(item, dict) else item[1] for item in items]
+        named = [(i["symbol"], i["start"]) if isinstance(i, dict) else i[:2] for i in items]
+        times = [time for symbol, time in named if symbol]
         if not times or not all(map(is_time, times)):
             return ()
-        last = span.end if span.end is not None else inf
-        found.append([start + time for time in times if start + time < last])
+        found.append([start + time for time in times])
     return word_starts(found, spans) if found else ()
 
 

@@ -80,13 +80,18 @@ def test_moshis_words_are_kept(tmp_path: Path):
 
 @pytest.mark.parametrize("as_fields", [False, True])
 def test_lhotses_words_are_within_their_cut(as_fields: bool, tmp_path: Path):
-    items: list[Any] = [["the", 0.0, 0.5, None], ["girl", 0.5, 0.4, None]]
+    items: list[Any] = [["the", 0.0, 0.3, None], ["", 0.3, 0.2, None], ["girl", 0.5, 0.4, None]]
     if as_fields:
         items = [{"symbol": word, "start": a, "duration": b} for word, a, b, _ in items]
     line = cut("small/100/a_0", 1.5, 2.0)
     line["supervisions"][0]["alignment"] = {"word": items}
     recording = read(write_cuts(tmp_path / "cuts.jsonl.gz", line), "lhotse")
     assert recording.words == ((1.5, 2.0),)
+    line["supervisions"][0]["alignment"]["word"].append(["late", 2.0, 0.1, None])
+    with pytest.raises(
+        ValueError, match=r"words of sentence 0 begin at .*, before its end at 3\.5"
+    ):
+        read(write_cuts(tmp_path / "late.jsonl.gz", line), "lhotse")
     del line["supervisions"][0]["alignment"]
     assert read(write_cuts(tmp_path / "other.jsonl.gz", line), "lhotse").words == ()
 
@@ -104,3 +109,13 @@ def test_every_word_has_a_unit(data: st.DataObject):
 def test_more_words_than_units_are_an_error():
     with pytest.raises(ValueError, match="a sentence of 3 words has 2 units"):
         place_words([0.0, 0.1, 0.2], 0.0, 2, RATE)
+
+
+def test_a_recording_with_more_words_than_units_is_left_out_or_an_error(tmp_path: Path):
+    starts = [round(0.001 * i, 3) for i in range(40)]  # of 2 s, which are 25 units
+    recordings = read_recordings([write_manifest(tmp_path, words=[starts, [2.4]])])
+    stop = JobSettings(words=True, on_fault="stop")
+    with pytest.raises(ValueError, match=r"m\.jsonl:1: en/a: a sentence of 40 words has 25 units"):
+        tokenise(recordings, Loudness(), tmp_path / "c", stop)
+    with pytest.raises(ValueError, match="40 words has 25 units"):  # nothing else is there
+        tokenise(recordings, Loudness(), tmp_path / "skip", JobSettings(words=True))

@@ -33,7 +33,7 @@ def test_the_speech_demo_goes_from_nothing_to_the_table(tmp_path: Path) -> None:
     units = KMeansUnits.open(tmp_path / "units.safetensors")
     for name, documents in {"train": 24, "valid": 6, "cloze": 24}.items():
         corpus = Corpus.open(tmp_path / "corpora" / name)
-        assert corpus.tokenizer == units.identity
+        assert corpus.tokenizers == (units.identity,)
         assert [corpus.num_documents(language) for language in ("en", "fr")] == [documents] * 2
 
     # Files that exist are not written again; missing ones are.

@@ -14,7 +14,7 @@ from tresse.engine.run.recipes import RECIPES, dialogues, recognition, synthesis
 
 SMALL = (
     "--data.story-world.aligned-documents 120 --data.story-world.valid-documents 12 "
-    "--data.story-world.cloze-documents 60 --model.hidden-size 32 --model.num-layers 1 "
+    "--data.story-world.cloze-documents 36 --model.hidden-size 32 --model.num-layers 1 "
     "--model.num-heads 2 --model.num-kv-heads 1 --model.head-dim 16 --model.intermediate-size 64 "
     "--rows-per-step 4 --micro-rows 4 --valid-every 1000"
 )

@@ -17,19 +17,19 @@ def line(setup: str, languages: str, value: float) -> dict[str, Any]:
 
 
 def test_few_pairs_are_columns_of_one_table() -> None:
-    lines = [line("one", "ab", 0.5)]
-    assert len(score_cells(lines)[0]) == 2 + 4
+    lines = [line("one", "abc", 0.5)]
+    assert len(score_cells(lines)[0]) == 2 + 9
     assert "sTC a->b" in format_scores(lines)
 
 
 def test_many_pairs_are_a_table_of_prompts_and_endings() -> None:
-    lines = [line("one", "abc", 0.5), line("two", "abc", 0.75)]
+    lines = [line("one", "abcd", 0.5), line("two", "abcd", 0.75)]
     lines[1]["scores"]["sTC"]["c->a"] = 0.9
     (matrix,) = matrix_cells(lines)
-    assert matrix[0] == ["sTC", "prompt", "-> a", "-> b", "-> c"]
-    assert matrix[6] == ["two", "c", "90.0 ±1.0", "75.0 ±1.0", "75.0 ±1.0"]
+    assert matrix[0] == ["sTC", "prompt", "-> a", "-> b", "-> c", "-> d"]
+    assert matrix[7] == ["two", "c", "90.0 ±1.0", *["75.0 ±1.0"] * 3]
     text = format_scores(lines)
     assert "sTC a->b" not in text
     assert "M a" in text
     del lines[1]["scores"]["sTC"]["c->a"]
-    assert matrix_cells(lines)[0][6][2] == "", "a pair that was not asked is empty"
+    assert matrix_cells(lines)[0][7][2] == "", "a pair that was not asked is empty"
