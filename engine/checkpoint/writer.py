@@ -22,7 +22,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from tresse.data.durable import commit, sync_path, write_text
+from tresse.data.durable import commit, sync_path, synced_file
 from tresse.data.store.tensor_file import checksum_file
 from tresse.engine.batches import to_host
 from tresse.engine.checkpoint.checkpoint import all_checkpoints, remove
@@ -263,7 +263,16 @@ def _share_path(folder: Path, rank: int) -> Path:
 
 
 def _tell(folder: Path, rank: int, what: dict[str, object]) -> None:
-    write_text(_share_path(folder, rank), json.dumps(what))
+    """Tell the first rank what this one has done, by a file that appears whole.
+
+    The folder is not synced after that, as `write_text` would: once the file of the last rank is
+    there, the first rank gives the folder another name.
+    """
+    path = _share_path(folder, rank)
+    temporary = path.with_suffix(".tmp")
+    with synced_file(temporary) as file:
+        file.write(json.dumps(what).encode())
+    temporary.replace(path)
 
 
 def remove_if_possible(path: Path) -> None:

@@ -163,3 +163,19 @@ def test_sigusr1_saves_and_stops_only_if_told_to(world: Path, tmp_path: Path, an
     else:
         assert "Stopped and saved" in done.stdout
         assert steps == [last["step"]]
+
+
+def test_the_folder_may_have_its_name_as_soon_as_the_last_rank_has_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, final = tmp_path / "step-00000003.tmp", tmp_path / "step-00000003"
+    folder.mkdir()
+    replace = Path.replace
+
+    def replace_and_commit(path: Path, target: Path) -> None:
+        replace(path, target)
+        folder.rename(final)  # as the first rank does when it sees the file
+
+    monkeypatch.setattr(Path, "replace", replace_and_commit)
+    module._tell(folder, 1, {"files": {}})
+    assert (final / "share-00001.json").read_text() == '{"files": {}}'
