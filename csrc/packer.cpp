@@ -51,6 +51,9 @@ Boundaries Packer::fill(std::int64_t first, std::int64_t num_rows, Destination d
 std::int64_t Packer::num_cut(std::size_t index) const {
   constexpr std::size_t kBlock = 4096;
   const auto& stream = sources_.at(index).stream;
+  const auto& cache = sources_.at(index).cache;
+  const auto name = "longer-" + std::to_string(packing_.row_length);
+  if (const auto known = cache.load(name); known.size() == 1) return known[0];
   const auto keys = stream.keys(0);
   const auto size = stream.num_documents();
   const auto threads = size < 4096 ? 1 : default_threads();
@@ -65,7 +68,9 @@ std::int64_t Packer::num_cut(std::size_t index) const {
       for (const auto length : lengths) found[part] += length > packing_.row_length + 1;
     }
   });
-  return std::accumulate(found.begin(), found.end(), std::int64_t{0});
+  const auto cut = std::accumulate(found.begin(), found.end(), std::int64_t{0});
+  cache.store(name, std::vector{cut});
+  return cut;
 }
 
 Copies Packer::copies(std::int64_t first, std::int64_t num_rows, std::int32_t* num_valid,

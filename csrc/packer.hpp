@@ -69,7 +69,8 @@ class Packer {
 
   std::int64_t num_rows() const noexcept { return mixture_.num_rows(); }
 
-  // Returns the number of documents of a stream that are longer than a row, in its first epoch.
+  // Returns the number of documents of a stream that are longer than a row, in its first epoch. It
+  // is cached.
   std::int64_t num_cut(std::size_t stream) const;
 
   // Writes `num_rows` rows from row `first`; the bytes do not depend on the number of threads. Rows

@@ -169,15 +169,16 @@ Timeline::Table Timeline::table(std::int64_t epoch) {
   return future.get();
 }
 
-std::int64_t Timeline::num_tokens(std::int64_t epoch) {
-  const auto key = stream_->length_period() == 1 ? 0 : epoch;
+std::int64_t Timeline::sum(Sums& known, std::int64_t epoch, std::int64_t period,
+                           std::int64_t (EpochTable::*of)() const noexcept) {
+  const auto key = period == 1 ? 0 : epoch;
   {
     std::lock_guard lock(mutex_);
-    if (auto found = num_tokens_.find(key); found != num_tokens_.end()) return found->second;
+    if (auto found = known.find(key); found != known.end()) return found->second;
   }
-  const auto tokens = table(epoch)->num_tokens();
+  const auto sum = (*table(epoch).*of)();
   std::lock_guard lock(mutex_);
-  return num_tokens_[key] = tokens;
+  return known[key] = sum;
 }
 
 // Returns the epoch in which the running sum of `measure` passes `amount`, the rest of `amount` in
@@ -225,17 +226,6 @@ void Timeline::remember(std::int64_t token, Location location) {
   std::lock_guard lock(mutex_);
   remembered_.emplace_front(token, location);
   if (remembered_.size() > kRememberedLocations) remembered_.pop_back();
-}
-
-std::int64_t Timeline::num_targets(std::int64_t epoch) {
-  const auto key = stream_->target_period() == 1 ? 0 : epoch;
-  {
-    std::lock_guard lock(mutex_);
-    if (auto found = num_targets_.find(key); found != num_targets_.end()) return found->second;
-  }
-  const auto targets = table(epoch)->num_targets();
-  std::lock_guard lock(mutex_);
-  return num_targets_[key] = targets;
 }
 
 std::int64_t Timeline::last_target(std::int64_t targets) {

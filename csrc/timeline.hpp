@@ -91,8 +91,16 @@ class Timeline {
 
   Table table(std::int64_t epoch);
   void build_ahead(std::int64_t epoch);
-  std::int64_t num_tokens(std::int64_t epoch);
-  std::int64_t num_targets(std::int64_t epoch);
+  // The sums of epochs; with a period of 1 all epochs have that of the first.
+  using Sums = std::map<std::int64_t, std::int64_t>;
+  std::int64_t sum(Sums& known, std::int64_t epoch, std::int64_t period,
+                   std::int64_t (EpochTable::*of)() const noexcept);
+  std::int64_t num_tokens(std::int64_t epoch) {
+    return sum(num_tokens_, epoch, stream_->length_period(), &EpochTable::num_tokens);
+  }
+  std::int64_t num_targets(std::int64_t epoch) {
+    return sum(num_targets_, epoch, stream_->target_period(), &EpochTable::num_targets);
+  }
   Span find_epoch(std::int64_t amount, std::int64_t period, const Measure& measure);
 
   const Stream* stream_;
@@ -100,7 +108,7 @@ class Timeline {
   const TableCache* cache_;
   std::mutex mutex_;
   std::map<std::int64_t, std::shared_future<Table>> tables_;
-  std::map<std::int64_t, std::int64_t> num_tokens_, num_targets_;
+  Sums num_tokens_, num_targets_;
   std::deque<std::pair<std::int64_t, Location>> remembered_;
   std::atomic<bool> building_ahead_{false};
   std::optional<Thread> ahead_;  // last member: the thread is joined before other members end

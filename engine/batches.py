@@ -95,7 +95,9 @@ def upload_pool(sources: Sources, device: torch.device, *, show_progress: bool =
     ) as bar:
         for tokens, first_id in _slices(shards):
             part = staging[: tokens.size]
-            np.add(tokens, first_id, out=part.numpy(), casting="unsafe", dtype=np.uint32)
+            part.numpy()[:] = tokens
+            if first_id:
+                part.numpy()[:] += first_id
             pool[start : start + tokens.size].copy_(part)
             start += tokens.size
             bar.update(part.nbytes)

@@ -121,7 +121,7 @@ def test_a_table_of_another_corpus_that_a_sample_does_not_show_is_an_error(
         return plan_rows(cast(Corpus, corpus), STREAMS[:1], packing, tokens=tokens, seed=1, stage=0)
 
     plan(same).fill(0, 1)
-    (table,) = tmp_path.rglob("*.table")
+    (table,) = (path for path in tmp_path.rglob("*.table") if "longer-" not in path.name)
     content = table.read_bytes()
     for key in list(texts)[:200]:
         other = MemoryCorpus({"en": texts | {key: [[1] * changed]}})

@@ -126,7 +126,8 @@ def test_other_streams_have_tables_of_their_own(change: dict[str, int], cache: P
     plan(corpus, STREAMS[2], packing)
     plan(make_corpus(0, "another"), STREAMS[0], packing)
     after = {path: path.read_bytes() for path in cache.rglob("*.table")}
-    assert len(after) == len(before) + 4  # of two languages there is one more: they are even
+    new = [path.name for path in after.keys() - before if "longer-" not in path.name]
+    assert len(new) == 4  # of two languages there is one more: they are even
     assert before.items() <= after.items()
     assert_same(rows(plan(corpus, STREAMS[0], packing)), first)
 
