@@ -26,6 +26,7 @@ from tresse.data import processes
 from tresse.data.interrupt import INTERRUPTED, STOPPED, Interrupt
 from tresse.data.packing.loader import micro_batches
 from tresse.data.packing.packer import Batch, Copies, Plan
+from tresse.data.store.text_tokenizer import keep_text_tokenizer
 from tresse.engine.attention import choose_attention
 from tresse.engine.batches import to_device, upload_pool
 from tresse.engine.checkpoint.checkpoint import Checkpoint, export_stage, is_export_of, remove
@@ -36,7 +37,7 @@ from tresse.engine.model import DTYPES
 from tresse.engine.run.banner import print_banner
 from tresse.engine.run.command_line import leave_status, parse_config, resume_command
 from tresse.engine.run.config import RunConfig, StageConfig
-from tresse.engine.run.corpora import Corpora, keep_tokenizer, open_corpora, text_tokenizers
+from tresse.engine.run.corpora import Corpora, open_corpora, text_tokenizer
 from tresse.engine.run.logbook import Logbook, check_log, curve_name
 from tresse.engine.run.provenance import write_start
 from tresse.engine.run.ranks import Ranks, join, leave
@@ -179,8 +180,9 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
     check_continued(config, corpora, changes)
     plans = plan_stages(config, corpora, ranks)
     packing, vocabulary = config.data.packing, plans[config.stages[0].name].vocabulary
-    for path, _ in text_tokenizers(corpora):
-        check_names(vocabulary, path)
+    text = text_tokenizer(corpora) if ranks.is_first else None
+    if text is not None:
+        check_names(vocabulary, text)
     heldout = plan_heldout(corpora.valid, packing, vocabulary) if corpora.valid else {}
     questions = corpora.cloze and read_questions(
         corpora.cloze, packing, vocabulary, config.truncate_prompt
@@ -197,7 +199,8 @@ def prepare(config: RunConfig, ranks: Ranks) -> Job:
         write_changes(config, changes)
         write_config(config)
         write_corpora(config, corpora)
-        keep_tokenizer(config, corpora)
+        if text is not None:  # exports need it
+            keep_text_tokenizer(Path(config.run_dir), text, vocabulary.tokenizers)
         write_start(Path(config.run_dir), plans, ranks.world_size)
     return Job(config, attend, mlp, corpora, plans, heldout, questions, subset, pool)
 

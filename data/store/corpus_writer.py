@@ -63,7 +63,7 @@ def write_corpus(
         left_out.write(folder)
         _commit(folder, entries, dict.fromkeys(entries, tokenizer), skip_misaligned)
         if text_tokenizer is not None:
-            keep_text_tokenizer(folder, text_tokenizer, tokenizer)
+            keep_text_tokenizer(folder, text_tokenizer, [tokenizer])
     return _open(out)
 
 
@@ -87,7 +87,7 @@ def merge_corpora(
         _commit(folder, _link_shards(folder, corpora), tokenizers, skip_misaligned)
         for corpus in corpora:
             if (corpus.path / TEXT_TOKENIZER).exists():
-                keep_text_tokenizer(folder, corpus.path / TEXT_TOKENIZER, corpus.tokenizers[-1])
+                keep_text_tokenizer(folder, corpus.path / TEXT_TOKENIZER, corpus.tokenizers)
         merge_items({corpus.path: corpus.languages for corpus in corpora}, folder)
     return _open(out)
 

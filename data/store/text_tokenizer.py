@@ -6,6 +6,7 @@ template, to read prompts, and to write an export that transformers loads.
 
 import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,19 @@ FILE = "tokenizer.json"
 
 
 def identify_text_tokenizer(path: Path) -> Tokenizer:
-    """Return the identity of a `tokenizer.json`: the name of its folder, its hash and its size.
+    """Return the identity of a `tokenizer.json`: its kind, such as bpe, its hash and its size.
 
-    ValueError if it cannot be read.
+    The same file has the same identity wherever it lies. ValueError if it cannot be read.
     """
     found = load_text_tokenizer(path)
     size = max(found.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    return Tokenizer(path.absolute().parent.name, checksum_file(path), "", size)
+    return Tokenizer(type(found.model).__name__.lower(), checksum_file(path), "", size)
+
+
+def check_package() -> None:
+    """Raise ValueError unless the extra [text] is installed."""
+    if find_spec("tokenizers") is None:
+        raise ValueError("text needs tokenizers: pip install 'tresse[text]'")
 
 
 def load_text_tokenizer(path: Path) -> Any:
@@ -31,12 +38,11 @@ def load_text_tokenizer(path: Path) -> Any:
 
     ValueError if the file cannot be read or the package is missing.
     """
+    check_package()
+    from tokenizers import Tokenizer as Tokenizers
+
     try:
-        import tokenizers
-    except ImportError:
-        raise ValueError("text needs tokenizers: pip install 'tresse[text]'") from None
-    try:
-        found = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        found = Tokenizers.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the package raises bare Exception
         raise ValueError(f"{path}: not the tokenizer.json of a tokenizer: {error}") from None
     found.no_truncation()
@@ -44,13 +50,16 @@ def load_text_tokenizer(path: Path) -> Any:
     return found
 
 
-def keep_text_tokenizer(folder: Path, path: Path, tokenizer: Tokenizer) -> None:
-    """Copy the file of a tokenizer into the folder of a corpus, once."""
+def keep_text_tokenizer(folder: Path, path: Path, tokenizers: Iterable[Tokenizer]) -> None:
+    """Copy the file of a tokenizer into the folder of a corpus or run, once.
+
+    tokenizers: those of the folder. ValueError if the file there is of none of them.
+    """
     own = folder / FILE
     if not own.exists():
         shutil.copyfile(path, own)
         sync_path(own)
-    verify_text_tokenizer(folder, [tokenizer])
+    verify_text_tokenizer(folder, tokenizers)
 
 
 def find_text_tokenizer(folder: Path, tokenizers: Iterable[Tokenizer]) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 from tresse.data.durable import write_text
 from tresse.data.left_out import LeftOut
 from tresse.data.store.documents import Document
+from tresse.data.store.text_tokenizer import check_package
 from tresse.data.texts.texts import Text
 
 
@@ -83,6 +84,7 @@ def train_tokenizer(texts: Iterable[Text], out: Path, size: int) -> int:
     Returns the number of its tokens, at most `size`. Equal texts give equal files. ValueError if
     `out` exists, or if `size` leaves no room beyond the 256 bytes.
     """
+    check_package()
     from tokenizers import Tokenizer
     from tokenizers.decoders import ByteLevel as Decoder
     from tokenizers.models import BPE

@@ -16,6 +16,7 @@ from tresse.data.durable import write_text
 from tresse.data.store.cloze import Item
 from tresse.data.store.documents import Document
 from tresse.data.store.tensor_file import checksum_file
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.worlds.world import StoryWorld
 
@@ -58,9 +59,9 @@ def write_tokenizer(world: StoryWorld, folder: Path) -> Tokenizer:
             "unk_token": "<unknown>",
         },
     }
-    path = folder / "tokenizer.json"
+    path = folder / TEXT_TOKENIZER
     write_text(path, json.dumps(content, indent=1) + "\n")
-    return Tokenizer("story-world-text", checksum_file(path), "", len(words))
+    return Tokenizer("wordlevel", checksum_file(path), "", len(words))
 
 
 def _spell(number: int) -> str:

@@ -34,6 +34,7 @@ from tresse.data.durable import staged_folder
 from tresse.data.store.cloze import ITEMS, write_items
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.worlds.endings import cloze_items
 from tresse.data.worlds.story_texts import (
@@ -122,11 +123,11 @@ def _add_texts(world: StoryWorld, stories: Stories, parts: dict[str, slice], fol
     for kind, told in _corpora(world, stories, parts, as_text=True).items():
         speech, text = folder / f"{kind}-speech", folder / f"{kind}{SUFFIX}"
         (folder / kind).rename(speech)
-        write_corpus(text, told, tokenizer, text_tokenizer=folder / "tokenizer.json")
+        write_corpus(text, told, tokenizer, text_tokenizer=folder / TEXT_TOKENIZER)
         merge_corpora([speech, text], folder / kind)
         for each in (speech, text):
             shutil.rmtree(each)
-    (folder / "tokenizer.json").unlink()
+    (folder / TEXT_TOKENIZER).unlink()
 
 
 def _questions(world: StoryWorld, told: Iterator[Document], *, as_text: bool) -> Iterator[Document]:

@@ -1,6 +1,5 @@
 """The corpora of a run: opened, or generated from the story world into the run's folder."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import xxhash
 from tresse.data.packing.sources import Sources
 from tresse.data.store.corpus import Corpus, check_tokenizers
 from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
-from tresse.data.store.text_tokenizer import find_text_tokenizer, keep_text_tokenizer
-from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.store.text_tokenizer import find_text_tokenizer
 from tresse.data.worlds.story_world import DIALOGUES, generate
 from tresse.engine.run.config import RunConfig
 from tresse.engine.run.ranks import Ranks
@@ -62,14 +60,9 @@ def _of_world(world: Path, config: RunConfig) -> tuple[str, ...]:
     return (str(train),)
 
 
-def text_tokenizers(corpora: Corpora) -> Iterator[tuple[Path, Tokenizer]]:
-    """Yield the checked tokenizer.json of each training corpus that has one, and its name."""
+def text_tokenizer(corpora: Corpora) -> Path | None:
+    """Return the checked tokenizer.json of the training corpora; None if none has one."""
     for corpus in corpora.train.corpora:
         if (corpus.path / TEXT_TOKENIZER).exists():
-            yield find_text_tokenizer(corpus.path, corpus.tokenizers), corpus.tokenizers[-1]
-
-
-def keep_tokenizer(config: RunConfig, corpora: Corpora) -> None:
-    """Copy the text tokenizer of the training corpora into the run folder: exports need it."""
-    for path, tokenizer in text_tokenizers(corpora):
-        keep_text_tokenizer(Path(config.run_dir), path, tokenizer)
+            return find_text_tokenizer(corpus.path, corpus.tokenizers)
+    return None

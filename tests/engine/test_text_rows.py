@@ -101,7 +101,7 @@ def test_text_has_the_logits_that_it_had_before(name: str, new: Any, tmp_path: P
 def test_an_export_is_the_text_model_with_more_tokens(name: str, tmp_path: Path):
     _, ours, vocabulary = started_from(tmp_path / "hf", CONFIGS[name])
     stage = write_finished(tmp_path / "run", ours, vocabulary)
-    with pytest.raises(ValueError, match=r"no tokenizer\.json of hf .* in the run's folder"):
+    with pytest.raises(ValueError, match=r"no tokenizer\.json of bpe .* in the run's folder"):
         export_stage(stage, tmp_path / "out", "fp32")
     (tmp_path / "run" / "tokenizer.json").write_bytes(
         (tmp_path / "hf" / "tokenizer.json").read_bytes()

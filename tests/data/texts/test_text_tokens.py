@@ -107,3 +107,10 @@ def test_what_is_no_tokenizer_is_refused(
         flags = ["--tokenizer", str(path), "--out", str(tmp_path / "t")]
         assert prepare.main(["text", stories, *flags]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_tokenizer_is_the_same_wherever_it_lies(file: Path, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / "other.json"
+    copy.write_bytes(file.read_bytes())
+    assert identify_text_tokenizer(copy) == identify_text_tokenizer(file)
