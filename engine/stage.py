@@ -326,6 +326,13 @@ def check_vocabulary(source: Checkpoint, vocabulary: Vocabulary) -> None:
             f"{source.path}: trained on tokens of {names[1]}, the corpora have {names[0]}; "
             "tokenise all alike"
         )
+    pairs = zip(found.special_names, vocabulary.special_names, strict=False)
+    if any(one != other for one, other in pairs):
+        names = [", ".join(each.special_names) for each in (vocabulary, found)]
+        raise ValueError(
+            f"{source.path}: its special tokens and tags are {names[1]}, those of the stage "
+            f"{names[0]}; ids would change their meaning: keep the order, and add tags at the end"
+        )
 
 
 def _build_model(

@@ -74,11 +74,7 @@ def write_tokenizer(
 
 def _specials(vocabulary: Vocabulary) -> dict[str, int]:
     """Return the ids of the special tokens and tags by name, the same in run and export."""
-    tags = {name: vocabulary.tag(name) for name in vocabulary.tags}
-    if not vocabulary.has_specials:
-        return tags
-    names = {"<eos>": vocabulary.eos, "<bos>": vocabulary.bos, "<switch>": vocabulary.switch}
-    return names | tags
+    return {name: vocabulary.num_tokens + i for i, name in enumerate(vocabulary.special_names)}
 
 
 def _name(vocabulary: Vocabulary, token: int | None) -> str | None:

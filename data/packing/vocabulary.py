@@ -9,6 +9,8 @@ from tresse.data.packing.settings import Packing
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.tokenizer import Tokenizer, join_tokenizers
 
+SPECIALS = ("<eos>", "<bos>", "<switch>")
+
 
 @dataclass(frozen=True, slots=True)
 class Specials:
@@ -108,9 +110,14 @@ class Vocabulary:
         return self.num_tokens + 3 * self.has_specials + self.tags.index(name)
 
     @property
+    def special_names(self) -> tuple[str, ...]:
+        """Names of the special tokens and tags in the order of their ids, which follow tokens."""
+        return (*(SPECIALS if self.has_specials else ()), *self.tags)
+
+    @property
     def num_used(self) -> int:
         """Number of ids: tokens and special tokens."""
-        return self.num_tokens + 3 * self.has_specials + len(self.tags)
+        return self.num_tokens + len(self.special_names)
 
     @property
     def width(self) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.families import CONFIGS, LLAMA
+from tests.support.families import CONFIGS, LLAMA, finished_state
 from tests.support.foreign.text_models import TEXTS, write_bpe_tokenizer, write_text_model
-from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.settings import Packing
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
@@ -20,13 +20,13 @@ from tresse.engine.checkpoint.checkpoint import (
     load_model,
     open_checkpoint,
 )
-from tresse.engine.checkpoint.state import State, TensorFile, folder_name, write_state
+from tresse.engine.checkpoint.state import TensorFile, folder_name, write_state
 from tresse.engine.hugging_face import WEIGHTS, save_tensors, to_hf
 from tresse.engine.model import Transformer
 from tresse.engine.pretrained import load_pretrained, rows_like
 from tresse.engine.run.config import ModelConfig
 from tresse.engine.run.recipes import RECIPES
-from tresse.engine.stage import fill_new
+from tresse.engine.stage import check_vocabulary, fill_new
 from tresse.engine.unit_tokenizer import check_names
 
 transformers = pytest.importorskip("transformers")
@@ -50,33 +50,16 @@ def started_from(
 
 def write_finished(run: Path, model: Transformer, vocabulary: Vocabulary) -> Path:
     """Write the checkpoint of a finished stage; return the stage's folder."""
-    recipe = RECIPES["tiny"]()
     languages = {"en": UNITS, "en-text": vocabulary.tokenizers[1]}
-    stage = replace(recipe.stages[0], streams=(Stream(languages=("en",)),))
-    path = run / stage.name / folder_name(1)
+    state = finished_state(model.config, PACKING, vocabulary, languages)
+    path = run / state.stage / folder_name(1)
     path.mkdir(parents=True)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     weights = to_hf(tensors, model.config, vocabulary.num_used)
-    save_tensors({n: t.contiguous() for n, t in weights.items()}, path / WEIGHTS)
     file = path / WEIGHTS
-    state = State(
-        stage=stage.name,
-        step=1,
-        finished=True,
-        num_updates=1,
-        tokens=dict.fromkeys(languages, 100),
-        corpus="",
-        tokenizers=languages,
-        vocabulary=vocabulary,
-        config=replace(
-            recipe,
-            model=model.config,
-            data=replace(recipe.data, packing=PACKING),
-            stages=(stage,),
-        ),
-        files={WEIGHTS: TensorFile(bytes=file.stat().st_size, xxh3=checksum_file(file))},
-    )
-    write_state(path, state)
+    save_tensors({n: t.contiguous() for n, t in weights.items()}, file)
+    hashed = TensorFile(bytes=file.stat().st_size, xxh3=checksum_file(file))
+    write_state(path, replace(state, files={WEIGHTS: hashed}))
     return path.parent
 
 
@@ -162,3 +145,16 @@ def test_names_that_the_text_tokenizer_has_already_are_refused(name: str, tmp_pa
     text = identify_text_tokenizer(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match=rf"tokenizer\.json: has the tokens {name}, which"):
         check_names(Vocabulary.of([UNITS, text], PACKING), tmp_path / "tokenizer.json")
+
+
+def test_ids_of_special_tokens_and_tags_keep_their_meaning(tmp_path: Path):
+    _, ours, vocabulary = started_from(tmp_path / "hf", LLAMA)
+    source = open_checkpoint(write_finished(tmp_path / "run", ours, vocabulary))
+    check_vocabulary(source, vocabulary)
+    check_vocabulary(source, replace(vocabulary, tags=("<asr>", "<tts>")))
+    for changed in (
+        replace(vocabulary, tags=("<tts>", "<asr>")),
+        replace(vocabulary, has_specials=False),
+    ):
+        with pytest.raises(ValueError, match="ids would change their meaning: keep the order"):
+            check_vocabulary(source, changed)

@@ -9,6 +9,7 @@ import torch
 
 from tests.support.corpora.vocabularies import vocabulary_of
 from tresse.data.packing.settings import Packing, Stream
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.state import State, TensorFile, write_state
@@ -86,6 +87,28 @@ def hugging_face_model(config: ModelConfig, vocab_size: int, **more: Any) -> Any
     return getattr(transformers, f"{family}ForCausalLM")(hf_config)
 
 
+def finished_state(
+    model: ModelConfig, packing: Packing, vocabulary: Vocabulary, languages: dict[str, Tokenizer]
+) -> State:
+    """The state of a stage that was trained in these languages, without its files."""
+    recipe = RECIPES["tiny"]()
+    mode: Any = "alternate" if len(languages) > 1 else "mono"
+    stage = replace(recipe.stages[0], streams=(Stream(languages=tuple(languages), mode=mode),))
+    return State(
+        stage=stage.name,
+        step=1,
+        finished=True,
+        num_updates=1,
+        tokens=dict.fromkeys(languages, 100),
+        corpus="",
+        tokenizers=languages,
+        vocabulary=vocabulary,
+        config=replace(
+            recipe, model=model, data=replace(recipe.data, packing=packing), stages=(stage,)
+        ),
+    )
+
+
 def write_untrained(
     out: Path,
     packing: Packing = EOS,
@@ -98,21 +121,7 @@ def write_untrained(
     built = Transformer(model, vocabulary.width, vocabulary.num_used)
     built.init_weights(seed=1)
     specials = vocabulary.specials(packing)
-    recipe = RECIPES["tiny"]()
-    stage = replace(recipe.stages[0], streams=(Stream(languages=languages, mode="alternate"),))
-    state = State(
-        stage=stage.name,
-        step=1,
-        finished=True,
-        num_updates=1,
-        tokens=dict.fromkeys(languages, 100),
-        corpus="",
-        tokenizers=dict.fromkeys(languages, tokenizer),
-        vocabulary=vocabulary,
-        config=replace(
-            recipe, model=model, data=replace(recipe.data, packing=packing), stages=(stage,)
-        ),
-    )
+    state = finished_state(model, packing, vocabulary, dict.fromkeys(languages, tokenizer))
 
     def write_more(folder: Path) -> None:
         write_tokenizer(folder, vocabulary, packing)
