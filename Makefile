@@ -1,6 +1,6 @@
-# `make demo` runs the main job on the embedded default, `make demo-speech` starts from speech, `make
-# demo-text` has text beside speech, `make test` passes the tests. All make .venv first if needed, with pip's own settings (index, cache, proxy)
-# as they are. The demos run on CPUs everywhere: their models are too small for a GPU.
+# `make demo` runs the main job on the embedded default, `make demo-speech` starts from speech, `make demo-text` has
+# text beside speech, `make test` passes the tests. All make .venv first if needed, with pip's own settings (index,
+# cache, proxy) as they are. The demos run on CPUs everywhere: their models are too small for a GPU.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -24,7 +24,8 @@ from tresse.bench.claim.report import format_lines, plot_lines, read_lines, summ
 from tresse.bench.claim.setups import PAPER, Setup, changes
 from tresse.bench.records import write_records
 from tresse.data.durable import write_text
-from tresse.data.worlds.story_world import StoryWorld, generate
+from tresse.data.worlds.story_world import generate
+from tresse.data.worlds.world import StoryWorld
 from tresse.engine.scoring.report import TABLE
 
 TRAIN = Path(__file__).resolve().parent.parent / "engine" / "train.py"

@@ -184,8 +184,8 @@ class Packer {
         num_valid.shape(0) != tokens.shape(0))
       throw std::invalid_argument("tokens must be [rows, " + std::to_string(row_length_ + 1) +
                                   "] and num_valid [rows]");
-    if (sizeof(Out) == 2 && view_->common_bytes() == 4)
-      throw std::invalid_argument("tokens must be uint32, as the corpus' tokens are");
+    if (sizeof(Out) == 2 && view_->widest_bytes() == 4)
+      throw std::invalid_argument("tokens must be uint32, as tokens of the corpus are");
     tresse::Boundaries boundaries;
     {
       nb::gil_scoped_release release;

@@ -114,6 +114,13 @@ struct CorpusView {
       if (view.token_bytes() != bytes || view.first_id() != 0) return 0;
     return bytes;
   }
+
+  // Returns the size of the widest token of all shards.
+  int widest_bytes() const noexcept {
+    int bytes = 0;
+    for (const auto& view : views) bytes = std::max(bytes, view.token_bytes());
+    return bytes;
+  }
 };
 
 // The tokens of all shards laid end to end: views in order, and the shards of each in order.

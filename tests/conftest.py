@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from tests.support import processes, warm
 from tests.support.small_run import KILLED, STAGES, TRAIN, arguments, step_records
-from tresse.data.worlds.story_world import StoryWorld, generate
+from tresse.data.worlds.story_world import generate
+from tresse.data.worlds.world import StoryWorld
 
 Shared = Callable[[str, Callable[[Path], object]], Path]
 FOLDER = Path(__file__).parent

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from tresse.data.packing.settings import Packing, Stream
-from tresse.data.worlds.story_world import StoryWorld
+from tresse.data.worlds.world import StoryWorld
 
 RESERVED = (
     "changes.jsonl",

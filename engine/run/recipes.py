@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tresse.data.packing.settings import Packing, Stream, Template
-from tresse.data.worlds.story_world import StoryWorld
+from tresse.data.worlds.world import StoryWorld
 from tresse.engine.run.config import (
     CheckpointConfig,
     DataConfig,

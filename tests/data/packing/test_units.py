@@ -95,6 +95,16 @@ def test_budgets_count_targets_alone():
         assert described.epochs == pytest.approx(33 / 4)
 
 
+def test_rows_too_narrow_for_the_tokens_of_text_are_refused():
+    plan = plan_rows(
+        corpus(), [Stream(languages=("en",))], Packing(row_length=4), tokens=4, seed=0, stage=0
+    )
+    assert plan.vocabulary.dtype == np.uint32
+    narrow: dict[Any, Any] = {np.uint32: np.uint16}
+    with pytest.raises(ValueError, match="tokens must be uint32, as tokens of the corpus are"):
+        plan.fill(0, 1, allocate=lambda shape, dtype: np.empty(shape, narrow.get(dtype, dtype)))
+
+
 def test_documents_that_are_cut_are_counted():
     plan = plan_rows(
         memory_corpus({"en": {"a": [[1] * 9], "b": [[1] * 3]}}),

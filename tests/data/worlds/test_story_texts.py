@@ -10,7 +10,8 @@ from tresse.data.store.cloze import read_items
 from tresse.data.store.corpus import Corpus, verify_corpus
 from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
 from tresse.data.worlds.story_texts import answer_words
-from tresse.data.worlds.story_world import StoryWorld, generate, lexicon
+from tresse.data.worlds.story_world import generate, lexicon
+from tresse.data.worlds.world import StoryWorld
 
 WORLD = StoryWorld(
     text=True, aligned_documents=60, extra_documents=12, valid_documents=10, cloze_documents=60

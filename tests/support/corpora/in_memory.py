@@ -120,7 +120,6 @@ class MemoryCorpus:
     def document(self, language: str, index: int) -> list[np.ndarray]:
         return [np.asarray(s) for s in self.texts[language][self.key(language, index)]]
 
-
     def words(self, language: str, index: int) -> list[list[int]] | None:
         if self.own_words is None:
             return None
