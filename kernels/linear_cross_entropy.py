@@ -56,6 +56,16 @@ def rows_per_chunk(N: int, row_bytes: int) -> int:
     return max(min(waves, MAX_CHUNK_BYTES // row_bytes // TILE * TILE), TILE)
 
 
+def working_bytes(N: int, D: int, V: int, itemsize: int) -> int:
+    """Return the memory that loss and gradients need beside hidden and weight, at their peak.
+
+    The logits of a chunk, dhidden, the sum of dweight and, unless that is fp32 too, dweight.
+    """
+    logits = min(N, rows_per_chunk(N, V * itemsize)) * V * itemsize
+    rounded = itemsize if itemsize < 4 else 0
+    return logits + N * D * itemsize + (4 + rounded) * D * V
+
+
 @triton.jit
 def _scale_kernel(x_ptr, factor_ptr, numel, BLOCK: tl.constexpr):
     """Multiply x by factor in place, every num_programs-th block per program; do nothing for 1."""

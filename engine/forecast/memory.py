@@ -12,6 +12,7 @@ from tresse.engine.model import DTYPES
 from tresse.engine.run.config import ModelConfig, RunConfig
 from tresse.engine.run.ranks import Ranks
 from tresse.engine.sharding.sizes import LIVE, bucket_numel
+from tresse.kernels import linear_cross_entropy
 
 SHARE = 0.95
 """Part of a GPU's memory that may be planned: the rest is for CUDA, NCCL and fragmentation."""
@@ -31,7 +32,7 @@ class Memory(NamedTuple):
     activations: int
     """What the layers keep of a micro-batch for the backward pass."""
     working: int
-    """What a layer's backward pass needs beside them."""
+    """What the head, or a layer's backward pass, needs beside them."""
     host: int = 0
     """Memory of the host: what is offloaded."""
 
@@ -46,18 +47,23 @@ def step_memory(
 ) -> Memory:
     """Return the memory of a step with micro-batches of `micro_rows` rows.
 
-    sizes: number of elements of each parameter, as in `model.parameter_shapes`.
+    sizes: number of elements of each parameter, as `model.parameter_sizes` returns them.
     """
     model, sharding = config.model, config.sharding
     tokens = micro_rows * config.data.packing.row_length
+    vocab_width = sizes[0] // model.hidden_size
     itemsize = DTYPES[sharding.precision].itemsize
     state = state_memory(config, sizes, world_size)
     return state._replace(
         activations=activation_bytes(
             model, tokens, itemsize, keep_h=keep_h, num_recomputed=config.recompute_layers
         ),
-        working=working_bytes(
-            model, tokens, itemsize, keep_h=keep_h, recomputes=config.recompute_layers > 0
+        working=max(
+            linear_cross_entropy.working_bytes(tokens, model.hidden_size, vocab_width, itemsize),
+            layer_working_bytes(
+                model, tokens, itemsize, keep_h=keep_h, recomputes=config.recompute_layers > 0
+            )
+            + (itemsize * sizes[0] if model.tie_embeddings else 0),  # the head's part, until the end
         ),
     )
 
@@ -109,7 +115,7 @@ def _layer_bytes(model: ModelConfig, itemsize: int, *, keep_h: bool) -> int:
     return itemsize * values + 4 * (2 + model.num_heads)
 
 
-def working_bytes(
+def layer_working_bytes(
     model: ModelConfig, tokens: int, itemsize: int, *, keep_h: bool, recomputes: bool
 ) -> int:
     """Return the largest gradients that a layer's backward pass holds at once: SwiGLU's.

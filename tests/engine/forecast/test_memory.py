@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from tresse.engine.forecast.memory import (
     activation_bytes,
@@ -15,9 +17,10 @@ from tresse.engine.forecast.memory import (
     state_memory,
     step_memory,
 )
-from tresse.engine.model import Transformer, parameter_shapes
+from tresse.engine.model import Transformer, parameter_shapes, parameter_sizes
 from tresse.engine.run.config import RunConfig, ShardingConfig
 from tresse.engine.run.recipes import LLAMA_1B, RECIPES, TINY
+from tresse.kernels import linear_cross_entropy
 
 CONFIG = dataclasses.replace(RECIPES["1b-interleave"](), rows_per_step=75)
 SIZES = [shape.numel() for shape in parameter_shapes(LLAMA_1B, 2176).values()]
@@ -34,6 +37,29 @@ def test_the_peak_is_the_one_that_was_measured(keep_h: bool) -> None:
 def test_the_product_of_swiglu_is_one_width_per_token_and_layer() -> None:
     kept, again = (activation_bytes(LLAMA_1B, 1000, 2, keep_h=keep) for keep in (True, False))
     assert kept - again == LLAMA_1B.num_layers * 1000 * LLAMA_1B.intermediate_size * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_head_needs_what_its_operators_allocate(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted with tensors that have no memory, at CSLM's size: 128,256 tokens and 2,048 units."""
+    N, D, V = 1024, 4096, 130_432
+    monkeypatch.setattr(linear_cross_entropy, "cross_entropy_", lambda *_: None)  # in place
+    with FakeTensorMode(), MemTracker() as tracker:
+        hidden, weight = torch.empty(N, D, dtype=dtype), torch.empty(V, D, dtype=dtype)
+        tracker.track_external(hidden, weight)
+        labels, scale = torch.empty(N, dtype=torch.int64), torch.ones(())
+        kept = linear_cross_entropy._losses_and_gradients(hidden, weight, labels, V, scale)
+        peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    assert len(kept) == 4
+    inputs = sum(tensor.nbytes for tensor in (hidden, weight))
+    computed = linear_cross_entropy.working_bytes(N, D, V, dtype.itemsize)
+    assert computed == pytest.approx(peak - inputs, rel=1e-3)
+    if dtype == torch.bfloat16:
+        cslm = RECIPES["cslm-cpt"]()
+        memory = step_memory(cslm, parameter_sizes(cslm.model, V), 8, 1, keep_h=False)
+        assert memory.working == computed, "more than a layer needs"
 
 
 def test_a_recomputed_layer_keeps_what_autograd_keeps_of_it() -> None:
