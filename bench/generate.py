@@ -27,7 +27,8 @@ from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.processes import device
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.device import wait
-from tresse.engine.generation.continuing import Continuer, PromptTokens, tokens_of
+from tresse.engine.generation.continuing import Continuer
+from tresse.engine.generation.layout import PromptTokens, tokens_of
 from tresse.engine.generation.packed import pack_weights
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.hugging_face import export
@@ -144,7 +145,7 @@ def build_ways(shape: str, prompts: np.ndarray) -> dict[str, Way]:
 
 def ours(model: Transformer, prompts: np.ndarray) -> Way:
     """Continue as `tresse generate --temperature 0` does."""
-    laid: list[PromptTokens] = [tokens_of([prompt], None) for prompt in prompts]
+    laid: list[PromptTokens] = [tokens_of([prompt]) for prompt in prompts]
     rows = [(place, 0) for place in range(len(laid))]
 
     def run(num_units: int) -> list[list[int]]:

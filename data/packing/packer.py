@@ -8,6 +8,7 @@ Python.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from tresse.data.packing.table_cache import table_cache_prefix
 from tresse.data.packing.templates import template_ids
 from tresse.data.packing.vocabulary import Specials, Vocabulary
 from tresse.data.store.corpus import Corpus
+from tresse.data.store.text_tokenizer import find_text_tokenizer
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 MAX_LANGUAGES = 255
@@ -248,7 +250,9 @@ def plan_mixed_rows(
             num_given=len(stream.given),
             unit=stream.unit,
             words=stream.words,
-            templates=template_ids(stream, corpus, vocabulary),
+            templates=template_ids(
+                stream, vocabulary, partial(find_text_tokenizer, corpus.path, corpus.tokenizers)
+            ),
             counted=_counted(stream),
             targets=targets,
             table_cache_prefix=cache_prefix,

@@ -2,29 +2,34 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from tresse.data.packing.settings import Stream
 from tresse.data.packing.vocabulary import Vocabulary
-from tresse.data.store.corpus import Corpus
-from tresse.data.store.text_tokenizer import find_text_tokenizer, load_text_tokenizer
+from tresse.data.store.text_tokenizer import encode_text, load_text_tokenizer
 
 Fixed = tuple[list[int], list[int]]
 """Ids before and after a stretch of a language."""
 
 
-def template_ids(stream: Stream, corpus: Corpus, vocabulary: Vocabulary) -> list[Fixed]:
+def template_ids(
+    stream: Stream, vocabulary: Vocabulary, find_tokenizer: Callable[[], Path]
+) -> list[Fixed]:
     """Return the ids around each of a stream's languages; empty if it has no templates.
 
-    ValueError for a text where there is no text tokenizer.
+    find_tokenizer: returns the tokenizer.json of the vocabulary's text; called if a template has
+    text. ValueError for a text where there is no text tokenizer.
     """
     if not stream.templates:
         return []
-    encode = _encoder(corpus, vocabulary)
+    encode = _encoder(vocabulary, find_tokenizer)
     found = {each.language: (encode(each.before), encode(each.after)) for each in stream.templates}
     return [found.get(language, ([], [])) for language in stream.all_languages]
 
 
-def _encoder(corpus: Corpus, vocabulary: Vocabulary) -> Callable[[str], list[int]]:
+def _encoder(
+    vocabulary: Vocabulary, find_tokenizer: Callable[[], Path]
+) -> Callable[[str], list[int]]:
     names = "|".join(re.escape(tag) for tag in sorted(vocabulary.tags, key=len, reverse=True))
     loaded = None
 
@@ -40,11 +45,9 @@ def _encoder(corpus: Corpus, vocabulary: Vocabulary) -> Callable[[str], list[int
                         f"template {text!r}: {piece!r} is no tag of the packing, and no language "
                         "of the corpora is text, whose tokenizer could read it"
                     )
-                loaded = loaded or load_text_tokenizer(
-                    find_text_tokenizer(corpus.path, corpus.tokenizers)
-                )
+                loaded = loaded or load_text_tokenizer(find_tokenizer())
                 first = vocabulary.first_id(vocabulary.text)
-                ids += [first + i for i in loaded.encode(piece, add_special_tokens=False).ids]
+                ids += [first + i for i in encode_text(loaded, piece).ids]
         return ids
 
     return encode

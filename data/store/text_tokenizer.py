@@ -50,6 +50,20 @@ def load_text_tokenizer(path: Path) -> Any:
     return found
 
 
+def encode_text(tokenizer: Any, text: str) -> Any:
+    """Return the encoding of a text by a loaded tokenizer, without the tokens of its template.
+
+    ValueError if there are no tokens for it.
+    """
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+    except Exception as error:  # the package raises bare Exception
+        raise ValueError(f"the tokenizer cannot encode {text!r}: {error}") from None
+    if not encoding.ids:
+        raise ValueError(f"the tokenizer makes no tokens of {text!r}")
+    return encoding
+
+
 def keep_text_tokenizer(folder: Path, path: Path, tokenizers: Iterable[Tokenizer]) -> None:
     """Copy the file of a tokenizer into the folder of a corpus or run, once.
 

@@ -13,7 +13,7 @@ from typing import Any
 from tresse.data.durable import write_text
 from tresse.data.left_out import LeftOut
 from tresse.data.store.documents import Document
-from tresse.data.store.text_tokenizer import check_package
+from tresse.data.store.text_tokenizer import check_package, encode_text
 from tresse.data.texts.texts import Text
 
 
@@ -38,9 +38,7 @@ def encode_texts(
 
 def _encode(tokenizer: Any, sentence: str) -> tuple[list[int], list[int]]:
     """Return the tokens of a sentence, and the places of those that begin a word."""
-    encoding = tokenizer.encode(sentence, add_special_tokens=False)
-    if not encoding.ids:
-        raise ValueError(f"sentence {sentence!r}: the tokenizer makes no tokens of it")
+    encoding = encode_text(tokenizer, sentence)
     words = [match.span() for match in re.finditer(r"\S+", sentence)]
     starts: list[int] = []
     word = -1

@@ -54,6 +54,8 @@ def step_memory(
     vocab_width = sizes[0] // model.hidden_size
     itemsize = DTYPES[sharding.precision].itemsize
     state = state_memory(config, sizes, world_size)
+    # A tied weight's gradient by the head waits for that by the embedding, the last of all.
+    waiting = itemsize * sizes[0] if model.tie_embeddings else 0
     return state._replace(
         activations=activation_bytes(
             model, tokens, itemsize, keep_h=keep_h, num_recomputed=config.recompute_layers
@@ -63,7 +65,7 @@ def step_memory(
             layer_working_bytes(
                 model, tokens, itemsize, keep_h=keep_h, recomputes=config.recompute_layers > 0
             )
-            + (itemsize * sizes[0] if model.tie_embeddings else 0),  # the head's part, until the end
+            + waiting,
         ),
     )
 

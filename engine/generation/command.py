@@ -1,6 +1,7 @@
 """`tresse generate`: continue prompts by the weights of a stage."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,10 +9,13 @@ import torch
 import tyro
 
 from tresse.data.processes import device, rank
+from tresse.data.store.text_tokenizer import load_text_tokenizer
 from tresse.engine.checkpoint.checkpoint import Checkpoint, load_model, open_checkpoint
 from tresse.engine.generation.job import Amount, Job, generate, lay_out
+from tresse.engine.generation.layout import layouts_of
+from tresse.engine.generation.output import Writing
 from tresse.engine.generation.packed import pack_weights
-from tresse.engine.generation.prompts import PromptSettings, read_prompts
+from tresse.engine.generation.prompts import PromptSettings, read_prompts, tokenizer_of
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.generation.sounds import SoundSettings, open_decoder, speech_of
 from tresse.engine.model import DTYPES, Transformer
@@ -35,9 +39,10 @@ def _generate(
     amount: tyro.conf.OmitArgPrefixes[Amount] = AMOUNT,
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = SAMPLING,
     sound: tyro.conf.OmitArgPrefixes[SoundSettings] = SOUND,
+    stream: bool = False,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
 ) -> None:
-    """Continue prompts with units that a model says next; use torchrun for several GPUs.
+    """Continue prompts with units or text that a model says next; use torchrun for several GPUs.
 
     If it is stopped or killed, the same command resumes it; {out}.parts keeps the finished work.
 
@@ -49,15 +54,23 @@ def _generate(
         amount: Number and length of the continuations.
         sampling: The choice of each next unit.
         sound: Tokenizer and sound.
+        stream: Print each turn, units or text, as a line of JSON as soon as it is complete.
         precision: Dtype of the computation; `auto`: that of the training on a GPU, fp32 on a CPU.
             In bf16 rounding depends on the batch, and a continuation may change with it.
     """
     checkpoint = open_checkpoint(stage)
     state = checkpoint.state
     decoder = open_decoder(sound, speech_of(state.vocabulary)) if sound.audio else None
+    read = read_prompts(prompts, sound, checkpoint)
+    find = partial(tokenizer_of, checkpoint)
+    text = None if state.vocabulary.text is None else load_text_tokenizer(find())
     job = Job(
         state=state,
-        prompts=read_prompts(prompts, sound, checkpoint),
+        prompts=read,
+        to=prompts.to,
+        layouts=layouts_of(state, {each.language: None for each in read}, prompts.to, find),
+        writing=Writing(vocabulary=state.vocabulary, tokenizers=state.tokenizers, text=text),
+        stream=stream,
         sampling=sampling,
         amount=amount,
         precision=_precision(precision, state.config),

@@ -23,6 +23,7 @@ from torch import Tensor
 from tresse.data.packing.settings import Packing
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.engine.generation.cache import CachedModel
+from tresse.engine.generation.layout import PromptTokens
 from tresse.engine.generation.sampling import Sampling, choose, draw_uniforms
 from tresse.engine.model import Transformer
 
@@ -36,21 +37,11 @@ Probabilities = dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """A prompt as the model reads it."""
-
-    tokens: np.ndarray
-    """int64, with the token that stands before a document in training, if there is one."""
-    ends: list[int]
-    """Position of the last token of each sentence; the last one is the end of the prompt."""
-
-
-@dataclass(frozen=True, slots=True)
 class Continuation:
     """What a model has said after a prompt."""
 
     tokens: list[int]
-    """Units and switch tokens; the eos that ended them is not one of them."""
+    """Ids of the vocabulary; the eos that ended them is not one of them."""
     ended: Literal["eos", "length", "row"]
     """What ended it: the model, the number of units asked for, or the length of a row."""
     probabilities: dict[str, float] = field(default_factory=dict)
@@ -67,22 +58,12 @@ class Continued:
     """For each prompt, the probabilities after each of its sentences."""
 
 
-def tokens_of(sentences: Sequence[np.ndarray], before: int | None) -> PromptTokens:
-    """Lay out a prompt's sentences as training does.
-
-    before: id before a document, `Specials.before_document`.
-    """
-    first = np.array([] if before is None else [before], np.int64)
-    lengths = np.cumsum([len(sentence) for sentence in sentences]) + len(first)
-    tokens = np.concatenate([first, *(sentence.astype(np.int64) for sentence in sentences)])
-    return PromptTokens(tokens, (lengths - 1).tolist())
-
-
 class Continuer:
     """Continues batches of prompts by one model.
 
-    num_tokens: largest number of new tokens. proceed: called every CHECK_EVERY tokens of a batch;
-    it may raise to stop.
+    num_tokens: largest number of new tokens. tags: ids of the tags that may be drawn. proceed:
+    called every CHECK_EVERY tokens of a batch with those so far, (B, n) int64, of which the ones
+    after an eos or a limit mean nothing; it may raise to stop.
     """
 
     def __init__(
@@ -92,7 +73,8 @@ class Continuer:
         packing: Packing,
         sampling: Sampling,
         num_tokens: int,
-        proceed: Callable[[], None] = lambda: None,
+        proceed: Callable[[Tensor], None] = lambda tokens: None,  # noqa: ARG005
+        tags: Sequence[int] = (),
     ) -> None:
         self._model, self._sampling, self._num_tokens = model, sampling, num_tokens
         self._proceed, self._row_length = proceed, packing.row_length
@@ -103,7 +85,8 @@ class Continuer:
         self._specials = {name: i for name, i in possible.items() if i is not None}
         ids = torch.arange(vocabulary.num_used, device=self._device)
         self._special_ids = ids[[*self._specials.values()]]
-        self._never = (ids >= vocabulary.num_tokens) & ~torch.isin(ids, self._special_ids)
+        drawn = torch.cat([self._special_ids, ids[[*tags]]])
+        self._never = (ids >= vocabulary.num_tokens) & ~torch.isin(ids, drawn)
 
     @torch.no_grad()
     def run(self, prompts: Sequence[PromptTokens], rows: Sequence[Row]) -> Continued:
@@ -111,7 +94,7 @@ class Continuer:
 
         FloatingPointError if logits are not finite.
         """
-        limits = [self._limit(prompts[prompt]) for prompt, _ in rows]
+        limits = [self.limit(prompts[prompt]) for prompt, _ in rows]
         sources, uniforms, most = self._to_device(
             np.array([prompt for prompt, _ in rows]),
             self._draw(prompts, rows, max(limits)),
@@ -125,7 +108,7 @@ class Continuer:
         continuations = [self._describe(*each) for each in found]
         return Continued(continuations, self._after_sentences(prompts, logits))
 
-    def _limit(self, prompt: PromptTokens) -> int:
+    def limit(self, prompt: PromptTokens) -> int:
         """Return the largest number of new tokens: the last one of a row is only a label."""
         return min(self._num_tokens, self._row_length + 1 - len(prompt.tokens))
 
@@ -176,7 +159,7 @@ class Continuer:
                     ended |= tokens[:, index] == self._eos
                 ended |= index + 1 >= limits
                 if (index + 1) % CHECK_EVERY == 0:
-                    self._proceed()
+                    self._proceed(tokens[:, : index + 1])
                     if ended.all():
                         break
         return tokens, sums

@@ -1,6 +1,6 @@
 """The job that continues prompts: batch by batch, on one process or several, resumable.
 
-    OUT/continuations.jsonl   every prompt with its continuation, a manifest of units
+    OUT/continuations.jsonl   every prompt with its continuation (`output.py`)
     OUT/details.jsonl         the end, the switches and the probabilities of each
     OUT/recordings.jsonl      with sound: a manifest of the files in OUT/audio
 
@@ -10,7 +10,7 @@ there write the output. Batches follow from the prompts and the settings alone.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import product
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from torch import Tensor
 from tqdm import tqdm
 
 from tresse.data.interrupt import Interrupt
@@ -36,17 +37,25 @@ from tresse.data.processes import rank, world_size
 from tresse.data.speech.spoken_files import write_recordings
 from tresse.data.store.documents import Document
 from tresse.engine.checkpoint.state import State
-from tresse.engine.generation.continuing import Continued, Continuer, PromptTokens, Row, tokens_of
+from tresse.engine.generation.continuing import Continued, Continuer, Row
+from tresse.engine.generation.layout import (
+    Layout,
+    PromptTokens,
+    prompt_tokens,
+    tags_of,
+)
 from tresse.engine.generation.output import (
     CONTINUATIONS,
     DETAILS,
     Said,
+    Writing,
     count,
     format_counts,
     write_output,
 )
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.generation.sounds import Decoder, list_sound, speech_of, write_sound
+from tresse.engine.generation.stream import Stream
 from tresse.engine.model import Transformer
 from tresse.engine.run.typed_json import Record, from_json, to_json
 
@@ -60,7 +69,7 @@ class Amount:
     max_seconds: float = 10.0
     """Largest length of a continuation in seconds, by the frame rate of the units."""
     max_units: int = 0
-    """Largest length in units; 0: the one in seconds decides."""
+    """Largest length in units, tokens of text included; 0: the one in seconds decides."""
     batch: int = 16
     """Number of continuations that run at once."""
 
@@ -100,13 +109,25 @@ class Job:
     amount: Amount
     precision: str
     """Dtype of the computation, a key of DTYPES."""
+    writing: Writing
+    layouts: Mapping[str, Layout]
+    """What stands around the prompts in each language."""
     decoder: Decoder | None = None
     """Writes the sound; None for units alone."""
+    to: str = ""
+    """Language that comes after the prompts; empty: their documents go on."""
+    stream: bool = False
+    """True to print each turn as soon as it is complete."""
 
     @property
     def frame_rate(self) -> Fraction:
         """Units in a second."""
         return Fraction(speech_of(self.state.vocabulary).frame_rate)
+
+    @property
+    def num_tokens(self) -> int:
+        """Largest number of new tokens."""
+        return self.amount.max_units or self.amount.num_units(self.frame_rate)
 
     def describe(self) -> Record:
         """Return all of it as JSON."""
@@ -116,10 +137,10 @@ class Job:
             told.update(repr((prompt.key, prompt.language, sentences)).encode())
         return {
             "format": "tresse-generate-job",
-            "version": 1,
+            "version": 2,
             "checkpoint": self.state.digest,
             "prompts": told.hexdigest(),
-            "settings": asdict(self.sampling) | asdict(self.amount),
+            "settings": asdict(self.sampling) | asdict(self.amount) | {"to": self.to},
             "precision": self.precision,
             "audio": self.decoder is not None,
         }
@@ -137,30 +158,29 @@ def generate(job: Job, model: Transformer, out: Path) -> str:
     batches, kept = make_batches([len(own.tokens) for own in laid], job.amount), parts_of(out)
 
     def work(todo: Sequence[int], interrupt: Interrupt) -> Results:
-        continuer = _continuer(job, model, interrupt)
         with tqdm(
             total=sum(len(batches[number].rows) for number in todo),
             unit="continuation",
             desc="generate",
             disable=None if rank() == 0 else True,
         ) as bar:
+            run = _runner(job, model, laid, interrupt)
             for number in todo:
-                batch = batches[number]
-                found = continuer.run([laid[i] for i in batch.prompts], batch.rows)
+                found = run(batches[number])
                 if job.decoder is not None:
-                    for said in _pair(job.prompts, batch, found):
-                        write_sound(kept, _document(job, said), job.decoder)
+                    for document in _heard(job, _pair(job, batches[number], found)):
+                        write_sound(kept, document, job.decoder)
                 yield to_json(found)
-                bar.update(len(batch.rows))
+                bar.update(len(batches[number].rows))
 
     def write(folder: Path, results: Iterator[Result]) -> None:
         folder.mkdir(parents=True)
-        said = _collect(job.prompts, batches, results)
-        write_output(folder, said, speech_of(job.state.vocabulary))
+        said = _collect(job, batches, results)
+        write_output(folder, said, job.writing)
         if job.decoder is not None:
-            records = (list_sound(_document(job, each), job.frame_rate) for each in said)
+            records = (list_sound(each, job.frame_rate) for each in _heard(job, said))
             write_recordings(kept, folder, records, ascii_only=False)
-        write_report(folder, described, count(said, speech_of(job.state.vocabulary)))
+        write_report(folder, described, count(said, job.writing))
 
     own = range(len(batches))[rank() :: world_size()]
     if reason := run_job(out, described, len(batches), own, work, write):
@@ -171,8 +191,7 @@ def generate(job: Job, model: Transformer, out: Path) -> str:
 def lay_out(job: Job) -> list[PromptTokens]:
     """Return the tokens of all prompts; ValueError names one that leaves no room in a row."""
     packing = job.state.config.data.packing
-    before = job.state.vocabulary.specials(packing).before_document
-    laid = [tokens_of([np.asarray(s) for s in p.sentences], before) for p in job.prompts]
+    laid = [prompt_tokens(each, job.layouts[each.language], job.state) for each in job.prompts]
     for prompt, own in zip(job.prompts, laid, strict=True):
         if len(own.tokens) > packing.row_length:
             raise ValueError(
@@ -194,36 +213,54 @@ def make_batches(lengths: Sequence[int], amount: Amount) -> list[Batch]:
     return batches
 
 
-def _continuer(job: Job, model: Transformer, interrupt: Interrupt) -> Continuer:
-    return Continuer(
-        model,
-        job.state.vocabulary,
-        job.state.config.data.packing,
-        job.sampling,
-        job.amount.num_units(job.frame_rate),
-        proceed=lambda: stop_if_asked(interrupt),
+def _runner(
+    job: Job, model: Transformer, laid: Sequence[PromptTokens], interrupt: Interrupt
+) -> Callable[[Batch], Continued]:
+    """Return a function that continues a batch, and prints its turns if the job says so."""
+    packing, vocabulary = job.state.config.data.packing, job.state.vocabulary
+    stream = Stream(job.writing, vocabulary.specials(packing).eos) if job.stream else None
+
+    def proceed(tokens: Tensor) -> None:
+        stop_if_asked(interrupt)
+        if stream is not None:
+            stream.show(tokens)
+
+    continuer = Continuer(
+        model, vocabulary, packing, job.sampling, job.num_tokens, proceed, tags_of(job.state)
     )
 
+    def run(batch: Batch) -> Continued:
+        prompts = [laid[i] for i in batch.prompts]
+        if stream is not None:
+            keys = [f"{job.prompts[batch.prompts[i]].key}#{number}" for i, number in batch.rows]
+            stream.begin(keys, [continuer.limit(prompts[i]) for i, _ in batch.rows])
+        found = continuer.run(prompts, batch.rows)
+        if stream is not None:
+            stream.end([each.tokens for each in found.continuations])
+        return found
 
-def _document(job: Job, said: Said) -> Document:
-    return said.document(speech_of(job.state.vocabulary).vocab_size)
+    return run
 
 
-def _pair(prompts: Sequence[Document], batch: Batch, found: Continued) -> Iterator[Said]:
+def _pair(job: Job, batch: Batch, found: Continued) -> Iterator[Said]:
     """Yield the continuations of a batch, each with its prompt."""
     for (place, number), continuation in zip(batch.rows, found.continuations, strict=True):
-        after = found.after_sentences[place]
-        yield Said(prompts[batch.prompts[place]], number, continuation, after)
+        prompt, after = job.prompts[batch.prompts[place]], found.after_sentences[place]
+        yield Said(prompt, number, continuation, after, job.layouts[prompt.language].spoken_as)
 
 
-def _collect(
-    prompts: Sequence[Document], batches: Sequence[Batch], results: Iterator[Result]
-) -> list[Said]:
+def _heard(job: Job, said: Iterable[Said]) -> Iterator[Document]:
+    """Yield the units of continuations that have any."""
+    documents = (each.document(job.writing) for each in said)
+    return (document for document in documents if document.sentences)
+
+
+def _collect(job: Job, batches: Sequence[Batch], results: Iterator[Result]) -> list[Said]:
     """Return all continuations in the order of the prompts."""
-    places = {id(prompt): place for place, prompt in enumerate(prompts)}
+    places = {id(prompt): place for place, prompt in enumerate(job.prompts)}
     said = [
         each
         for batch, result in zip(batches, results, strict=True)
-        for each in _pair(prompts, batch, from_json(Continued, result))
+        for each in _pair(job, batch, from_json(Continued, result))
     ]
     return sorted(said, key=lambda each: (places[id(each.prompt)], each.number))

@@ -1,34 +1,60 @@
-"""What generation writes: prompts with their continuations as a manifest of units, and details.
+"""What generation writes: prompts with their continuations, and details.
 
-A line of the manifest is a document: the sentences of the prompt, `prompt_sentences` of them, then
-the continuation. Nothing tells where sentences of a continuation end, so it is one sentence, or one
-more after each switch token. Its line of details has the same key:
+Of a model of units it is a manifest, a document a line: the sentences of the prompt,
+`prompt_sentences` of them, then the continuation. Nothing tells where sentences of a continuation
+end, so it is one sentence, or one more after each special token. Of a model with text a line has
+the turns of the continuation:
+
+    {"key": "0001#0", "lang": "en-question-text", "prompt": {"text": "Who came?"},
+     "turns": [{"text": "Anna"}, {"token": "<switch>"}, {"units": [12, 907]}]}
+
+The line of details has the same key:
 
     {"key": "0001#0", "lang": "en", "prompt": "0001", "continuation": 0, "units": 125,
      "seconds": 10.0, "ended": "length", "switches": [61],
      "probabilities": {"switch": {"after_sentences": [0.02, 0.41], "mean": 0.008}}}
 
 `continuing.py` says what the probabilities are. `switches` are the numbers of units of the
-continuation before each switch token.
+continuation before each switch token. Details of a model with text have `text_tokens` too.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tresse.data.durable import replaced_file
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.text_table import format_table
 from tresse.engine.generation.continuing import Continuation, Probabilities
+from tresse.engine.generation.turns import Turn, split_turns, turn_record, units_of
 from tresse.engine.run.typed_json import Record
 
 CONTINUATIONS, DETAILS = "continuations.jsonl", "details.jsonl"
+SWITCH = "<switch>"
 ENDS = {"eos": "ended", "length": "cut", "row": "filled a row"}
 """Columns that count the ends of continuations."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing:
+    """What it takes to write ids as units and texts."""
+
+    vocabulary: Vocabulary
+    tokenizers: Mapping[str, Tokenizer]
+    """The tokenizer of each language."""
+    text: Any = None
+    """The tokenizer of the texts, of the tokenizers package; None for a model without text."""
+
+    @property
+    def has_text(self) -> bool:
+        """True if the model has text."""
+        return self.vocabulary.text is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,59 +67,72 @@ class Said:
     continuation: Continuation
     after_sentences: Probabilities
     """Probabilities after each sentence of the prompt."""
+    language: str
+    """Language of the units of the continuation."""
 
     @property
     def key(self) -> str:
         """Key of the whole document."""
         return f"{self.prompt.key}#{self.number}"
 
-    def document(self, num_units: int) -> Document:
-        """Return prompt and continuation as one document; num_units: size of the vocabulary."""
-        pieces: list[list[int]] = [[]]
-        for token in self.continuation.tokens:
-            if token < num_units:
-                pieces[-1].append(token)
-            else:
-                pieces.append([])
-        sentences = [np.asarray(sentence).tolist() for sentence in self.prompt.sentences]
-        sentences += [piece for piece in pieces if piece]
-        return Document(self.key, self.prompt.language, sentences, where=self.prompt.where)
+    def turns(self, writing: Writing) -> list[Turn]:
+        """Return the turns of the continuation."""
+        return split_turns(self.continuation.tokens, writing.vocabulary)
 
-    def record(self, num_units: int) -> Record:
-        """Return the line of the manifest."""
-        document = self.document(num_units)
-        return {
-            "key": document.key,
-            "lang": document.language,
-            "sentences": document.sentences,
-            "prompt_sentences": len(self.prompt.sentences),
-        }
+    def document(self, writing: Writing) -> Document:
+        """Return the units of prompt and continuation as one document."""
+        sentences = units_of(self.turns(writing))
+        if not writing.tokenizers[self.prompt.language].is_text:
+            own = [np.asarray(sentence).tolist() for sentence in self.prompt.sentences]
+            sentences = own + sentences
+        return Document(self.key, self.language, sentences, where=self.prompt.where)
 
-    def details(self, tokenizer: Tokenizer) -> Record:
+    def record(self, writing: Writing) -> Record:
+        """Return the line of the continuation."""
+        if not writing.has_text:
+            sentences = self.document(writing).sentences
+            places = {"sentences": sentences, "prompt_sentences": len(self.prompt.sentences)}
+            return {"key": self.key, "lang": self.prompt.language} | places
+        ids = np.concatenate(self.prompt.sentences).tolist()
+        is_text = writing.tokenizers[self.prompt.language].is_text
+        prompt = Turn("text" if is_text else "units", ids)
+        turns = [prompt, *self.turns(writing)]
+        first, *rest = [turn_record(turn, writing.vocabulary, writing.text) for turn in turns]
+        return {"key": self.key, "lang": self.prompt.language, "prompt": first, "turns": rest}
+
+    def details(self, writing: Writing) -> Record:
         """Return the line of details."""
-        tokens = self.continuation.tokens
-        places = [i for i, token in enumerate(tokens) if token >= tokenizer.vocab_size]
-        num_units = len(tokens) - len(places)
-        return {
+        turns, speech = self.turns(writing), writing.vocabulary.speech
+        ends = np.cumsum([len(turn.ids) * (turn.kind == "units") for turn in turns]).tolist()
+        num_units = ends[-1] if ends else 0
+        names = writing.vocabulary.special_names
+        record = {
             "key": self.key,
             "lang": self.prompt.language,
             "prompt": self.prompt.key,
             "continuation": self.number,
             "units": num_units,
-            "seconds": round(tokenizer.hours(num_units) * 3600, 4),
+            "seconds": round(speech.hours(num_units) * 3600, 4) if speech else 0.0,
             "ended": self.continuation.ended,
-            "switches": [place - before for before, place in enumerate(places)],
+            "switches": [
+                end
+                for turn, end in zip(turns, ends, strict=True)
+                if turn.kind == "token" and names[turn.ids[0]] == SWITCH
+            ],
             "probabilities": {
                 name: {"after_sentences": self.after_sentences[name], "mean": mean}
                 for name, mean in self.continuation.probabilities.items()
             },
         }
+        if writing.has_text:
+            record["text_tokens"] = sum(len(turn.ids) for turn in turns if turn.kind == "text")
+        return record
 
 
-def write_output(folder: Path, said: Sequence[Said], tokenizer: Tokenizer) -> None:
+def write_output(folder: Path, said: Sequence[Said], writing: Writing) -> None:
     """Write both files into a folder."""
-    _write_lines(folder / CONTINUATIONS, (each.record(tokenizer.vocab_size) for each in said))
-    _write_lines(folder / DETAILS, (each.details(tokenizer) for each in said))
+    _write_lines(folder / CONTINUATIONS, (each.record(writing) for each in said))
+    _write_lines(folder / DETAILS, (each.details(writing) for each in said))
 
 
 def _write_lines(path: Path, records: Iterable[Record]) -> None:
@@ -102,12 +141,12 @@ def _write_lines(path: Path, records: Iterable[Record]) -> None:
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
-def count(said: Sequence[Said], tokenizer: Tokenizer) -> Record:
+def count(said: Sequence[Said], writing: Writing) -> Record:
     """Return counts and mean probabilities by language, for the report of the job."""
     counts: Record = {}
     for language in sorted({each.prompt.language for each in said}):
         own = [each for each in said if each.prompt.language == language]
-        details = [each.details(tokenizer) for each in own]
+        details = [each.details(writing) for each in own]
         counts[language] = {
             "prompts": len({each.prompt.key for each in own}),
             "continuations": len(own),

@@ -22,8 +22,11 @@ from tresse.data.store.corpus import Corpus
 from tresse.data.store.documents import Document, pack
 from tresse.data.store.index import FILE
 from tresse.data.store.manifest import read_manifest
+from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
+from tresse.data.store.text_tokenizer import encode_text, load_text_tokenizer
 from tresse.engine.checkpoint.checkpoint import Checkpoint
 from tresse.engine.generation.sounds import SoundSettings, encode, open_tokenizer, speech_of
+from tresse.engine.unit_tokenizer import find_tokenizer
 
 T = TypeVar("T", Document, Recording)
 JSON_LINES, TABLES = (".jsonl", ".jsonl.gz"), (".csv",)
@@ -33,11 +36,16 @@ JSON_LINES, TABLES = (".jsonl", ".jsonl.gz"), (".csv",)
 class PromptSettings:
     """The prompts."""
 
-    prompt: tuple[Path, ...]
+    prompt: tuple[Path, ...] = ()
     """Documents to continue: manifests of units, folders of corpora, manifests of recordings, or
     audio files (docs/generate.md)."""
+    text: tuple[str, ...] = ()
+    """Texts to continue, if the model has text; --lang names their language."""
     lang: tuple[str, ...] = ()
-    """Languages of the prompts to continue, by default all. For audio files, their language."""
+    """Languages of the prompts to continue, by default all. For audio files and --text, theirs."""
+    to: str = ""
+    """Language that comes after the prompts, as in a stream of the training: with it speech is
+    recognised, text spoken or translated, a question answered. By default documents go on."""
     keys: tuple[str, ...] = ()
     """Keys of the documents to continue, by default all."""
     sentences: int = 0
@@ -49,6 +57,10 @@ class PromptSettings:
         for name in ("sentences", "limit"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected 0 or more")
+        if not (self.prompt or self.text):
+            raise ValueError("no prompts; give --prompt FILES or --text TEXT")
+        if self.text and len(self.lang) != 1:
+            raise ValueError("--text: --lang must name the language of the texts")
         if self.keys and self.limit:
             raise ValueError("--limit takes the first documents, --keys names them; give one flag")
 
@@ -79,7 +91,8 @@ def read_prompts(
 def _documents(
     settings: PromptSettings, sound: SoundSettings, checkpoint: Checkpoint
 ) -> Iterator[Document]:
-    """Yield all documents of the files and folders."""
+    """Yield all documents of the files and folders, and the texts."""
+    yield from _of_texts(settings, checkpoint)
     recordings: list[Recording] = []
     for path in settings.prompt:
         if (path / FILE).exists():
@@ -93,6 +106,36 @@ def _documents(
     if recordings:
         chosen = list(_chosen(recordings, settings))
         yield from encode(chosen, open_tokenizer(sound, speech_of(checkpoint.state.vocabulary)))
+
+
+def _of_texts(settings: PromptSettings, checkpoint: Checkpoint) -> Iterator[Document]:
+    if not settings.text:
+        return
+    language, tokenizers = settings.lang[0], checkpoint.state.tokenizers
+    if language not in tokenizers or not tokenizers[language].is_text:
+        known = [name for name, tokenizer in tokenizers.items() if tokenizer.is_text]
+        raise ValueError(
+            f"--text: {language!r} is no language of text that {checkpoint.path} was trained on; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+    tokenizer = load_text_tokenizer(tokenizer_of(checkpoint))
+    for number, text in enumerate(settings.text, 1):
+        where = f"--text {json.dumps(text, ensure_ascii=False)}"
+        try:
+            ids = encode_text(tokenizer, text).ids
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        yield Document(f"text-{number}", language, [ids], where=where)
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Path:
+    """Return the tokenizer.json that reads a model's texts; ValueError if it is not there."""
+    if checkpoint.state.order == "text-first":  # exported: with units added to the text's own
+        return checkpoint.path / TEXT_TOKENIZER
+    found = find_tokenizer(checkpoint.path, checkpoint.state.vocabulary)
+    if found is None:
+        raise ValueError(f"{checkpoint.path}: the model was trained without text")
+    return found
 
 
 def _lists_units(path: Path) -> bool:

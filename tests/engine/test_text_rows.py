@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.families import CONFIGS, LLAMA, finished_state
+from tests.support.families import CONFIGS, LLAMA, finished_state, write_stage
 from tests.support.foreign.text_models import TEXTS, write_bpe_tokenizer, write_text_model
 from tresse.data.packing.settings import Packing
 from tresse.data.packing.vocabulary import Vocabulary
-from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.checkpoint import (
@@ -20,8 +19,6 @@ from tresse.engine.checkpoint.checkpoint import (
     load_model,
     open_checkpoint,
 )
-from tresse.engine.checkpoint.state import TensorFile, folder_name, write_state
-from tresse.engine.hugging_face import WEIGHTS, save_tensors, to_hf
 from tresse.engine.model import Transformer
 from tresse.engine.pretrained import load_pretrained, rows_like
 from tresse.engine.run.config import ModelConfig
@@ -51,16 +48,7 @@ def started_from(
 def write_finished(run: Path, model: Transformer, vocabulary: Vocabulary) -> Path:
     """Write the checkpoint of a finished stage; return the stage's folder."""
     languages = {"en": UNITS, "en-text": vocabulary.tokenizers[1]}
-    state = finished_state(model.config, PACKING, vocabulary, languages)
-    path = run / state.stage / folder_name(1)
-    path.mkdir(parents=True)
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    weights = to_hf(tensors, model.config, vocabulary.num_used)
-    file = path / WEIGHTS
-    save_tensors({n: t.contiguous() for n, t in weights.items()}, file)
-    hashed = TensorFile(bytes=file.stat().st_size, xxh3=checksum_file(file))
-    write_state(path, replace(state, files={WEIGHTS: hashed}))
-    return path.parent
+    return write_stage(run, model, finished_state(model.config, PACKING, vocabulary, languages))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -12,8 +12,8 @@ from tresse.data.packing.settings import Packing, Stream
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.tokenizer import Tokenizer
-from tresse.engine.checkpoint.state import State, TensorFile, write_state
-from tresse.engine.hugging_face import WEIGHTS, export
+from tresse.engine.checkpoint.state import State, TensorFile, folder_name, write_state
+from tresse.engine.hugging_face import WEIGHTS, export, save_tensors, to_hf
 from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig, RopeScaling
 from tresse.engine.run.recipes import RECIPES
@@ -107,6 +107,19 @@ def finished_state(
             recipe, model=model, data=replace(recipe.data, packing=packing), stages=(stage,)
         ),
     )
+
+
+def write_stage(run: Path, model: Transformer, state: State) -> Path:
+    """Write a checkpoint as the end of its stage; return the stage's folder."""
+    path = run / state.stage / folder_name(state.step)
+    path.mkdir(parents=True)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights = to_hf(tensors, model.config, state.vocabulary.num_used)
+    file = path / WEIGHTS
+    save_tensors({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    hashed = TensorFile(bytes=file.stat().st_size, xxh3=checksum_file(file))
+    write_state(path, replace(state, files={WEIGHTS: hashed}))
+    return path.parent
 
 
 def write_untrained(

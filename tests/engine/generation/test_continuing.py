@@ -8,7 +8,8 @@ from tests.support.corpora.vocabularies import vocabulary_of
 from tests.support.families import CONFIGS, EOS, LLAMA, UNITS, write_untrained
 from tresse.data.packing.settings import Packing
 from tresse.data.packing.vocabulary import Vocabulary
-from tresse.engine.generation.continuing import Continued, Continuer, PromptTokens, tokens_of
+from tresse.engine.generation.continuing import Continued, Continuer
+from tresse.engine.generation.layout import PromptTokens, tokens_of
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.model import Transformer
 
@@ -24,9 +25,9 @@ def transformer(vocabulary: Vocabulary = SPECIALS, name: str = "llama") -> Trans
 
 
 def prompts(before: int | None = SPECIALS.eos) -> list[PromptTokens]:
-    rng = np.random.default_rng(0)
+    rng, first = np.random.default_rng(0), [] if before is None else [before]
     return [
-        tokens_of([rng.integers(0, UNITS.vocab_size, n) for n in lengths], before)
+        tokens_of([rng.integers(0, UNITS.vocab_size, n) for n in lengths], first)
         for lengths in LENGTHS
     ]
 
@@ -141,8 +142,8 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 
 def test_a_stop_is_asked_for_every_16_tokens() -> None:
-    def proceed() -> None:
-        calls.append(len(calls))
+    def proceed(tokens: torch.Tensor) -> None:
+        calls.append(tokens.shape[1])
         if len(calls) == 2:
             raise KeyboardInterrupt
 
@@ -150,7 +151,7 @@ def test_a_stop_is_asked_for_every_16_tokens() -> None:
     continuer = Continuer(transformer(), SPECIALS, EOS, GREEDY, 100, proceed)
     with pytest.raises(KeyboardInterrupt):
         continuer.run(prompts()[:1], [(0, 0)])
-    assert len(calls) == 2
+    assert calls == [16, 32]
 
 
 def test_in_bf16_probabilities_stay_close_to_those_of_fp32() -> None:

@@ -1,0 +1,124 @@
+"""Prompts laid out as training lays out documents: with separators, switch tokens and templates.
+
+    speech, to its text     <eos> [speech] <asr>
+    a question, to answers  <eos> [question] <switch>
+
+Where a model was trained on streams with given languages, `to` names the language that comes next:
+of speech, its text is recognition; of text, its speech is synthesis.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tresse.data.packing.settings import Stream
+from tresse.data.packing.templates import template_ids
+from tresse.data.store.documents import Document
+from tresse.engine.checkpoint.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A prompt as the model reads it."""
+
+    tokens: np.ndarray
+    """int64, with the tokens that stand before and after its document in training."""
+    ends: list[int]
+    """Position of the last token of each sentence; the last one is the end of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What stands around the prompts in one language."""
+
+    before: list[int]
+    after: list[int]
+    spoken_as: str
+    """Language of the units that follow."""
+
+
+def tokens_of(
+    sentences: Sequence[np.ndarray], before: Sequence[int] = (), after: Sequence[int] = ()
+) -> PromptTokens:
+    """Lay out a prompt's sentences, between the ids that stand before and after them."""
+    ends = np.cumsum([len(sentence) for sentence in sentences]) + len(before)
+    parts = [np.asarray(part, np.int64) for part in (before, *sentences, after)]
+    return PromptTokens(np.concatenate(parts), [*(ends[:-1] - 1), int(ends[-1]) + len(after) - 1])
+
+
+def prompt_tokens(prompt: Document, layout: Layout, state: State) -> PromptTokens:
+    """Lay out a prompt by the ids of the model's vocabulary."""
+    first = state.vocabulary.first_id(state.tokenizers[prompt.language])
+    sentences = [np.asarray(sentence, np.int64) + first for sentence in prompt.sentences]
+    return tokens_of(sentences, layout.before, layout.after)
+
+
+def layouts_of(
+    state: State, languages: Iterable[str], to: str, find_tokenizer: Callable[[], Path]
+) -> dict[str, Layout]:
+    """Return what stands around prompts in each language, as in the streams of the state's stage.
+
+    to: the language of the continuation; empty: the prompt's own document goes on. find_tokenizer:
+    returns the tokenizer.json that reads the texts of templates. ValueError if no stream has `to`
+    after a language.
+    """
+    return {name: _layout(state, name, to, find_tokenizer) for name in languages}
+
+
+def _layout(state: State, language: str, to: str, find_tokenizer: Callable[[], Path]) -> Layout:
+    packing = state.config.data.packing
+    specials = state.vocabulary.specials(packing)
+    before = [] if specials.before_document is None else [specials.before_document]
+    stream = _find_stream(state, language, to)
+    if stream is None:
+        return Layout(before, [], language)
+    fixed = template_ids(stream, state.vocabulary, find_tokenizer)
+    around = dict(zip(stream.all_languages, fixed, strict=True)) if fixed else {}
+    before += around.get(language, ([], []))[0]
+    if not to:
+        return Layout(before, [], language)
+    switch = [] if specials.switch is None else [specials.switch]
+    after = [*around.get(language, ([], []))[1], *switch, *around.get(to, ([], []))[0]]
+    return Layout(before, after, _spoken(state, stream, to))
+
+
+def _find_stream(state: State, language: str, to: str) -> Stream | None:
+    streams = _streams(state)
+    if not to:
+        return next((s for s in streams if language in s.languages and not s.given), None)
+    pairs = [(pair, stream) for stream in streams for pair in _pairs(stream)]
+    for pair, stream in pairs:
+        if pair == (language, to):
+            return stream
+    known = ", ".join(dict.fromkeys(f"{a} to {b}" for (a, b), _ in pairs)) or "none"
+    raise ValueError(
+        f"--to {to}: no stream of stage {state.stage} has {to} after {language}; it has {known}"
+    )
+
+
+def _pairs(stream: Stream) -> list[tuple[str, str]]:
+    """Return the languages of a stream that can follow each other, at the end of a prompt."""
+    is_fixed = stream.mode == "alternate" and stream.language_order == "fixed"
+    if stream.given:
+        next_ = stream.languages[:1] if is_fixed else stream.languages
+        return [(stream.given[0], to) for to in next_] if len(stream.given) == 1 else []
+    return [(a, b) for a in stream.languages for b in stream.languages if a != b]
+
+
+def _streams(state: State) -> tuple[Stream, ...]:
+    return next(stage.streams for stage in state.config.stages if stage.name == state.stage)
+
+
+def _spoken(state: State, stream: Stream, to: str) -> str:
+    """Return the language of a stream's units that a continuation holds."""
+    own = (to, *stream.languages)
+    return next((name for name in own if not state.tokenizers[name].is_text), to)
+
+
+def tags_of(state: State) -> list[int]:
+    """Return the ids of the tags that the templates of a state's stage insert."""
+    texts = [t.before + t.after for stream in _streams(state) for t in stream.templates]
+    vocabulary = state.vocabulary
+    return [vocabulary.tag(tag) for tag in vocabulary.tags if any(tag in each for each in texts)]

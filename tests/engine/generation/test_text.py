@@ -1,0 +1,174 @@
+"""Models with text: what comes after a prompt, and continuations in turns of text and units."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.families import LLAMA, UNITS, finished_state, write_stage
+from tests.support.foreign.text_models import write_bpe_tokenizer
+from tresse.data.packing.settings import Packing, Stream, Template
+from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.documents import Document
+from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
+from tresse.engine.checkpoint.checkpoint import export_stage
+from tresse.engine.checkpoint.state import State, read_state
+from tresse.engine.generation.command import main as generate
+from tresse.engine.generation.layout import layouts_of, prompt_tokens
+from tresse.engine.generation.turns import Turn, split_turns
+from tresse.engine.model import Transformer
+from tresse.engine.run.recipes import recognition, synthesis
+
+PACKING = Packing(row_length=96, separators="eos", language_switch=True, tags=("<asr>", "<tts>"))
+TURNS = Stream(
+    languages=("en-answer-text", "en-answer"),
+    given=("en-text",),
+    mode="alternate",
+    language_order="fixed",
+    unit="words",
+    words=(2, 2),
+    templates=(Template(language="en-text", before="a cat "),),
+)
+TEXT = "the old cat"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage that was trained on recognition, synthesis, and answers in turns."""
+    run = tmp_path_factory.mktemp("text") / "run"
+    run.mkdir()
+    write_bpe_tokenizer(run / "tokenizer.json")
+    text = identify_text_tokenizer(run / "tokenizer.json")
+    languages = {"en": UNITS, "en-answer": UNITS, "en-text": text, "en-answer-text": text}
+    vocabulary = Vocabulary.of([UNITS, text], PACKING)
+    model = Transformer(LLAMA, vocabulary.width, vocabulary.num_used)
+    model.init_weights(seed=1)
+    state = finished_state(LLAMA, PACKING, vocabulary, languages)
+    streams = (TURNS, recognition("en"), synthesis("en"), Stream(languages=("en",)))
+    stages = (replace(state.config.stages[0], streams=streams),)
+    return write_stage(run, model, replace(state, config=replace(state.config, stages=stages)))
+
+
+@pytest.fixture(scope="module")
+def state(stage: Path) -> State:
+    return read_state(next(stage.glob("step-*")))
+
+
+def lines(path: Path) -> Iterator[dict]:
+    return map(json.loads, path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("language", "to", "before", "after", "spoken_as"),
+    [
+        ("en", "", ["<eos>"], [], "en"),
+        ("en", "en-text", ["<eos>"], ["<switch>", "<asr>"], "en-text"),
+        ("en-text", "en", ["<eos>"], ["<switch>", "<tts>"], "en"),
+        ("en-text", "en-answer-text", ["<eos>", "a cat "], ["<switch>"], "en-answer"),
+        ("en-answer", "", ["<eos>"], [], "en-answer"),
+    ],
+)
+def test_prompts_are_laid_out_as_in_the_streams_of_the_stage(
+    language: str, to: str, before: list[str], after: list[str], spoken_as: str, state: State, stage
+) -> None:
+    vocabulary, file = state.vocabulary, stage.parent / "tokenizer.json"
+    layout = layouts_of(state, [language], to, lambda: file)[language]
+    first = UNITS.vocab_size
+
+    def ids(names: list[str]) -> list[int]:
+        known = {n: vocabulary.num_tokens + i for i, n in enumerate(vocabulary.special_names)}
+        text = load_text_tokenizer(file)
+        encoded = [
+            [known[n]] if n in known else [first + i for i in text.encode(n).ids] for n in names
+        ]
+        return [i for each in encoded for i in each]
+
+    assert (layout.before, layout.after) == (ids(before), ids(after))
+    assert layout.spoken_as == spoken_as
+    laid = prompt_tokens(Document("a", language, [[5, 6], [7]]), layout, state)
+    own = np.array([5, 6, 7]) + (first if language.endswith("text") else 0)
+    assert laid.tokens.tolist() == [*layout.before, *own, *layout.after]
+    assert laid.ends == [len(layout.before) + 1, len(laid.tokens) - 1]
+
+
+def test_turns_are_stretches_of_one_kind(state: State) -> None:
+    vocabulary, text = state.vocabulary, UNITS.vocab_size
+    tokens = [text + 3, text, vocabulary.switch, 0, 33, text + 1, vocabulary.tag("<tts>"), 8]
+    assert split_turns(tokens, vocabulary) == [
+        Turn("text", [3, 0]),
+        Turn("token", [2]),
+        Turn("units", [0, 33]),
+        Turn("text", [1]),
+        Turn("token", [4]),
+        Turn("units", [8]),
+    ]
+
+
+def test_texts_and_units_are_answered_in_turns_that_are_printed_as_they_come(
+    stage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--lang en-text --to en-answer-text --max-units 50 --continuations 6 --stream --out"
+    generate([str(stage), "--text", TEXT, *words.split(), str(tmp_path / "out")])
+    found = list(lines(tmp_path / "out" / "continuations.jsonl"))
+    details = list(lines(tmp_path / "out" / "details.jsonl"))
+    assert [each["key"] for each in found] == [f"text-1#{i}" for i in range(6)]
+    assert all(each["prompt"] == {"text": TEXT} for each in found)
+    kinds = {kind for each in found for turn in each["turns"] for kind in turn}
+    assert kinds == {"text", "units", "token"}
+    for each, own in zip(found, details, strict=True):
+        units = sum(len(turn.get("units", [])) for turn in each["turns"])
+        specials = sum("token" in turn for turn in each["turns"])
+        assert own["units"] == units
+        if own["ended"] == "length":
+            assert own["units"] + own["text_tokens"] + specials == 50
+        switches = [turn for turn in each["turns"] if turn == {"token": "<switch>"}]
+        assert len(own["switches"]) == len(switches)
+    printed: dict[str, list] = {each["key"]: [] for each in found}
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("{"):
+            record = json.loads(line)
+            printed[record.pop("key")].append(record)
+    assert printed == {each["key"]: each["turns"] for each in found}
+
+
+def test_an_exported_model_says_the_same(stage: Path, tmp_path: Path) -> None:
+    export_stage(stage, tmp_path / "exported", "fp32")
+    flags = ["--text", TEXT, "--lang", "en-text", "--to", "en", "--temperature", "0"]
+    for name, folder in (("own", stage), ("other", tmp_path / "exported")):
+        generate([str(folder), *flags, "--max-units", "30", "--out", str(tmp_path / name)])
+    own, other = (tmp_path / name / "continuations.jsonl" for name in ("own", "other"))
+    assert own.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text", "a", "--lang", "en"], r"'en' is no language of text .* it has en-text, en-ans"),
+        (["--text", "", "--lang", "en-text"], r'--text "": the tokenizer makes no tokens of'),
+        (
+            ["--text", "a", "--lang", "en-text", "--to", "en-answer"],
+            r"has en-answer after en-text; it has en-text to en-answer-text, en to en-text, en-t",
+        ),
+    ],
+)
+def test_mistakes_are_named(flags: list[str], message: str, stage: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate([str(stage), *flags, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no prompts; give --prompt FILES or --text TEXT"),
+        (["--text", "a"], "--text: --lang must name the language of the texts"),
+    ],
+)
+def test_flags_that_lack_others_are_named(
+    flags: list[str], message: str, stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        generate([str(stage), *flags, "--out", "unused"])
+    assert message in capsys.readouterr().err
