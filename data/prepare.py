@@ -23,8 +23,11 @@ from tresse.data.speech.commands import COMMANDS as SPEECH
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.inspection import describe
 from tresse.data.store.manifest import read_manifest
-from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
-from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
+from tresse.data.store.text_tokenizer import (
+    find_tokenizer_file,
+    identify_text_tokenizer,
+    load_text_tokenizer,
+)
 from tresse.data.texts.commands import COMMANDS as TEXTS
 from tresse.data.texts.story_files import read_stories
 from tresse.data.texts.text_tokens import encode_texts
@@ -63,9 +66,7 @@ def prepare_text(
         lang: Language of stories that do not name their own, such as "en".
         suffix: End of the names of the languages in the corpus: "-text" makes `en-text` of en.
     """
-    file = tokenizer / TEXT_TOKENIZER if tokenizer.is_dir() else tokenizer
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file; expected a tokenizer.json or its folder")
+    file = find_tokenizer_file(tokenizer)
     left_out = LeftOut(output.on_fault)
     texts = read_stories(stories, lang, left_out)
     documents = encode_texts(texts, load_text_tokenizer(file), suffix, left_out)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from tresse.data.formats.dialogues import Wrapping, read_dialogues
 from tresse.data.formats.interleaved import AlignedShard
 from tresse.data.formats.parquet import Columns, read_columns
 from tresse.data.formats.slamkit import read_slamkit
@@ -15,12 +16,17 @@ from tresse.data.formats.smoltolk import read_meta, read_smoltolk
 from tresse.data.formats.textless import read_textless
 from tresse.data.formats.utterances import Utterance, read_documents
 from tresse.data.left_out import LeftOut, OnFault
+from tresse.data.lines import check_files
 from tresse.data.naming import Naming
 from tresse.data.store.corpus import Corpus
 from tresse.data.store.corpus_writer import merge_corpora, write_corpus
 from tresse.data.store.documents import Document
-from tresse.data.store.text_tokenizer import identify_text_tokenizer
-from tresse.data.store.tokenizer import Tokenizer
+from tresse.data.store.text_tokenizer import (
+    find_tokenizer_file,
+    identify_text_tokenizer,
+    load_text_tokenizer,
+)
+from tresse.data.store.tokenizer import Tokenizer, mixed
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Unprefixed = tyro.conf.arg(name="")
@@ -93,6 +99,7 @@ BY_STEM = Naming()
 NO_COLUMNS = Columns()
 UNNAMED = TokenizerName()
 ANY = TokenizerFlags()
+WRAPPING = Wrapping()
 MHUBERT = TokenizerFlags(tokenizer_name="mhubert-25hz", frame_rate="25", vocab_size=500)
 HUBERT = TokenizerFlags(tokenizer_name="hubert-kmeans-100", frame_rate="50", vocab_size=100)
 
@@ -224,7 +231,8 @@ def prepare_interleaved(
         shards: Folders of shards.
         output: The corpus.
         lang: Language of the speech, such as "en".
-        text_tokenizer: The tokenizer.json that made the text; needed for aligned shards.
+        text_tokenizer: The tokenizer.json that made the text, or a folder that holds it; needed
+            for aligned shards.
         suffix: End of the name of the text's language: "-text" makes `en-text` of en.
         tokenizer: Tokenizer of the units.
     """
@@ -242,13 +250,42 @@ def prepare_interleaved(
     if output.on_fault != "stop":
         raise ValueError("aligned shards are read whole or not at all: --on-fault stop")
     texts = (each for shard in opened for each in shard.text(lang + suffix))
-    name = identify_text_tokenizer(text_tokenizer)
+    file = find_tokenizer_file(text_tokenizer)
+    name = identify_text_tokenizer(file)
     output.out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.out.absolute().parent) as folder:
         parts = Path(folder, "speech"), Path(folder, "text")
         write_corpus(parts[0], speech, identity)
-        write_corpus(parts[1], texts, name, text_tokenizer=text_tokenizer)
+        write_corpus(parts[1], texts, name, text_tokenizer=file)
         return merge_corpora(parts, output.out)
+
+
+def prepare_dialogues(
+    files: Files,
+    /,
+    *,
+    output: Written,
+    lang: str,
+    text_tokenizer: Path,
+    wrapping: Annotated[Wrapping, Unprefixed] = WRAPPING,
+    tokenizer: Units = ANY,
+) -> Corpus:
+    """Write CSLM's conversations of text and units as a corpus of prompts and responses.
+
+    Args:
+        files: JSON lines with `prompt` and `response` (docs/format.md).
+        output: The corpus.
+        lang: Beginning of the names of the two languages: "en" makes `en-prompt`, `en-response`.
+        text_tokenizer: The tokenizer.json of the text, or a folder that holds one.
+        wrapping: The text around prompts, responses and units.
+        tokenizer: Tokenizer of the units.
+    """
+    file = find_tokenizer_file(text_tokenizer)
+    identity = mixed(tokenizer.tokenizer(), identify_text_tokenizer(file))
+    left_out, text = LeftOut(output.on_fault), load_text_tokenizer(file)
+    checked = check_files(files, "conversation")
+    documents = read_dialogues(checked, lang, identity, text, wrapping, left_out)
+    return output.write(documents, identity, left_out, file)
 
 
 def _write(
@@ -264,6 +301,7 @@ def _write(
 
 
 COMMANDS = {
+    "dialogues": prepare_dialogues,
     "slamkit": prepare_slamkit,
     "smoltolk": prepare_smoltolk,
     "textless": prepare_textless,

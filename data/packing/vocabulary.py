@@ -68,6 +68,8 @@ class Vocabulary:
 
     def first_id(self, tokenizer: Tokenizer) -> int:
         """Return the id of a tokenizer's token 0; ValueError if it is none of these."""
+        if tokenizer.is_mixed and tokenizer.parts == self.tokenizers:
+            return 0
         first = 0
         for each in self.tokenizers:
             if each == tokenizer:

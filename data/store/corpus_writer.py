@@ -63,7 +63,7 @@ def write_corpus(
         left_out.write(folder)
         _commit(folder, entries, dict.fromkeys(entries, tokenizer), skip_misaligned)
         if text_tokenizer is not None:
-            keep_text_tokenizer(folder, text_tokenizer, [tokenizer])
+            keep_text_tokenizer(folder, text_tokenizer, tokenizer.parts)
     return _open(out)
 
 

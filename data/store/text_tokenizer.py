@@ -27,6 +27,14 @@ def identify_text_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer(type(found.model).__name__.lower(), checksum_file(path), "", size)
 
 
+def find_tokenizer_file(place: Path) -> Path:
+    """Return a tokenizer.json, given the file or a folder that holds it; ValueError without."""
+    file = place / FILE if place.is_dir() else place
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file; expected a tokenizer.json or its folder")
+    return file
+
+
 def check_package() -> None:
     """Raise ValueError unless the extra [text] is installed."""
     if find_spec("tokenizers") is None:
@@ -53,12 +61,17 @@ def load_text_tokenizer(path: Path) -> Any:
 def encode_text(tokenizer: Any, text: str) -> Any:
     """Return the encoding of a text by a loaded tokenizer, without the tokens of its template.
 
-    ValueError if there are no tokens for it.
+    ValueError if a part of the text, spaces apart, has no token.
     """
     try:
         encoding = tokenizer.encode(text, add_special_tokens=False)
     except Exception as error:  # the package raises bare Exception
         raise ValueError(f"the tokenizer cannot encode {text!r}: {error}") from None
+    covered = 0
+    for begin, end in [*encoding.offsets, (len(text), len(text))]:
+        if lost := text[covered:begin].strip():
+            raise ValueError(f"the tokenizer makes no token of {lost!r} in {text!r}")
+        covered = max(covered, end)
     if not encoding.ids:
         raise ValueError(f"the tokenizer makes no tokens of {text!r}")
     return encoding

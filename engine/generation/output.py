@@ -3,9 +3,9 @@
 Of a model of units it is a manifest, a document a line: the sentences of the prompt,
 `prompt_sentences` of them, then the continuation. Nothing tells where sentences of a continuation
 end, so it is one sentence, or one more after each special token. Of a model with text a line has
-the turns of the continuation:
+the turns of both:
 
-    {"key": "0001#0", "lang": "en-question-text", "prompt": {"text": "Who came?"},
+    {"key": "0001#0", "lang": "en-question-text", "prompt": [{"text": "Who came?"}],
      "turns": [{"text": "Anna"}, {"token": "<switch>"}, {"units": [12, 907]}]}
 
 The line of details has the same key:
@@ -93,12 +93,14 @@ class Said:
             sentences = self.document(writing).sentences
             places = {"sentences": sentences, "prompt_sentences": len(self.prompt.sentences)}
             return {"key": self.key, "lang": self.prompt.language} | places
-        ids = np.concatenate(self.prompt.sentences).tolist()
-        is_text = writing.tokenizers[self.prompt.language].is_text
-        prompt = Turn("text" if is_text else "units", ids)
-        turns = [prompt, *self.turns(writing)]
-        first, *rest = [turn_record(turn, writing.vocabulary, writing.text) for turn in turns]
-        return {"key": self.key, "lang": self.prompt.language, "prompt": first, "turns": rest}
+        tokenizer = writing.tokenizers[self.prompt.language]
+        first = writing.vocabulary.first_id(tokenizer)
+        ids = np.concatenate(self.prompt.sentences).astype(np.int64) + first
+        prompt, turns = (
+            [turn_record(turn, writing.vocabulary, writing.text) for turn in part]
+            for part in (split_turns(ids.tolist(), writing.vocabulary), self.turns(writing))
+        )
+        return {"key": self.key, "lang": self.prompt.language, "prompt": prompt, "turns": turns}
 
     def details(self, writing: Writing) -> Record:
         """Return the line of details."""

@@ -120,12 +120,12 @@ def _of_texts(settings: PromptSettings, checkpoint: Checkpoint) -> Iterator[Docu
         )
     tokenizer = load_text_tokenizer(tokenizer_of(checkpoint))
     for number, text in enumerate(settings.text, 1):
-        where = f"--text {json.dumps(text, ensure_ascii=False)}"
         try:
             ids = encode_text(tokenizer, text).ids
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        yield Document(f"text-{number}", language, [ids], where=where)
+            raise ValueError(f"--text: {error}") from None
+        tokens = np.add(ids, tokenizers[language].first_text)
+        yield Document(f"text-{number}", language, [tokens], where=f"--text {text!r}")
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Path:

@@ -115,7 +115,7 @@ def test_texts_and_units_are_answered_in_turns_that_are_printed_as_they_come(
     found = list(lines(tmp_path / "out" / "continuations.jsonl"))
     details = list(lines(tmp_path / "out" / "details.jsonl"))
     assert [each["key"] for each in found] == [f"text-1#{i}" for i in range(6)]
-    assert all(each["prompt"] == {"text": TEXT} for each in found)
+    assert all(each["prompt"] == [{"text": TEXT}] for each in found)
     kinds = {kind for each in found for turn in each["turns"] for kind in turn}
     assert kinds == {"text", "units", "token"}
     for each, own in zip(found, details, strict=True):
@@ -147,7 +147,8 @@ def test_an_exported_model_says_the_same(stage: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--text", "a", "--lang", "en"], r"'en' is no language of text .* it has en-text, en-ans"),
-        (["--text", "", "--lang", "en-text"], r'--text "": the tokenizer makes no tokens of'),
+        (["--text", "", "--lang", "en-text"], r"--text: the tokenizer makes no tokens of ''"),
+        (["--text", "a?", "--lang", "en-text"], r"the tokenizer makes no token of '\?' in 'a\?'"),
         (
             ["--text", "a", "--lang", "en-text", "--to", "en-answer"],
             r"has en-answer after en-text; it has en-text to en-answer-text, en to en-text, en-t",
