@@ -8,6 +8,7 @@ questions that models are scored on.
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -54,6 +55,7 @@ def prepare_text(
     output: Written,
     lang: str = "",
     suffix: str = "-text",
+    one_sentence: bool = False,
 ) -> Corpus:
     """Write texts as a corpus of text tokens, to be merged with the speech of the same keys.
 
@@ -65,10 +67,13 @@ def prepare_text(
         output: The corpus.
         lang: Language of stories that do not name their own, such as "en".
         suffix: End of the names of the languages in the corpus: "-text" makes `en-text` of en.
+        one_sentence: Make each text one sentence, as recordings are whose sentences have no times.
     """
     file = find_tokenizer_file(tokenizer)
     left_out = LeftOut(output.on_fault)
     texts = read_stories(stories, lang, left_out)
+    if one_sentence:
+        texts = (replace(text, sentences=(" ".join(text.sentences),)) for text in texts)
     documents = encode_texts(texts, load_text_tokenizer(file), suffix, left_out)
     return output.write(documents, identify_text_tokenizer(file), left_out, file)
 

@@ -90,5 +90,5 @@ def _parts(stories: Stories, languages: Sequence[str], lenders: np.ndarray) -> I
                 if task == "sTC":
                     wrong = told[lenders[number]][language].sentences[-2]
                 yield Text(f"{task}/{key}_mutual", language, tuple(prompt))
-                yield Text(f"{task}/{key}_correct", language, (right,))
-                yield Text(f"{task}/{key}_incorrect", language, (wrong,))
+                for name, ending in (("correct", right), ("incorrect", wrong)):
+                    yield Text(f"{task}/{key}_{name}", language, (ending,), continues=True)

@@ -1,7 +1,9 @@
 """Texts as tokens of a text tokenizer, with the tokens at which their words begin.
 
 Sentences are encoded one by one, each after the first with the space before it, so that the tokens
-of a document read as its text. A word is what stands between spaces, with its punctuation.
+of a document read as its text. The first sentence of a text that continues another, such as the
+ending of a story, has this space too: prompt and ending have the tokens of the whole story. A word
+is what stands between spaces, with its punctuation.
 """
 
 import re
@@ -27,8 +29,10 @@ def encode_texts(
     """
     for text in texts:
         try:
-            pieces = [_encode(tokenizer, text.sentences[0])]
-            pieces += [_encode(tokenizer, f" {sentence}") for sentence in text.sentences[1:]]
+            pieces = [
+                _encode(tokenizer, f" {sentence}" if number or text.continues else sentence)
+                for number, sentence in enumerate(text.sentences)
+            ]
         except ValueError as error:
             left_out.add(text.where or str(text), str(error), text.key, text.language)
             continue

@@ -5,6 +5,8 @@ JSON lines, one document per line:
     {"key": "0001", "lang": "fr", "sentences": ["Le loup va à la ferme.", "Puis il nourrit ..."]}
 
 Texts of different languages with the same key are translations of each other, sentence by sentence.
+`"continues": true` says that a text goes on from another one, as an ending does from its prompt: as
+tokens it then begins with the space between them.
 """
 
 import json
@@ -18,11 +20,12 @@ import xxhash
 
 from tresse.data.durable import replaced_file
 from tresse.data.left_out import LeftOut
-from tresse.data.lines import check_files
+from tresse.data.lines import check_fields, check_files
 from tresse.data.naming import check_language, normal_key
 from tresse.data.store.translations import check_translations
 
-FIELDS = ("key", "lang", "sentences")
+REQUIRED = ("key", "lang", "sentences")
+OPTIONAL = ("continues",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Text:
     """At least one."""
     where: str = ""
     """Place in the manifest, for messages: "train.jsonl:12"."""
+    continues: bool = False
+    """True if it goes on from another text, such as an ending from its prompt."""
 
     def __str__(self) -> str:
         return f"{self.language}/{self.key}"
@@ -64,6 +69,7 @@ def write_texts(path: Path, texts: Iterable[Text]) -> int:
 def encode_text(text: Text) -> bytes:
     """Return the line of a text in a manifest."""
     record = {"key": text.key, "lang": text.language, "sentences": text.sentences}
+    record |= {"continues": True} if text.continues else {}
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
@@ -77,15 +83,17 @@ def hash_texts(texts: Iterable[Text]) -> str:
 
 def parse_text(record: dict[str, Any]) -> Text:
     """Return the text of a record of the manifest; ValueError for one that cannot be spoken."""
-    if set(record) != set(FIELDS):
-        raise ValueError(f"found the fields {sorted(record)}, expected {sorted(FIELDS)}")
-    key, sentences = record["key"], record["sentences"]
+    check_fields(record, REQUIRED, OPTIONAL)
+    key, sentences, continues = record["key"], record["sentences"], record.get("continues", False)
     if not isinstance(key, str) or not key:
         raise ValueError(f"key is {key!r}, expected text")
     if not isinstance(sentences, list) or not sentences:
         raise ValueError(f"sentences is {sentences!r}, expected a list of texts")
+    if not isinstance(continues, bool):
+        raise ValueError(f"continues is {continues!r}, expected true or false")
     check_sentences(sentences)
-    return Text(normal_key(key), check_language(record["lang"]), tuple(sentences))
+    language = check_language(record["lang"])
+    return Text(normal_key(key), language, tuple(sentences), continues=continues)
 
 
 def check_sentences(sentences: Sequence[Any]) -> None:

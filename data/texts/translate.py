@@ -6,6 +6,7 @@ there write the output: a manifest of the source texts and one of the translatio
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _translated(
         if "skipped" in record:
             skipped.append(Fault(text.key, target, text.where, record["skipped"]))
         else:
-            yield Text(text.key, target, tuple(record["sentences"]), text.where)
+            yield replace(text, language=target, sentences=tuple(record["sentences"]))
 
 
 def _describe_job(

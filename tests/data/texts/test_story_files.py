@@ -97,7 +97,7 @@ def test_a_key_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
         ({"text": 5}, "the story is 5, expected text"),
         ({"text": "A\0b."}, "control character"),
         ({"text": "A.", "key": 5}, "key is 5, expected text"),
-        ({"words": "A."}, r"found the fields \['words'\]"),
+        ({"words": "A."}, "field 'key' is missing"),
     ],
 )
 def test_a_story_that_cannot_be_used_is_named_with_its_line(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -75,6 +76,17 @@ def test_the_command_writes_a_corpus_that_merges_with_speech(
     (tmp_path / "m" / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json: hash .*; restore the file"):
         verify_corpus(tmp_path / "m")
+
+
+def test_as_one_sentence_a_text_has_the_same_tokens(file: Path, tmp_path: Path):
+    stories, found = str(write_stories(tmp_path / "stories.jsonl")), []
+    for name, flags in (("many", []), ("one", ["--one-sentence"])):
+        words = [stories, "--tokenizer", str(file), "--out", str(tmp_path / name), *flags]
+        assert prepare.main(["text", *words]) == 0
+        corpus = verify_corpus(tmp_path / name)
+        found.append(corpus.document("en-text", corpus.find("en-text", "a")))
+    assert [len(sentences) for sentences in found] == [2, 1]
+    assert np.concatenate(found[0]).tolist() == found[1][0].tolist()
 
 
 def test_equal_texts_train_equal_tokenizers(file: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tresse.data.texts.texts import Text, check_sentences, read_texts
+from tresse.data.texts.texts import Text, check_sentences, read_texts, write_texts
 
 GOOD = {"key": "1", "lang": "fr", "sentences": ["Où ça ?", "L'été."]}
 
@@ -30,8 +30,9 @@ def test_texts_of_several_files_come_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        (GOOD | {"voice": "x"}, "found the fields"),
-        ({"key": "2", "lang": "fr"}, "found the fields"),
+        (GOOD | {"voice": "x"}, "unknown field 'voice'"),
+        ({"key": "2", "lang": "fr"}, "field 'sentences' is missing"),
+        (GOOD | {"key": "2", "continues": 1}, "continues is 1, expected true or false"),
         (GOOD | {"key": 2}, "key is 2"),
         (GOOD | {"key": ""}, "key is ''"),
         (GOOD | {"key": "2", "lang": "f/r"}, "f/r"),
@@ -51,6 +52,13 @@ def test_a_bad_text_is_an_error_with_its_line(
     with pytest.raises(ValueError, match=r"t\.jsonl:2: ") as error:
         read_texts([path])
     assert fault in str(error.value)
+
+
+def test_what_continues_another_text_is_read_back(tmp_path: Path) -> None:
+    texts = [Text("1", "en", ("One.",)), Text("2", "en", ("Two.",), continues=True)]
+    write_texts(tmp_path / "t.jsonl", texts)
+    assert [text.continues for text in read_texts([tmp_path / "t.jsonl"])] == [False, True]
+    assert (tmp_path / "t.jsonl").read_text().count("continues") == 1
 
 
 def test_a_file_without_texts_is_an_error(tmp_path: Path) -> None:
