@@ -112,7 +112,7 @@ def prepare_eval(
     prepared = tokenise(found, load_tokenizer(tokenizer), out, complete, tokenizer.variant)
     print(prepared.report)
     if prepared.corpus is not None:
-        _write(prepared.corpus, items)
+        write_items(prepared.corpus.path / ITEMS, items)
     return None if prepared.found else prepared.corpus
 
 
@@ -150,7 +150,7 @@ def prepare_eval_items(
         assert each.read is not None
         listed = list_corpus(opened, languages, each.task)
         items += each.read(each.task, drop_incomplete(listed) if on_fault == "skip" else listed)
-    _write(opened, items)
+    write_items(opened.path / ITEMS, items)
     return opened
 
 
@@ -195,17 +195,6 @@ def _read_argument(kind: AudioKind, task: str, folder: Path) -> list[EvaluationS
         ]
     own = folder.stem if kind == "table" and folder.is_file() else folder.name
     return [EvaluationSet(task or normal_key(own), folder, READERS.get(kind))]
-
-
-def _write(corpus: Corpus, items: Sequence[Item]) -> None:
-    """Write the items and print their number for each task."""
-    write_items(corpus.path / ITEMS, items)
-    counts: dict[str, int] = {}
-    for item in items:
-        name = f"{item.task} ({', '.join(item.languages)})"
-        counts[name] = counts.get(name, 0) + 1
-    for name, count in counts.items():
-        print(f"{count:,} items of {name}")
 
 
 COMMANDS = {"eval": prepare_eval, "eval-items": prepare_eval_items}

@@ -83,16 +83,19 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 def merge_items(corpora: Mapping[Path, Sequence[str]], out: Path) -> None:
     """Write the items of several corpora into the folder `out`.
 
-    corpora: folders and their languages; an item without languages gets those of its corpus.
+    corpora: folders and their languages; an item without languages gets those of its corpus. An
+    item that several corpora have is asked in the languages of all of them. ValueError for two
+    items of a name that differ in more than their languages.
     """
-    items = [
-        replace(item, languages=item.languages or tuple(languages))
-        for folder, languages in corpora.items()
-        if (folder / ITEMS).exists()
-        for item in read_items(folder / ITEMS)
-    ]
-    if items:
-        write_items(out / ITEMS, items)
+    merged: dict[tuple[str, str], Item] = {}
+    for folder, languages in corpora.items():
+        if (folder / ITEMS).exists():
+            for item in read_items(folder / ITEMS):
+                own = replace(item, languages=item.languages or tuple(languages))
+                former = merged.get((own.task, own.id))
+                merged[own.task, own.id] = _joined(former, own, folder) if former else own
+    if merged:
+        write_items(out / ITEMS, merged.values())
 
 
 def verify_items(path: Path, languages: Sequence[str], find: Callable[[str, str], int]) -> None:
@@ -112,6 +115,16 @@ def verify_items(path: Path, languages: Sequence[str], find: Callable[[str, str]
                         find(language, key)
                 except ValueError:
                     raise ValueError(f"{where}: {language} has no document {key!r}") from None
+
+
+def _joined(former: Item, item: Item, folder: Path) -> Item:
+    """Return an item of two corpora in the languages of both."""
+    languages = tuple(dict.fromkeys(former.languages + item.languages))
+    if replace(former, languages=languages) != replace(item, languages=languages):
+        raise ValueError(
+            f"{folder / ITEMS}: item {item.id!r} of {item.task} differs from that of another corpus"
+        )
+    return replace(former, languages=languages)
 
 
 def _parse(record: dict[str, Any]) -> Item:

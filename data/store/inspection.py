@@ -1,6 +1,7 @@
 """The contents of a corpus for people: tables, a plot, and one document in all its languages."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tresse.data.durable import staged_file
+from tresse.data.store.cloze import ITEMS, read_items
 from tresse.data.store.corpus import Corpus
 from tresse.data.text_table import format_table
 
@@ -20,7 +22,7 @@ NUM_BINS = 60
 
 
 def describe(corpus: Corpus) -> str:
-    """Return tables of the documents, tokens and lengths per language, and of shared keys.
+    """Return tables of the documents, tokens and lengths per language, shared keys, and items.
 
     Keys are counted that all languages share, and that each pair shares.
     """
@@ -35,6 +37,8 @@ def describe(corpus: Corpus) -> str:
     ]
     if len(corpus.languages) > 1:
         lines += ["", format_table(_shared_keys(corpus))]
+    if (corpus.path / ITEMS).exists():
+        lines += ["", format_table(_items(corpus), num_left=2)]
     return "\n".join(lines)
 
 
@@ -198,3 +202,12 @@ def _shared_keys(corpus: Corpus) -> list[list[str]]:
         left = (f"{name} {corpus.num_documents(name) - shared:,}" for name in languages)
         lines.append([" + ".join(languages), f"{shared:,}", ", ".join(left)])
     return lines
+
+
+def _items(corpus: Corpus) -> list[list[str]]:
+    counts = Counter(
+        (item.task, ", ".join(item.languages or corpus.languages))
+        for item in read_items(corpus.path / ITEMS)
+    )
+    lines = [[task, languages, f"{count:,}"] for (task, languages), count in counts.items()]
+    return [["task", "asked in", "items"], *lines]

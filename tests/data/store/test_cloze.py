@@ -1,11 +1,12 @@
 """Items files: they read back as written, and each fault is named with its line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tresse.data.store.cloze import Item, read_items, write_items
+from tresse.data.store.cloze import Item, merge_items, read_items, write_items
 
 ITEMS = [
     Item(task="sSC", id="1", prompt="a/prompt", correct="a/ending", incorrect="b/ending"),
@@ -93,3 +94,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         write_items(path, [*ITEMS, ITEMS[0]])
     assert list(read_items(path)) == ITEMS[:1]
     assert [file.name for file in tmp_path.iterdir()] == ["items.jsonl"]
+
+
+def test_an_item_of_several_corpora_is_asked_in_the_languages_of_all(tmp_path: Path):
+    for name in ("spoken", "written", "other"):
+        (tmp_path / name).mkdir()
+    write_items(tmp_path / "spoken" / "items.jsonl", ITEMS[:2])
+    write_items(tmp_path / "written" / "items.jsonl", ITEMS[1:3])
+    corpora = {tmp_path / "spoken": ("en", "fr"), tmp_path / "written": ("en-text",)}
+    merge_items(corpora, tmp_path)
+    expected = [("en", "fr"), ("en", "fr", "en-text"), ("en-text",)]
+    assert list(read_items(tmp_path / "items.jsonl")) == [
+        replace(item, languages=own) for item, own in zip(ITEMS[:3], expected, strict=True)
+    ]
+    write_items(tmp_path / "other" / "items.jsonl", [replace(ITEMS[1], incorrect="d/ending")])
+    with pytest.raises(ValueError, match=r"other.items\.jsonl: item '1' of sTC differs from that"):
+        merge_items(corpora | {tmp_path / "other": ("fr-text",)}, tmp_path)
