@@ -1,5 +1,8 @@
 """How alike the hidden states of translations are, layer by layer: cosine and retrieval.
 
+Of two languages of which one is text, the likeness is cross-modal: a text is a translation of its
+speech. Otherwise it is cross-lingual.
+
 A sentence's state in a layer is the mean over its tokens. All states of a language model share a
 direction, so even unrelated sentences are similar: their similarity is measured as well. Retrieval
 asks whether a sentence's translation is the nearest of all sentences of the other language.
@@ -35,6 +38,8 @@ class Similarity:
     retrieval: list[float]
     """Share of sentences whose translation is the nearest, both ways; by chance 1 / num_sentences.
     """
+    is_cross_modal: bool
+    """True if exactly one of the two languages is text."""
 
 
 def measure_similarities(
@@ -79,7 +84,13 @@ def measure_similarity(
         F.cosine_similarity(first, other, dim=-1).mean(0).tolist()
         for other in (second, second.roll(1, dims=0))
     )
-    return Similarity(len(sentences), aligned, random, retrieval(first, second))
+    found = retrieval(first, second)
+    return Similarity(len(sentences), aligned, random, found, _is_cross_modal(corpus, languages))
+
+
+def _is_cross_modal(corpus: Corpus, languages: tuple[str, str]) -> bool:
+    first, second = (corpus.tokenizer(language) for language in languages)
+    return first.is_text != second.is_text
 
 
 def retrieval(first: torch.Tensor, second: torch.Tensor) -> list[float]:

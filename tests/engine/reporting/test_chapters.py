@@ -1,11 +1,13 @@
 """What the chapters of a report say, against the files of runs that are written for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.engine.reporting.written_runs import config_of, write_checkpoint, write_run, write_scores
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.reporting.blocks import Block, Chart, Fold, Note, Section, Table
 from tresse.engine.reporting.differences import differences, pairs_of
 from tresse.engine.reporting.facts import read_runs
@@ -200,8 +202,32 @@ def test_alignment_and_context_are_those_of_the_scores(folder: Path) -> None:
     line = table(section, "translations", "unrelated")["en"]
     assert (line["translations"], line["difference"]) == ("0.625", "0.525")
     assert line["found, best (%)"] == "100.0 in layer 4"
+    assert line["likeness"] == "cross-lingual"
     assert table(context(runs), "gain")["en"]["gain"] == "+0.300"
     assert list(chart(context(runs), "position-en").lines[0].xs) == [1, 2, 4, 8]
+
+
+def test_a_pair_of_speech_and_text_is_cross_modal(folder: Path) -> None:
+    (run,) = read_runs([folder])
+    stage = run.stages[0]
+    assert stage.state is not None
+    text = Tokenizer("bpe", "", "", 300)
+    tokenizers = stage.state.tokenizers | {"en-text": text, "fr-text": text}
+    state = replace(stage.state, tokenizers=tokenizers)
+    old = stage.scores["alignment"]["en-fr"]
+    new = old | {"is_cross_modal": True}
+    pairs = {"en-fr": old, "en-en-text": old, "en-text-fr-text": old, "de-en-text": new}
+    stage = replace(stage, state=state, scores=stage.scores | {"alignment": pairs})
+    section = alignment([replace(run, stages=[stage])])
+    found = next(block for block in section.blocks if isinstance(block, Table))
+    assert {line[1]: line[2] for line in found.lines} == {
+        "en-fr": "cross-lingual",
+        "en-en-text": "cross-modal",
+        "en-text-fr-text": "cross-lingual",
+        "de-en-text": "cross-modal",
+    }
+    title = chart(section, "cosine-en-en-text").title
+    assert title == "Cosine of translations by layer, en-en-text (cross-modal)"
 
 
 def test_origins_name_code_machine_and_corpora(folder: Path) -> None:

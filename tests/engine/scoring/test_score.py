@@ -315,6 +315,7 @@ def test_similarity_is_the_cosine_of_pooled_states(tmp_path: Path):
     assert result.num_sentences == len(english) == 8 * 3 + 24
     torch.testing.assert_close(torch.tensor(result.aligned), similarity, rtol=1e-5, atol=1e-5)
     assert result.random != pytest.approx(result.aligned, abs=1e-3)
+    assert not result.is_cross_modal
 
 
 def test_similarity_of_a_corpus_with_itself_is_one_for_translations_alone(tmp_path: Path):

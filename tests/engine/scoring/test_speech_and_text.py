@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.families import EOS, LLAMA, finished_state, write_stage
 from tests.support.processes import run
@@ -17,6 +18,8 @@ from tresse.data.store.text_tokenizer import load_text_tokenizer
 from tresse.data.texts.texts import read_texts
 from tresse.engine import commands
 from tresse.engine.model import Transformer
+from tresse.engine.run.ranks import Ranks
+from tresse.engine.scoring.similarity import measure_similarities
 
 UNITS = ("--tokenizer-name", "test", "--frame-rate", "25", "--vocab-size", "30")
 PAIRS = ("en", "en-text", "en->en-text", "en-text->en")
@@ -91,3 +94,11 @@ def test_a_written_prompt_and_its_ending_have_the_tokens_of_the_story(corpus: Co
         story = " ".join(f"{sentence}." for sentence in sentences)
         assert tokenizer.decode(tokens, skip_special_tokens=False) == story
         assert tokens == tokenizer.encode(story, add_special_tokens=False).ids
+
+
+def test_the_likeness_of_a_text_and_its_speech_is_cross_modal(corpus: Corpus) -> None:
+    how = {"batch_tokens": 512, "ranks": Ranks(0, 1, torch.device("cpu"))}
+    model, vocabulary = untrained(corpus)
+    ((pair, found),) = measure_similarities(model, corpus, vocabulary, **how).items()
+    assert (pair, found.is_cross_modal) == ("en-en-text", True)
+    assert found.num_sentences == 2 * len(STORIES) * 6
