@@ -25,6 +25,7 @@ from tresse.data.audio.waveforms import check_sound, read_joint, read_spans
 from tresse.data.interrupt import Interrupt
 from tresse.data.jobs import Results, stop_if_asked
 from tresse.data.store.documents import MAX_SENTENCE_TOKENS
+from tresse.data.word_places import spread_words
 
 logger = logging.getLogger(__name__)
 
@@ -262,12 +263,5 @@ def place_words(
     starts: seconds at which the words begin; begin: second at which the sentence begins. The first
     word takes all units before the second one. ValueError for more words than units.
     """
-    if len(starts) > num_units:
-        raise ValueError(f"a sentence of {len(starts)} words has {num_units} units")
     places = [round((start - begin) * frame_rate) for start in starts]
-    places[0] = 0
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + 1)
-    for i in range(len(places) - 1, 0, -1):
-        places[i] = min(places[i], num_units - (len(places) - i))
-    return places
+    return spread_words(places, num_units)
