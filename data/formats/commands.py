@@ -165,6 +165,7 @@ def prepare_smoltolk(
     naming: Names = BY_STEM,
     tokenizer: TokenizerId = UNNAMED,
     expand: bool = False,
+    words: str = "",
 ) -> Corpus:
     """Write SmolTolk's `.bin` files as a corpus.
 
@@ -176,13 +177,20 @@ def prepare_smoltolk(
         naming: Names.
         tokenizer: Tokenizer.
         expand: Undo the deduplication: repeat each unit as the `.dur` file beside it says.
+        words: Name of the folder of text beside the folder of the units, such as smollm.
+            Keeps the words of each sample, whose times are in its `.wrds_tms` files.
     """
+    if words and (naming.has_sentences or naming.split_long):
+        raise ValueError(
+            "--words needs a document of one sentence for each sample: leave out --split-long and "
+            "the group `sentence` of --key-pattern"
+        )
     meta = read_meta(files)
     identity = Tokenizer(
         tokenizer.tokenizer_name, tokenizer.tokenizer_hash, meta.frame_rate, meta.num_units
     )
     left_out = LeftOut(output.on_fault)
-    utterances = read_smoltolk(files, meta, left_out, expand_durations=expand)
+    utterances = read_smoltolk(files, meta, left_out, expand_durations=expand, words=words)
     return _write(utterances, naming, identity, output, left_out)
 
 

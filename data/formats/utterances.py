@@ -35,6 +35,8 @@ class Utterance(NamedTuple):
     """Number of units in each sentence; None when the file does not know sentences."""
     language: str = ""
     """Language; empty when the file does not name it."""
+    words: list[list[int]] | None = None
+    """For each sentence, the units at which its words begin; None when the file does not know."""
 
 
 def read_documents(
@@ -67,7 +69,7 @@ def _one_by_one(
         except ValueError as error:
             left_out.add(_where(utterance), str(error))
         else:
-            yield Document(name.key, name.language, sentences, None, _where(utterance))
+            yield Document(name.key, name.language, sentences, utterance.words, _where(utterance))
 
 
 def _where(utterance: Utterance) -> str:

@@ -26,6 +26,7 @@ from tests.support.foreign.units import (
     write_mimi,
     write_parquet,
     write_tokens,
+    write_words,
 )
 from tests.support.workers.fuzz import mutate_bytes, mutate_json
 from tresse.data.audio.readers.any_format import AudioFormat, read_audio
@@ -71,6 +72,16 @@ def smoltolk_expanded(folder: Path) -> Case:
     return write_hubert(folder / "d", HEARD), read
 
 
+def smoltolk_with_words(folder: Path) -> Case:
+    def read(path: Path) -> object:
+        found = read_smoltolk([path], read_meta([path]), expand_durations=False, words="smollm")
+        return list(found)
+
+    path = write_hubert(folder / "d" / "units", HEARD)
+    write_words(path, [[(2, 0.04), (1, 0.2)], [(1, 0.04)], [(3, 0.0), (1, 0.1)]])
+    return path, read
+
+
 def parquet(folder: Path) -> Case:
     return write_parquet(folder / "t", table()), lambda path: list(
         read_columns([path], COLUMNS, "")
@@ -106,7 +117,7 @@ def lhotse(folder: Path) -> Case:
 
 
 CASES = [
-    *(slamkit, slamkit_expanded, textless, smoltolk, smoltolk_expanded),
+    *(slamkit, slamkit_expanded, textless, smoltolk, smoltolk_expanded, smoltolk_with_words),
     *(parquet, arrow, splits, moshi, webdataset, lhotse),
 ]
 

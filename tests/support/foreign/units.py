@@ -98,6 +98,28 @@ def write_hubert(folder: Path, heard: list[list[int]], num_units: int = 500) -> 
     return folder / "dev.bin"
 
 
+Words = list[tuple[int, float]]
+"""Tokens of each word, and the second at which it ends."""
+
+
+def write_words(units: Path, samples: list[Words], name: str = "smollm") -> Path:
+    """Write what `dataset.py` reads of a text: EOS 0 after each sample, which is a word there."""
+    folder = units.parent.parent / name
+    folder.mkdir()
+    words = [word for sample in samples for word in [*sample, (1, np.nan)]]
+    tokens = [[*range(1, 1 + sum(size for size, _ in sample)), 0] for sample in samples]
+    content = {
+        "bin": np.concatenate(tokens).astype(np.uint16),
+        "len": np.array(list(map(len, tokens)), np.uint64),
+        "wrds_tms": np.array([end for _, end in words], np.float32),
+        "wrds_tms_len": np.array([size for size, _ in words], np.uint64),
+    }
+    for ending, values in content.items():
+        (folder / f"{units.stem}.{ending}").write_bytes(values.tobytes())
+    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 49152, "eos": 0}))
+    return folder / units.name
+
+
 I64 = pa.int64()
 LINES = [
     {"key": "a", "lang": "en", "sentences": [[1, 2], [3]]},
