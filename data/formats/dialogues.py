@@ -17,7 +17,7 @@ from typing import Any
 
 from tresse.data.left_out import LeftOut
 from tresse.data.store.documents import Document
-from tresse.data.store.text_tokenizer import encode_text
+from tresse.data.store.text_tokenizer import tokenise_text
 from tresse.data.store.tokenizer import Tokenizer
 
 FIELDS = PROMPT, RESPONSE = "prompt", "response"
@@ -151,4 +151,4 @@ def _unit_ids(piece: str, speech: Tokenizer) -> list[int]:
 def _text_ids(written: str, tokenizer: Tokenizer, text: Any) -> list[int]:
     if UNIT.search(written):
         raise ValueError(f"units outside of <sosp> and <eosp>: {written[:60]!r}")
-    return [tokenizer.first_text + i for i in encode_text(text, written).ids] if written else []
+    return [tokenizer.first_text + i for i in tokenise_text(text, written).ids] if written else []

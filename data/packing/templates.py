@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tresse.data.packing.settings import Stream
 from tresse.data.packing.vocabulary import Vocabulary
-from tresse.data.store.text_tokenizer import encode_text, load_text_tokenizer
+from tresse.data.store.text_tokenizer import load_text_tokenizer, tokenise_text
 
 Fixed = tuple[list[int], list[int]]
 """Ids before and after a stretch of a language."""
@@ -47,7 +47,7 @@ def _encoder(
                     )
                 loaded = loaded or load_text_tokenizer(find_tokenizer())
                 first = vocabulary.first_id(vocabulary.text)
-                ids += [first + i for i in encode_text(loaded, piece).ids]
+                ids += [first + i for i in tokenise_text(loaded, piece).ids]
         return ids
 
     return encode

@@ -58,7 +58,7 @@ def load_text_tokenizer(path: Path) -> Any:
     return found
 
 
-def encode_text(tokenizer: Any, text: str) -> Any:
+def tokenise_text(tokenizer: Any, text: str) -> Any:
     """Return the encoding of a text by a loaded tokenizer, without the tokens of its template.
 
     ValueError if a part of the text, spaces apart, has no token.

@@ -15,7 +15,7 @@ from typing import Any
 from tresse.data.durable import write_text
 from tresse.data.left_out import LeftOut
 from tresse.data.store.documents import Document
-from tresse.data.store.text_tokenizer import check_package, encode_text
+from tresse.data.store.text_tokenizer import check_package, tokenise_text
 from tresse.data.texts.texts import Text
 
 
@@ -42,7 +42,7 @@ def encode_texts(
 
 def _encode(tokenizer: Any, sentence: str) -> tuple[list[int], list[int]]:
     """Return the tokens of a sentence, and the places of those that begin a word."""
-    encoding = encode_text(tokenizer, sentence)
+    encoding = tokenise_text(tokenizer, sentence)
     words = [match.span() for match in re.finditer(r"\S+", sentence)]
     starts: list[int] = []
     word = -1

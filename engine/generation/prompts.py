@@ -23,7 +23,7 @@ from tresse.data.store.documents import Document, pack
 from tresse.data.store.index import FILE
 from tresse.data.store.manifest import read_manifest
 from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
-from tresse.data.store.text_tokenizer import encode_text, load_text_tokenizer
+from tresse.data.store.text_tokenizer import load_text_tokenizer, tokenise_text
 from tresse.engine.checkpoint.checkpoint import Checkpoint
 from tresse.engine.generation.sounds import SoundSettings, encode, open_tokenizer, speech_of
 from tresse.engine.unit_tokenizer import find_tokenizer
@@ -121,7 +121,7 @@ def _of_texts(settings: PromptSettings, checkpoint: Checkpoint) -> Iterator[Docu
     tokenizer = load_text_tokenizer(tokenizer_of(checkpoint))
     for number, text in enumerate(settings.text, 1):
         try:
-            ids = encode_text(tokenizer, text).ids
+            ids = tokenise_text(tokenizer, text).ids
         except ValueError as error:
             raise ValueError(f"--text: {error}") from None
         tokens = np.add(ids, tokenizers[language].first_text)
