@@ -25,6 +25,7 @@ from tresse.data.store.text_tokenizer import (
     find_tokenizer_file,
     identify_text_tokenizer,
     load_text_tokenizer,
+    word_starts,
 )
 from tresse.data.store.tokenizer import Tokenizer, mixed
 
@@ -233,7 +234,7 @@ def prepare_interleaved(
 ) -> Corpus:
     """Write shards of interleaved_lm as a corpus of speech, and of its text where they have it.
 
-    The words of both are the text tokens, so that streams can change between them by words.
+    Both have the words of the text, so that streams can change between them by words.
 
     Args:
         shards: Folders of shards.
@@ -246,9 +247,9 @@ def prepare_interleaved(
     """
     opened = [AlignedShard.open(shard) for shard in shards]
     identity, left_out = tokenizer.tokenizer(), LeftOut(output.on_fault)
-    samples = ((each.where, each) for shard in opened for each in shard.speech(lang))
-    speech = (each for _, each in left_out.parsed(samples, lambda sample: sample))
     if all(shard.tokens is None for shard in opened):
+        samples = ((each.where, each) for shard in opened for each in shard.speech(lang))
+        speech = (each for _, each in left_out.parsed(samples, lambda sample: sample))
         return output.write(speech, identity, left_out)
     if text_tokenizer is None or any(shard.tokens is None for shard in opened):
         raise ValueError(
@@ -257,9 +258,10 @@ def prepare_interleaved(
         )
     if output.on_fault != "stop":
         raise ValueError("aligned shards are read whole or not at all: --on-fault stop")
-    texts = (each for shard in opened for each in shard.text(lang + suffix))
     file = find_tokenizer_file(text_tokenizer)
-    name = identify_text_tokenizer(file)
+    name, starts = identify_text_tokenizer(file), word_starts(load_text_tokenizer(file))
+    speech = (each for shard in opened for each in shard.speech(lang, starts))
+    texts = (each for shard in opened for each in shard.text(lang + suffix, starts))
     output.out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.out.absolute().parent) as folder:
         parts = Path(folder, "speech"), Path(folder, "text")

@@ -7,8 +7,9 @@ its text, aligned token by token.
     SHARD/text.bin        int32 [tokens];              text.len: int64 [samples], tokens of each
     SHARD/dur.bin         int32 [tokens]: steps of each token; they cover the sample's speech
 
-The last three are in shards of the profile `aligned`. A sample is a document of one sentence, whose
-words are its text tokens. Of several codebooks the first is read.
+The last three are in shards of the profile `aligned`. A sample is a document of one sentence. A
+word is a stretch of text tokens that begins with a space, and their speech. Of several codebooks
+the first is read.
 """
 
 import hashlib
@@ -70,25 +71,43 @@ class AlignedShard:
             )
         return shard
 
-    def speech(self, language: str) -> Iterator[Document]:
-        """Yield the units of each sample, with words where there is text."""
+    def speech(self, language: str, starts: np.ndarray | None = None) -> Iterator[Document]:
+        """Yield the units of each sample, with words where there is text.
+
+        starts: for each text token whether a word begins with it, bool [ids].
+        """
         ends = list(accumulate(self.steps, initial=0))
         places = self._places()
         for i, key in enumerate(self.keys):
             words = None
-            if self.durations is not None:
+            if self.durations is not None and starts is not None:
                 own = self.durations[places[i] : places[i + 1]]
-                words = [np.cumsum([0, *own[:-1]]).tolist()]
+                begins = np.cumsum([0, *own[:-1]])
+                words = [begins[self._words(i, places, starts)].tolist()]
             units = self.codes[ends[i] : ends[i + 1], 0]
             yield Document(key, language, [units], words, f"{self.path}: {key}")
 
-    def text(self, language: str) -> Iterator[Document]:
-        """Yield the text of each sample, each token a word."""
+    def text(self, language: str, starts: np.ndarray) -> Iterator[Document]:
+        """Yield the text of each sample, with the same words as its speech."""
         assert self.tokens is not None
         places = self._places()
         for i, key in enumerate(self.keys):
             own = self.tokens[places[i] : places[i + 1]]
-            yield Document(key, language, [own], [list(range(own.size))], f"{self.path}: {key}")
+            words = [self._words(i, places, starts).tolist()]
+            yield Document(key, language, [own], words, f"{self.path}: {key}")
+
+    def _words(self, sample: int, places: Sequence[int], starts: np.ndarray) -> np.ndarray:
+        """Return the places of the tokens that begin a word; the first one always does."""
+        assert self.tokens is not None
+        own = self.tokens[places[sample] : places[sample + 1]]
+        if own.min() < 0 or own.max() >= starts.size:
+            raise ValueError(
+                f"{self.path}: {self.keys[sample]}: text tokens {own.min()} to {own.max()}, the "
+                f"tokenizer has {starts.size}; name the one that made the text"
+            )
+        begins = starts[own]
+        begins[0] = True
+        return np.flatnonzero(begins)
 
     def _places(self) -> list[int]:
         return list(accumulate(self.num_tokens, initial=0))

@@ -10,11 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tresse.data.durable import sync_path
 from tresse.data.store.tensor_file import checksum_file
 from tresse.data.store.tokenizer import Tokenizer
 
 FILE = "tokenizer.json"
+SPACES = ("Ġ", "▁")
 
 
 def identify_text_tokenizer(path: Path) -> Tokenizer:
@@ -75,6 +78,17 @@ def tokenise_text(tokenizer: Any, text: str) -> Any:
     if not encoding.ids:
         raise ValueError(f"the tokenizer makes no tokens of {text!r}")
     return encoding
+
+
+def word_starts(tokenizer: Any) -> np.ndarray:
+    """Return for each token whether a word begins with it, bool [ids].
+
+    Where tokens carry the space before them (as `Ġ` or `▁`), those are the ones; elsewhere each is.
+    """
+    tokens = tokenizer.get_vocab(with_added_tokens=True)
+    starts = np.zeros(max(tokens.values(), default=-1) + 1, bool)
+    starts[[i for token, i in tokens.items() if token.startswith(SPACES)]] = True
+    return starts if starts.any() else ~starts
 
 
 def keep_text_tokenizer(folder: Path, path: Path, tokenizers: Iterable[Tokenizer]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.foreign.text_models import write_bpe_tokenizer
 from tresse.data import prepare
 from tresse.data.store.corpus import Corpus, verify_corpus
+from tresse.data.store.text_tokenizer import load_text_tokenizer
 
 CODES = {"a/1": [5, 6, 6, 7, 8], "b": [9, 9]}
 TEXT = {"a/1": [3, 4], "b": [30]}
@@ -28,7 +29,8 @@ def write_shard(folder: Path, *, aligned: bool = True, codebooks: int = 1, **met
     codes = np.stack([flat(CODES, np.int16) + i for i in range(codebooks)], axis=1)
     arrays = {"audio.bin": codes, "audio.len": np.array([5, 2], np.int64)}
     if aligned:
-        arrays |= {"text.bin": flat(TEXT, np.int32), "text.len": np.array([2, 1], np.int64)}
+        lengths = np.array([len(own) for own in TEXT.values()], np.int64)
+        arrays |= {"text.bin": flat(TEXT, np.int32), "text.len": lengths}
         arrays["dur.bin"] = flat(DURATIONS, np.int32)
     for name, array in arrays.items():
         array.tofile(folder / name)
@@ -51,9 +53,14 @@ def run(*arguments: object) -> int:
 
 
 @pytest.mark.parametrize("codebooks", [1, 8])
-def test_speech_and_text_have_the_same_words(codebooks: int, tmp_path: Path):
-    shard = write_shard(tmp_path / "shard", codebooks=codebooks)
+def test_speech_and_text_have_the_same_words(
+    codebooks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_bpe_tokenizer(tmp_path / "tokenizer.json")
+    known = load_text_tokenizer(tmp_path / "tokenizer.json").get_vocab()
+    monkeypatch.setitem(TEXT, "a/1", [known["t"], known["h"], known["Ġcat"]])
+    monkeypatch.setitem(DURATIONS, "a/1", [2, 1, 2])
+    shard = write_shard(tmp_path / "shard", codebooks=codebooks)
     flags = ("--lang", "en", "--text-tokenizer", tmp_path / "tokenizer.json")
     assert run(shard, *flags, "--out", tmp_path / "c") == 0
     corpus = verify_corpus(tmp_path / "c")
@@ -63,9 +70,30 @@ def test_speech_and_text_have_the_same_words(codebooks: int, tmp_path: Path):
             number = corpus.find(language, key)
             assert corpus.document(language, number)[0].tolist() == expected[key]
     first = corpus.find("en", "a/1")
-    assert corpus.words("en", first) == [[0, 2]]
-    assert corpus.words("en-text", first) == [[0, 1]]
+    assert corpus.words("en", first) == [[0, 3]], "a word is what begins with a space"
+    assert corpus.words("en-text", first) == [[0, 2]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "shard", "tokenizer.json"]
+
+
+def test_what_does_not_belong_together_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_bpe_tokenizer(tmp_path / "tokenizer.json")
+    flags = (
+        "--lang",
+        "en",
+        "--text-tokenizer",
+        tmp_path / "tokenizer.json",
+        "--out",
+        tmp_path / "c",
+    )
+    shard, other = write_shard(tmp_path / "shard"), write_shard(tmp_path / "other")
+    assert run(shard, other, *flags) == 1
+    assert "keys must be unique" in capsys.readouterr().err
+    monkeypatch.setitem(TEXT, "b", [900])
+    assert run(write_shard(tmp_path / "third"), *flags) == 1
+    assert "b: text tokens 900 to 900, the tokenizer has 38" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
 
 
 def test_speech_alone_needs_no_tokenizer(tmp_path: Path):
