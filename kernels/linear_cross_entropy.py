@@ -59,10 +59,11 @@ def rows_per_chunk(N: int, row_bytes: int) -> int:
 def working_bytes(N: int, D: int, V: int, itemsize: int) -> int:
     """Return the memory that loss and gradients need beside hidden and weight, at their peak.
 
-    The logits of a chunk, dhidden, the sum of dweight and, unless that is fp32 too, dweight.
+    The logits of a chunk, dhidden, the sum of dweight and, unless that is fp32 too, dweight, in the
+    place of which older versions of torch hold a chunk's part of the sum.
     """
     logits = min(N, rows_per_chunk(N, V * itemsize)) * V * itemsize
-    rounded = itemsize if itemsize < 4 else 0
+    rounded = (itemsize if ADDMM_WIDENS else 4) if itemsize < 4 else 0
     return logits + N * D * itemsize + (4 + rounded) * D * V
 
 

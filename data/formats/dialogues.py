@@ -52,8 +52,8 @@ def read_dialogues(
     """Yield the prompts of each conversation, and its responses.
 
     tokenizer: units and text, mixed; text: the `tokenizers.Tokenizer` of the text. The key is the
-    record's own, or the name of the file and the number of the line. `left_out` gets a record that
-    cannot be used.
+    record's own, or the names of folder and file and the number of the line. `left_out` gets a
+    record that cannot be used.
     """
     for where, (key, conversation) in left_out.parsed_lines(files, _conversation):
         try:
@@ -68,12 +68,12 @@ def read_dialogues(
 
 
 def _key(where: str) -> str:
-    """Return the key of a record without one: `chats.jsonl:12` gives `chats/12`."""
+    """Return the key of a record without one: `a/chats.jsonl:12` gives `a/chats/12`."""
     path, _, line = where.rpartition(":")
     name = Path(path).name
     for ending in (".gz", ".jsonl", ".json"):
         name = name.removesuffix(ending)
-    return f"{name}/{line}"
+    return f"{Path(path).absolute().parent.name}/{name}/{line}"
 
 
 def _conversation(record: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
@@ -82,6 +82,7 @@ def _conversation(record: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     if missing:
         raise ValueError(f"no field {missing[0]!r}; expected {PROMPT!r} and {RESPONSE!r}")
     key = record.get("key", record.get("id", ""))
+    key = str(key) if type(key) is int else key
     if not isinstance(key, str):
         raise ValueError(f"key is {key!r}, expected a string")
     sides = [_texts(name, record[name]) for name in FIELDS]

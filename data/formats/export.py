@@ -89,14 +89,16 @@ def _command(corpus: Corpus, out: Path, format: str, languages: Sequence[str]) -
 
 def _tokenizer(corpus: Corpus, languages: Sequence[str]) -> Tokenizer:
     """Return the tokenizer of some languages; ValueError if they have several."""
-    found = {corpus.tokenizer(name) for name in languages or corpus.languages}
+    found: dict[Tokenizer, list[str]] = {}
+    for name in languages or corpus.languages:
+        found.setdefault(corpus.tokenizer(name), []).append(name)
     if len(found) > 1:
-        speech, text = (" ".join(corpus.languages_of(text=text)) for text in (False, True))
+        flags = " and ".join(f"--lang {' '.join(names)}" for names in found.values())
         raise ValueError(
             f"{corpus.path}: a file holds tokens of one tokenizer; export speech and text apart, "
-            f"--lang {speech} and --lang {text}"
+            f"{flags}"
         )
-    return found.pop()
+    return next(iter(found))
 
 
 def _export(

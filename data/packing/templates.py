@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tresse.data.packing.settings import Stream
 from tresse.data.packing.vocabulary import Vocabulary
@@ -47,7 +48,17 @@ def _encoder(
                     )
                 loaded = loaded or load_text_tokenizer(find_tokenizer())
                 first = vocabulary.first_id(vocabulary.text)
-                ids += [first + i for i in tokenise_text(loaded, piece).ids]
+                ids += [first + i for i in _ids(loaded, piece, text)]
         return ids
 
     return encode
+
+
+def _ids(tokenizer: Any, piece: str, template: str) -> list[int]:
+    """Return the tokens of a piece of a template; spaces between tags may have none."""
+    if not piece.strip():
+        return tokenizer.encode(piece, add_special_tokens=False).ids
+    try:
+        return tokenise_text(tokenizer, piece).ids
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}") from None

@@ -62,7 +62,7 @@ class Continuer:
     """Continues batches of prompts by one model.
 
     num_tokens: largest number of new tokens. tags: ids of the tags that may be drawn. proceed:
-    called every CHECK_EVERY tokens of a batch with those so far, (B, n) int64, of which the ones
+    called every `check_every` tokens of a batch with those so far, (B, n) int64, of which the ones
     after an eos or a limit mean nothing; it may raise to stop.
     """
 
@@ -75,9 +75,11 @@ class Continuer:
         num_tokens: int,
         proceed: Callable[[Tensor], None] = lambda tokens: None,  # noqa: ARG005
         tags: Sequence[int] = (),
+        check_every: int = CHECK_EVERY,
     ) -> None:
         self._model, self._sampling, self._num_tokens = model, sampling, num_tokens
         self._proceed, self._row_length = proceed, packing.row_length
+        self._check_every = check_every
         self._device = model.embedding.weight.device
         specials = vocabulary.specials(packing)
         self._eos = specials.eos
@@ -158,7 +160,7 @@ class Continuer:
                 if self._eos is not None:
                     ended |= tokens[:, index] == self._eos
                 ended |= index + 1 >= limits
-                if (index + 1) % CHECK_EVERY == 0:
+                if (index + 1) % self._check_every == 0:
                     self._proceed(tokens[:, : index + 1])
                     if ended.all():
                         break

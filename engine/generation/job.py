@@ -37,7 +37,7 @@ from tresse.data.processes import rank, world_size
 from tresse.data.speech.spoken_files import write_recordings
 from tresse.data.store.documents import Document
 from tresse.engine.checkpoint.state import State
-from tresse.engine.generation.continuing import Continued, Continuer, Row
+from tresse.engine.generation.continuing import CHECK_EVERY, Continued, Continuer, Row
 from tresse.engine.generation.layout import (
     Layout,
     PromptTokens,
@@ -126,8 +126,12 @@ class Job:
 
     @property
     def num_tokens(self) -> int:
-        """Largest number of new tokens."""
-        return self.amount.max_units or self.amount.num_units(self.frame_rate)
+        """Largest number of new tokens; ValueError if it is given in seconds of no units."""
+        if self.amount.max_units:
+            return self.amount.max_units
+        if self.state.vocabulary.speech is None:
+            raise ValueError("the model has no units, which --max-seconds counts; give --max-units")
+        return self.amount.num_units(self.frame_rate)
 
     def describe(self) -> Record:
         """Return all of it as JSON."""
@@ -190,7 +194,7 @@ def generate(job: Job, model: Transformer, out: Path) -> str:
 
 def lay_out(job: Job) -> list[PromptTokens]:
     """Return the tokens of all prompts; ValueError names one that leaves no room in a row."""
-    packing = job.state.config.data.packing
+    packing, _ = job.state.config.data.packing, job.num_tokens
     laid = [prompt_tokens(each, job.layouts[each.language], job.state) for each in job.prompts]
     for prompt, own in zip(job.prompts, laid, strict=True):
         if len(own.tokens) > packing.row_length:
@@ -226,17 +230,25 @@ def _runner(
             stream.show(tokens)
 
     continuer = Continuer(
-        model, vocabulary, packing, job.sampling, job.num_tokens, proceed, tags_of(job.state)
+        model,
+        vocabulary,
+        packing,
+        job.sampling,
+        job.num_tokens,
+        proceed,
+        tags_of(job.state),
+        1 if job.stream else CHECK_EVERY,
     )
 
     def run(batch: Batch) -> Continued:
         prompts = [laid[i] for i in batch.prompts]
         if stream is not None:
-            keys = [f"{job.prompts[batch.prompts[i]].key}#{number}" for i, number in batch.rows]
-            stream.begin(keys, [continuer.limit(prompts[i]) for i, _ in batch.rows])
+            own = [(job.prompts[batch.prompts[i]], number) for i, number in batch.rows]
+            names = [{"key": f"{each.key}#{number}", "lang": each.language} for each, number in own]
+            stream.begin(names, [continuer.limit(prompts[i]) for i, _ in batch.rows])
         found = continuer.run(prompts, batch.rows)
         if stream is not None:
-            stream.end([each.tokens for each in found.continuations])
+            stream.end(found.continuations)
         return found
 
     return run
@@ -246,7 +258,7 @@ def _pair(job: Job, batch: Batch, found: Continued) -> Iterator[Said]:
     """Yield the continuations of a batch, each with its prompt."""
     for (place, number), continuation in zip(batch.rows, found.continuations, strict=True):
         prompt, after = job.prompts[batch.prompts[place]], found.after_sentences[place]
-        yield Said(prompt, number, continuation, after, job.layouts[prompt.language].spoken_as)
+        yield Said(prompt, number, continuation, after)
 
 
 def _heard(job: Job, said: Iterable[Said]) -> Iterator[Document]:

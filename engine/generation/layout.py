@@ -35,8 +35,8 @@ class Layout:
 
     before: list[int]
     after: list[int]
-    spoken_as: str
-    """Language of the units that follow."""
+    one_sentence: bool = False
+    """True where another language follows each sentence, so that a prompt has only one."""
 
 
 def tokens_of(
@@ -49,7 +49,12 @@ def tokens_of(
 
 
 def prompt_tokens(prompt: Document, layout: Layout, state: State) -> PromptTokens:
-    """Lay out a prompt by the ids of the model's vocabulary."""
+    """Lay out a prompt by the ids of the model's vocabulary; ValueError names a prompt too many."""
+    if layout.one_sentence and len(prompt.sentences) > 1:
+        raise ValueError(
+            f"{prompt.where}: {len(prompt.sentences)} sentences, but in training the languages "
+            "take turns after each: give the first one, --sentences 1"
+        )
     first = state.vocabulary.first_id(state.tokenizers[prompt.language])
     sentences = [np.asarray(sentence, np.int64) + first for sentence in prompt.sentences]
     return tokens_of(sentences, layout.before, layout.after)
@@ -62,7 +67,7 @@ def layouts_of(
 
     to: the language of the continuation; empty: the prompt's own document goes on. find_tokenizer:
     returns the tokenizer.json that reads the texts of templates. ValueError if no stream has `to`
-    after a language.
+    after a language, or if streams differ in what stands between them.
     """
     return {name: _layout(state, name, to, find_tokenizer) for name in languages}
 
@@ -70,51 +75,55 @@ def layouts_of(
 def _layout(state: State, language: str, to: str, find_tokenizer: Callable[[], Path]) -> Layout:
     packing = state.config.data.packing
     specials = state.vocabulary.specials(packing)
-    before = [] if specials.before_document is None else [specials.before_document]
-    stream = _find_stream(state, language, to)
-    if stream is None:
-        return Layout(before, [], language)
-    fixed = template_ids(stream, state.vocabulary, find_tokenizer)
-    around = dict(zip(stream.all_languages, fixed, strict=True)) if fixed else {}
-    before += around.get(language, ([], []))[0]
-    if not to:
-        return Layout(before, [], language)
+    start = [] if specials.before_document is None else [specials.before_document]
     switch = [] if specials.switch is None else [specials.switch]
-    after = [*around.get(language, ([], []))[1], *switch, *around.get(to, ([], []))[0]]
-    return Layout(before, after, _spoken(state, stream, to))
+    found = []
+    for stream in _find_streams(state, language, to):
+        fixed = template_ids(stream, state.vocabulary, find_tokenizer)
+        around = dict(zip(stream.all_languages, fixed, strict=True)) if fixed else {}
+        before, after = around.get(language, ([], []))
+        after = [*after, *switch, *around.get(to, ([], []))[0]] if to else []
+        takes_turns = to and not stream.given and stream.mode == "alternate"
+        by_document = stream.unit == "document"
+        found.append(Layout(start + before, after, bool(takes_turns and not by_document)))
+    if any(other != found[0] for other in found):
+        raise ValueError(
+            f"streams of stage {state.stage} lay out {language}{f' to {to}' if to else ''} in "
+            "different ways; leave all but one out of the stage"
+        )
+    return found[0] if found else Layout(start, [])
 
 
-def _find_stream(state: State, language: str, to: str) -> Stream | None:
+def _find_streams(state: State, language: str, to: str) -> list[Stream]:
+    """Return the streams that prompts are laid out by; those with given languages go first."""
     streams = _streams(state)
     if not to:
-        return next((s for s in streams if language in s.languages and not s.given), None)
-    pairs = [(pair, stream) for stream in streams for pair in _pairs(stream)]
-    for pair, stream in pairs:
-        if pair == (language, to):
-            return stream
-    known = ", ".join(dict.fromkeys(f"{a} to {b}" for (a, b), _ in pairs)) or "none"
-    raise ValueError(
-        f"--to {to}: no stream of stage {state.stage} has {to} after {language}; it has {known}"
-    )
+        return [s for s in streams if language in s.languages and not s.given][:1]
+    found = [stream for stream in streams if (language, to) in _pairs(stream)]
+    if not found:
+        pairs = dict.fromkeys(f"{a} to {b}" for stream in streams for a, b in _pairs(stream))
+        raise ValueError(
+            f"--to {to}: no stream of stage {state.stage} has {to} after {language}; it has "
+            f"{', '.join(pairs) or 'none'}"
+        )
+    return [stream for stream in found if stream.given] or found
 
 
 def _pairs(stream: Stream) -> list[tuple[str, str]]:
-    """Return the languages of a stream that can follow each other, at the end of a prompt."""
+    """Return the languages of which the second can follow a prompt in the first."""
     is_fixed = stream.mode == "alternate" and stream.language_order == "fixed"
-    if stream.given:
-        next_ = stream.languages[:1] if is_fixed else stream.languages
-        return [(stream.given[0], to) for to in next_] if len(stream.given) == 1 else []
+    if len(stream.given) == 1:
+        following = stream.languages[:1] if is_fixed else stream.languages
+        return [(stream.given[0], to) for to in following]
+    if stream.given or (stream.mode == "sample" and stream.unit == "document"):
+        return []
+    if is_fixed:
+        return [(stream.languages[0], stream.languages[1])]
     return [(a, b) for a in stream.languages for b in stream.languages if a != b]
 
 
 def _streams(state: State) -> tuple[Stream, ...]:
     return next(stage.streams for stage in state.config.stages if stage.name == state.stage)
-
-
-def _spoken(state: State, stream: Stream, to: str) -> str:
-    """Return the language of a stream's units that a continuation holds."""
-    own = (to, *stream.languages)
-    return next((name for name in own if not state.tokenizers[name].is_text), to)
 
 
 def tags_of(state: State) -> list[int]:

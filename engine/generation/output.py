@@ -32,7 +32,7 @@ from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.text_table import format_table
 from tresse.engine.generation.continuing import Continuation, Probabilities
-from tresse.engine.generation.turns import Turn, split_turns, turn_record, units_of
+from tresse.engine.generation.turns import Turn, split_turns, turn_records, units_of
 from tresse.engine.run.typed_json import Record
 
 CONTINUATIONS, DETAILS = "continuations.jsonl", "details.jsonl"
@@ -67,8 +67,6 @@ class Said:
     continuation: Continuation
     after_sentences: Probabilities
     """Probabilities after each sentence of the prompt."""
-    language: str
-    """Language of the units of the continuation."""
 
     @property
     def key(self) -> str:
@@ -81,26 +79,26 @@ class Said:
 
     def document(self, writing: Writing) -> Document:
         """Return the units of prompt and continuation as one document."""
-        sentences = units_of(self.turns(writing))
-        if not writing.tokenizers[self.prompt.language].is_text:
-            own = [np.asarray(sentence).tolist() for sentence in self.prompt.sentences]
-            sentences = own + sentences
-        return Document(self.key, self.language, sentences, where=self.prompt.where)
+        prompt = [np.asarray(sentence).tolist() for sentence in self.prompt.sentences]
+        if writing.tokenizers[self.prompt.language].is_text:
+            prompt = units_of(self._prompt_turns(writing))
+        sentences = prompt + units_of(self.turns(writing))
+        return Document(self.key, self.prompt.language, sentences, where=self.prompt.where)
 
     def record(self, writing: Writing) -> Record:
         """Return the line of the continuation."""
+        record: Record = {"key": self.key, "lang": self.prompt.language}
         if not writing.has_text:
-            sentences = self.document(writing).sentences
-            places = {"sentences": sentences, "prompt_sentences": len(self.prompt.sentences)}
-            return {"key": self.key, "lang": self.prompt.language} | places
-        tokenizer = writing.tokenizers[self.prompt.language]
-        first = writing.vocabulary.first_id(tokenizer)
+            record["sentences"] = self.document(writing).sentences
+            return record | {"prompt_sentences": len(self.prompt.sentences)}
+        prompt, turns = self._prompt_turns(writing), self.turns(writing)
+        told = list(turn_records([*prompt, *turns], writing.vocabulary, writing.text))
+        return record | {"prompt": told[: len(prompt)], "turns": told[len(prompt) :]}
+
+    def _prompt_turns(self, writing: Writing) -> list[Turn]:
+        first = writing.vocabulary.first_id(writing.tokenizers[self.prompt.language])
         ids = np.concatenate(self.prompt.sentences).astype(np.int64) + first
-        prompt, turns = (
-            [turn_record(turn, writing.vocabulary, writing.text) for turn in part]
-            for part in (split_turns(ids.tolist(), writing.vocabulary), self.turns(writing))
-        )
-        return {"key": self.key, "lang": self.prompt.language, "prompt": prompt, "turns": turns}
+        return split_turns(ids.tolist(), writing.vocabulary)
 
     def details(self, writing: Writing) -> Record:
         """Return the line of details."""

@@ -6,7 +6,7 @@ model's training corpus.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from tresse.data.store.index import FILE
 from tresse.data.store.manifest import read_manifest
 from tresse.data.store.text_tokenizer import FILE as TEXT_TOKENIZER
 from tresse.data.store.text_tokenizer import load_text_tokenizer, tokenise_text
+from tresse.data.store.tokenizer import Tokenizer
 from tresse.engine.checkpoint.checkpoint import Checkpoint
 from tresse.engine.generation.sounds import SoundSettings, encode, open_tokenizer, speech_of
 from tresse.engine.unit_tokenizer import find_tokenizer
@@ -98,7 +99,7 @@ def _documents(
         if (path / FILE).exists():
             corpus = Corpus.open(path)
             checkpoint.check_tokenizers(corpus)
-            yield from _of_corpus(corpus, settings)
+            yield from _of_corpus(corpus, settings, checkpoint.state.tokenizers)
         elif _lists_units(path):
             yield from read_manifest([path])
         else:
@@ -163,10 +164,18 @@ def _recordings(path: Path, settings: PromptSettings) -> list[Recording]:
     return [Recording(key, settings.lang[0], (Span(File(str(path))),), str(path))]
 
 
-def _of_corpus(corpus: Corpus, settings: PromptSettings) -> Iterator[Document]:
+def _of_corpus(
+    corpus: Corpus, settings: PromptSettings, known: Mapping[str, Tokenizer]
+) -> Iterator[Document]:
     for language in corpus.languages:
         if settings.lang and language not in settings.lang:
             continue
+        tokenizer = corpus.tokenizer(language)
+        if known.get(language, tokenizer) != tokenizer:
+            raise ValueError(
+                f"{corpus.path}: {language} has tokens of {tokenizer}; in training it had those of "
+                f"{known[language]}"
+            )
         numbers: Iterable[int] = range(corpus.num_documents(language))
         if settings.keys:
             numbers = list(_numbers(corpus, language, settings.keys))

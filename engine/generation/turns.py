@@ -48,13 +48,25 @@ def _places(tokens: Iterable[int], vocabulary: Vocabulary) -> Iterator[tuple[Kin
             yield "units", token
 
 
-def turn_record(turn: Turn, vocabulary: Vocabulary, text: Any) -> Record:
-    """Return a turn as JSON; text: the tokenizer of the texts, of the tokenizers package."""
-    if turn.kind == "token":
-        return {"token": vocabulary.special_names[turn.ids[0]]}
-    if turn.kind == "text":
-        return {"text": text.decode(turn.ids, skip_special_tokens=False)}
-    return {"units": turn.ids}
+def turn_records(turns: Sequence[Turn], vocabulary: Vocabulary, text: Any) -> Iterator[Record]:
+    """Yield turns as JSON; text: the tokenizer of the texts, of the tokenizers package.
+
+    A turn of text goes on from those before it: joined, they are what all of their tokens say.
+    """
+    ids: list[int] = []
+    before = ""
+    for turn in turns:
+        if turn.kind == "token":
+            yield {"token": vocabulary.special_names[turn.ids[0]]}
+        elif turn.kind == "units":
+            yield {"units": turn.ids}
+        else:
+            ids += turn.ids
+            whole = text.decode(ids, skip_special_tokens=False)
+            if not whole.startswith(before):  # it ended within a character
+                whole = before + text.decode(turn.ids, skip_special_tokens=False)
+            yield {"text": whole[len(before) :]}
+            before = whole
 
 
 def units_of(turns: Sequence[Turn]) -> list[list[int]]:

@@ -68,9 +68,10 @@ def test_text_and_units_keep_their_order(written: Callable[..., Corpus], text: P
     assert corpus.languages == ("en-prompt", "en-response")
     assert corpus.tokenizers == (UNITS, identify_text_tokenizer(text))
     assert corpus.tokenizer("en-prompt") == mixed(*corpus.tokenizers)
-    assert read(corpus, "en-prompt", "chats/1") == ["theĠcat:Ġ<sosp>[12][3][7]<eosp>."]
+    key = f"{corpus.path.parent.name}/chats/1"
+    assert read(corpus, "en-prompt", key) == ["theĠcat:Ġ<sosp>[12][3][7]<eosp>."]
     response = "aĠredĠ<sosp>[0][5]<eosp>Ġcat<sosp>[6]<eosp>"
-    assert read(corpus, "en-response", "chats/1") == [response]
+    assert read(corpus, "en-response", key) == [response]
     assert read(corpus, "en-prompt", "two") == ["theĠsun", "aĠcat"]
     assert read(corpus, "en-response", "two") == ["<sosp>[9]<eosp>", "theĠmat"]
 
@@ -121,7 +122,7 @@ def test_a_stream_learns_the_responses_beside_speech(
         ({"prompt": "a", "response": "<sosp><eosp>"}, "'' between <sosp> and <eosp>"),
         ({"prompt": "a", "response": "<sosp><2048><eosp>"}, "unit 2048, outside the vocabulary"),
         ({"prompt": "a <5>", "response": "b"}, "units outside of <sosp> and <eosp>: 'a <5>'"),
-        ({"key": 3, "prompt": "a", "response": "b"}, "key is 3, expected a string"),
+        ({"key": 3.5, "prompt": "a", "response": "b"}, "key is 3.5, expected a string"),
     ],
 )
 def test_what_cannot_be_used_is_named_or_left_out(

@@ -1,19 +1,24 @@
 """Texts as tokens: they read as the text, and words keep their places."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Split
 
 from tresse.data import prepare
 from tresse.data.left_out import LeftOut
 from tresse.data.store.corpus import verify_corpus
 from tresse.data.store.corpus_writer import merge_corpora
-from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
+from tresse.data.store.text_tokenizer import (
+    identify_text_tokenizer,
+    load_text_tokenizer,
+    tokenise_text,
+)
 from tresse.data.texts.text_tokens import encode_texts, train_tokenizer
 from tresse.data.texts.texts import Text
 
@@ -119,6 +124,23 @@ def test_what_is_no_tokenizer_is_refused(
         flags = ["--tokenizer", str(path), "--out", str(tmp_path / "t")]
         assert prepare.main(["text", stories, *flags]) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["Le cafe\u0301", "\u1112\u1161\u11ab", "ok\ufe0f", "\ufeffok"])
+def test_characters_that_a_normalizer_composes_are_not_lost(text: str, tmp_path: Path):
+    composed = unicodedata.normalize("NFC", text)
+    train_tokenizer([Text("a", "en", (composed,))], tmp_path / "tokenizer.json", 280)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "NFC"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_text_tokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.decode(tokenise_text(tokenizer, text).ids) == composed
+
+
+def test_characters_that_have_no_token_are_named():
+    tokenizer = Tokenizer(BPE({"a": 0, "b": 1}, []))
+    with pytest.raises(ValueError, match="loses characters of 'acb', near 'b'"):
+        tokenise_text(tokenizer, "acb")
 
 
 def test_a_tokenizer_is_the_same_wherever_it_lies(file: Path, tmp_path: Path):

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Tokenizers
+from tokenizers.decoders import Metaspace
+from tokenizers.models import WordLevel
 
 from tests.support.families import LLAMA, UNITS, finished_state, write_stage
 from tests.support.foreign.text_models import write_bpe_tokenizer
 from tresse.data.packing.settings import Packing, Stream, Template
 from tresse.data.packing.vocabulary import Vocabulary
+from tresse.data.store.corpus_writer import write_corpus
 from tresse.data.store.documents import Document
 from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_tokenizer
 from tresse.engine.checkpoint.checkpoint import export_stage
 from tresse.engine.checkpoint.state import State, read_state
 from tresse.engine.generation.command import main as generate
 from tresse.engine.generation.layout import layouts_of, prompt_tokens
-from tresse.engine.generation.turns import Turn, split_turns
+from tresse.engine.generation.turns import Turn, split_turns, turn_records
 from tresse.engine.model import Transformer
 from tresse.engine.run.recipes import recognition, synthesis
 
@@ -62,17 +66,17 @@ def lines(path: Path) -> Iterator[dict]:
 
 
 @pytest.mark.parametrize(
-    ("language", "to", "before", "after", "spoken_as"),
+    ("language", "to", "before", "after"),
     [
-        ("en", "", ["<eos>"], [], "en"),
-        ("en", "en-text", ["<eos>"], ["<switch>", "<asr>"], "en-text"),
-        ("en-text", "en", ["<eos>"], ["<switch>", "<tts>"], "en"),
-        ("en-text", "en-answer-text", ["<eos>", "a cat "], ["<switch>"], "en-answer"),
-        ("en-answer", "", ["<eos>"], [], "en-answer"),
+        ("en", "", ["<eos>"], []),
+        ("en", "en-text", ["<eos>"], ["<switch>", "<asr>"]),
+        ("en-text", "en", ["<eos>"], ["<switch>", "<tts>"]),
+        ("en-text", "en-answer-text", ["<eos>", "a cat "], ["<switch>"]),
+        ("en-answer", "", ["<eos>"], []),
     ],
 )
 def test_prompts_are_laid_out_as_in_the_streams_of_the_stage(
-    language: str, to: str, before: list[str], after: list[str], spoken_as: str, state: State, stage
+    language: str, to: str, before: list[str], after: list[str], state: State, stage: Path
 ) -> None:
     vocabulary, file = state.vocabulary, stage.parent / "tokenizer.json"
     layout = layouts_of(state, [language], to, lambda: file)[language]
@@ -87,7 +91,6 @@ def test_prompts_are_laid_out_as_in_the_streams_of_the_stage(
         return [i for each in encoded for i in each]
 
     assert (layout.before, layout.after) == (ids(before), ids(after))
-    assert layout.spoken_as == spoken_as
     laid = prompt_tokens(Document("a", language, [[5, 6], [7]]), layout, state)
     own = np.array([5, 6, 7]) + (first if language.endswith("text") else 0)
     assert laid.tokens.tolist() == [*layout.before, *own, *layout.after]
@@ -130,8 +133,86 @@ def test_texts_and_units_are_answered_in_turns_that_are_printed_as_they_come(
     for line in capsys.readouterr().out.splitlines():
         if line.startswith("{"):
             record = json.loads(line)
+            assert record.pop("lang") == "en-text"
             printed[record.pop("key")].append(record)
-    assert printed == {each["key"]: each["turns"] for each in found}
+    expected = {
+        each["key"]: [*each["turns"], {"ended": own["ended"]}]
+        for each, own in zip(found, details, strict=True)
+    }
+    assert printed == expected
+
+
+def test_turns_of_text_join_to_what_their_tokens_say(state: State) -> None:
+    """A decoder that strips the first space, as those of SentencePiece do."""
+    words = Tokenizers(WordLevel({"▁the": 0, "▁cat": 1, "▁sat": 2}))
+    words.decoder = Metaspace()
+    turns = [Turn("text", [0, 1]), Turn("units", [4]), Turn("text", [2])]
+    assert list(turn_records(turns, state.vocabulary, words)) == [
+        {"text": "the cat"},
+        {"units": [4]},
+        {"text": " sat"},
+    ]
+
+
+def with_streams(state: State, *streams: Stream) -> State:
+    (stage,) = state.config.stages
+    stages = (replace(stage, streams=streams),)
+    return replace(state, config=replace(state.config, stages=stages))
+
+
+def unused() -> Path:
+    raise AssertionError("no template has text")
+
+
+def test_given_languages_go_before_those_that_take_turns(state: State) -> None:
+    drawn = Stream(languages=("en", "en-text"), mode="sample")
+    both = with_streams(state, drawn, recognition("en"))
+    alone = with_streams(state, recognition("en"))
+    layouts = [layouts_of(each, ["en"], "en-text", unused) for each in (both, alone)]
+    assert layouts[0] == layouts[1]
+    other = replace(recognition("en"), templates=(Template(language="en-text", before="<tts>"),))
+    with pytest.raises(ValueError, match="lay out en to en-text in different ways"):
+        layouts_of(with_streams(state, recognition("en"), other), ["en"], "en-text", unused)
+
+
+def test_languages_that_take_turns_by_sentence_follow_one(state: State) -> None:
+    turns = Stream(languages=("en", "en-text"), mode="alternate", language_order="fixed")
+    own = with_streams(state, turns)
+    layout = layouts_of(own, ["en"], "en-text", unused)["en"]
+    assert prompt_tokens(Document("a", "en", [[5]]), layout, own).tokens.tolist()[1] == 5
+    with pytest.raises(ValueError, match=r"2 sentences, but in training .* --sentences 1"):
+        prompt_tokens(Document("a", "en", [[5], [6]]), layout, own)
+    with pytest.raises(ValueError, match="it has en to en-text"):
+        layouts_of(own, ["en-text"], "en", unused)
+
+
+def test_a_language_of_other_tokens_than_in_training_is_refused(
+    stage: Path, tmp_path: Path
+) -> None:
+    text = stage.parent / "tokenizer.json"
+    documents = [Document("a", "en", [[1, 2]])]
+    write_corpus(tmp_path / "c", documents, identify_text_tokenizer(text), text_tokenizer=text)
+    flags = ["--prompt", str(tmp_path / "c"), "--lang", "en", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=r"en has tokens of bpe .*; in training it had those of"):
+        generate([str(stage), *flags])
+
+
+def test_a_model_of_text_alone_needs_the_number_of_tokens(tmp_path: Path) -> None:
+    write_bpe_tokenizer(tmp_path / "tokenizer.json")
+    text = identify_text_tokenizer(tmp_path / "tokenizer.json")
+    packing = Packing(row_length=96)
+    vocabulary = Vocabulary.of([text], packing)
+    model = Transformer(LLAMA, vocabulary.width, vocabulary.num_used)
+    model.init_weights(seed=1)
+    own = finished_state(LLAMA, packing, vocabulary, {"en-text": text})
+    folder = write_stage(tmp_path, model, own)
+    flags = [str(folder), "--text", TEXT, "--lang", "en-text", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="no units, which --max-seconds counts; give --max-units"):
+        generate(flags)
+    assert not list(tmp_path.glob("out*"))
+    generate([*flags, "--max-units", "5"])
+    (found,) = lines(tmp_path / "out" / "continuations.jsonl")
+    assert [list(turn) for turn in found["turns"]] == [["text"]]
 
 
 def test_an_exported_model_says_the_same(stage: Path, tmp_path: Path) -> None:
@@ -148,7 +229,10 @@ def test_an_exported_model_says_the_same(stage: Path, tmp_path: Path) -> None:
     [
         (["--text", "a", "--lang", "en"], r"'en' is no language of text .* it has en-text, en-ans"),
         (["--text", "", "--lang", "en-text"], r"--text: the tokenizer makes no tokens of ''"),
-        (["--text", "a?", "--lang", "en-text"], r"the tokenizer makes no token of '\?' in 'a\?'"),
+        (
+            ["--text", "a?", "--lang", "en-text"],
+            r"the tokenizer loses characters of 'a\?', near '\?'",
+        ),
         (
             ["--text", "a", "--lang", "en-text", "--to", "en-answer"],
             r"has en-answer after en-text; it has en-text to en-answer-text, en to en-text, en-t",
