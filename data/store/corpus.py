@@ -79,10 +79,6 @@ class Corpus:
         self._own(language)
         return self.index.tokenizers[language]
 
-    def languages_of(self, *, text: bool) -> tuple[str, ...]:
-        """Return the names of the languages of text, or those of speech."""
-        return tuple(name for name in self.languages if self.tokenizer(name).is_text == text)
-
     def num_documents(self, language: str) -> int:
         """Number of documents of a language."""
         return sum(shard.num_documents for shard in self._own(language))

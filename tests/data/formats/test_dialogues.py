@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tresse.data import prepare
+from tresse.data.formats.export import export_manifest
 from tresse.data.packing.packer import plan_rows
 from tresse.data.packing.settings import Packing, Stream
 from tresse.data.store.corpus import Corpus, verify_corpus
@@ -138,6 +139,18 @@ def test_what_cannot_be_used_is_named_or_left_out(
     assert prepare.main([*words, "--on-fault", "skip"]) == 0
     assert Corpus.open(tmp_path / "corpus").num_documents("en-prompt") == 1
     assert message in json.loads((tmp_path / "corpus" / "skipped.jsonl").read_text())["reason"]
+
+
+def test_a_file_holds_tokens_of_one_tokenizer(
+    written: Callable[..., Corpus], tmp_path: Path
+) -> None:
+    speech = write_corpus(tmp_path / "s", [Document("s", "en", [[9, 9, 9]])], UNITS)
+    merged = merge_corpora([written(MULTI).path, speech.path], tmp_path / "merged")
+    with pytest.raises(ValueError, match=r"apart, --lang en and --lang en-prompt en-response"):
+        export_manifest(merged, tmp_path / "out.jsonl")
+    export_manifest(merged, tmp_path / "out.jsonl", ("en-prompt",))
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert line["sentences"] == ids(merged, "en-prompt", "two")
 
 
 def test_a_mixed_tokenizer_names_its_parts() -> None:
