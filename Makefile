@@ -69,9 +69,9 @@ lint: $(VENV)/installed
 # torch first: alone it takes the build of the machine's own index or wheels, and nothing replaces it.
 $(VENV)/installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "torch>=2.9,<2.14"
-	$(VENV)/bin/pip install --quiet --editable ".[audio,dev,mimi,pico,translate]"
-	$(VENV)/bin/pip install --quiet --no-deps "moshi==0.2.13" "resemblyzer==0.1.4"
+	$(VENV)/bin/pip install --quiet --no-compile "torch>=2.9,<2.14"
+	$(VENV)/bin/pip install --quiet --no-compile --editable ".[audio,dev,mimi,pico,translate]"
+	$(VENV)/bin/pip install --quiet --no-compile --no-deps "moshi==0.2.13" "resemblyzer==0.1.4"
 	touch $@
 
 clean:
