@@ -2,6 +2,9 @@
 # text beside speech, `make test` passes the tests. All make .venv first if needed, with pip's own settings (index,
 # cache, proxy) as they are. The demos run on CPUs everywhere: their models are too small for a GPU.
 
+# Where images forbid Python to keep what it compiles, every command would compile torch again: 10 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 VENV ?= .venv
 PROCESSES ?= 2
@@ -66,12 +69,14 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-# torch first: alone it takes the build of the machine's own index or wheels, and nothing replaces it.
+# torch first: alone it takes the build of the machine's own index or wheels, and nothing replaces it. pip would compile
+# all of its packages, which takes longer than to install them; here only what a run imports is compiled.
 $(VENV)/installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-compile "torch>=2.9,<2.14"
 	$(VENV)/bin/pip install --quiet --no-compile --editable ".[audio,dev,mimi,pico,translate]"
 	$(VENV)/bin/pip install --quiet --no-compile --no-deps "moshi==0.2.13" "resemblyzer==0.1.4"
+	$(VENV)/bin/python -c "import tresse.engine.train, transformers"
 	touch $@
 
 clean:

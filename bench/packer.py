@@ -38,8 +38,11 @@ VARIANTS = {
     "mono": (EN, Packing()),
     "alternate": (Stream(languages=("en", "fr"), mode="alternate"), Packing()),
     "sample": (Stream(languages=("en", "fr"), mode="sample"), Packing()),
-    "sample, words": (
+    "sample, 2-5 words": (
         Stream(languages=("en", "fr"), mode="sample", unit="words", words=(2, 5)), Packing()
+    ),
+    "sample, 5-30 words": (
+        Stream(languages=("en", "fr"), mode="sample", unit="words", words=(5, 30)), Packing()
     ),
     "mono, best_fit": (EN, Packing(mode="best_fit")),
     "alternate, best_fit": (

@@ -27,8 +27,17 @@ COMPILED = [(launch, capability) for launch in registered() for capability in la
 
 
 def compiled(cases: list[tuple[Launch, int]]) -> pytest.MarkDecorator:
-    ids = [f"{launch.name} sm_{capability}" for launch, capability in cases]
-    return pytest.mark.parametrize(("launch", "capability"), cases, ids=ids)
+    """Return the cases as parameters; `make test LONG=1` has those of Ampere too."""
+    parameters = [
+        pytest.param(
+            launch,
+            capability,
+            id=f"{launch.name} sm_{capability}",
+            marks=[pytest.mark.long] if capability == 80 else [],
+        )
+        for launch, capability in cases
+    ]
+    return pytest.mark.parametrize(("launch", "capability"), parameters)
 
 
 @compiled(COMPILED)
