@@ -43,7 +43,11 @@ ACCIDENTS = {
 }
 
 
-LONG = ("before the other rank says that it has written", "between the rename and the pruning")
+LONG = (
+    "before the other rank says that it has written",
+    "between the rename and the pruning",
+    "before an old checkpoint is removed",
+)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,11 @@ def test_a_killed_run_equals_the_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("processes", "flags"),
-    [(1, ["--micro-rows", "auto"]), (3, []), (2, ["--sharding.zero-stage", "3"])],
+    [
+        (1, ["--micro-rows", "auto"]),
+        pytest.param(3, [], marks=pytest.mark.long),
+        (2, ["--sharding.zero-stage", "3"]),
+    ],
 )
 def test_a_run_resumes_with_other_ranks_micro_batches_or_zero_level_and_is_scored_on_the_way(
     world: Path,
@@ -147,7 +155,9 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(finished_run: Path, tmp_path: Pa
         verify(copy)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_a_signal_saves_and_exits_0_and_a_second_run_resumes(
     world: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

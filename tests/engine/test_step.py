@@ -63,7 +63,7 @@ def run_cases(tmp_path: Path, processes: int, *arguments: str) -> dict[Any, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_in_fp32_every_split_rank_count_and_zero_stage_takes_the_plain_step(
     tmp_path: Path, plain: tuple[dict[str, torch.Tensor], list[float]], processes: int
 ) -> None:

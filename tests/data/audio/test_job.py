@@ -225,7 +225,9 @@ def test_a_run_that_died_while_it_wrote_the_corpus_writes_it_again(
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 @pytest.mark.slow
 def test_a_signal_stops_after_the_batch_and_says_how_to_resume(
     number: signal.Signals, manifest: Path, expected: Corpus, tmp_path: Path

@@ -11,13 +11,15 @@ from tresse.engine.sharding.shard import deepspeed_config
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_an_engine_with_the_state_of_another_trains_on_bit_for_bit(ranks: int) -> None:
     torchrun(ranks, "tests/support/workers/sharding.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(4, marks=pytest.mark.long)]
+)
 def test_the_lean_step_has_the_masters_of_deepspeeds_own(ranks: int) -> None:
     torchrun(ranks, "tests/support/workers/lean.py")
 

@@ -54,9 +54,9 @@ def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(flash_attention_tiles, "HOPPER", table)
 
 
-# Rows of a prime, which straddle tiles; of whole tiles. Groups of 1, 2 and 7 heads.
+# Rows of a prime, which straddle tiles; of whole tiles. Groups of 2 and 7 heads; of 1: documents.
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (7, 1)])
+@pytest.mark.parametrize("heads", [(4, 2), (7, 1)])
 @pytest.mark.parametrize("rows", [(3, 37), (2, 64)])
 @pytest.mark.usefixtures("small_tiles")
 def test_rows_are_as_accurate_as_pytorch(
