@@ -244,8 +244,7 @@ def _runner(
         prompts = [laid[i] for i in batch.prompts]
         if stream is not None:
             own = [(job.prompts[batch.prompts[i]], number) for i, number in batch.rows]
-            names = [{"key": f"{each.key}#{number}", "lang": each.language} for each, number in own]
-            stream.begin(names, [continuer.limit(prompts[i]) for i, _ in batch.rows])
+            stream.begin(own, [continuer.limit(prompts[i]) for i, _ in batch.rows])
         found = continuer.run(prompts, batch.rows)
         if stream is not None:
             stream.end(found.continuations)

@@ -81,7 +81,7 @@ class Said:
         """Return the units of prompt and continuation as one document."""
         prompt = [np.asarray(sentence).tolist() for sentence in self.prompt.sentences]
         if writing.tokenizers[self.prompt.language].is_text:
-            prompt = units_of(self._prompt_turns(writing))
+            prompt = units_of(prompt_turns(self.prompt, writing))
         sentences = prompt + units_of(self.turns(writing))
         return Document(self.key, self.prompt.language, sentences, where=self.prompt.where)
 
@@ -91,14 +91,9 @@ class Said:
         if not writing.has_text:
             record["sentences"] = self.document(writing).sentences
             return record | {"prompt_sentences": len(self.prompt.sentences)}
-        prompt, turns = self._prompt_turns(writing), self.turns(writing)
+        prompt, turns = prompt_turns(self.prompt, writing), self.turns(writing)
         told = list(turn_records([*prompt, *turns], writing.vocabulary, writing.text))
         return record | {"prompt": told[: len(prompt)], "turns": told[len(prompt) :]}
-
-    def _prompt_turns(self, writing: Writing) -> list[Turn]:
-        first = writing.vocabulary.first_id(writing.tokenizers[self.prompt.language])
-        ids = np.concatenate(self.prompt.sentences).astype(np.int64) + first
-        return split_turns(ids.tolist(), writing.vocabulary)
 
     def details(self, writing: Writing) -> Record:
         """Return the line of details."""
@@ -127,6 +122,13 @@ class Said:
         if writing.has_text:
             record["text_tokens"] = sum(len(turn.ids) for turn in turns if turn.kind == "text")
         return record
+
+
+def prompt_turns(prompt: Document, writing: Writing) -> list[Turn]:
+    """Return the turns of a prompt, of which those of its continuation go on."""
+    first = writing.vocabulary.first_id(writing.tokenizers[prompt.language])
+    ids = np.concatenate(prompt.sentences).astype(np.int64) + first
+    return split_turns(ids.tolist(), writing.vocabulary)
 
 
 def write_output(folder: Path, said: Sequence[Said], writing: Writing) -> None:

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from tresse.data.store.documents import Document
 from tresse.engine.generation.continuing import Continuation
-from tresse.engine.generation.output import Writing
+from tresse.engine.generation.output import Writing, prompt_turns
 from tresse.engine.generation.turns import split_turns, turn_records
 from tresse.engine.run.typed_json import Record
+
+Row = tuple[Document, int]
+"""A prompt, and the number of its continuation."""
 
 
 class Stream:
@@ -22,14 +26,14 @@ class Stream:
     def __init__(self, writing: Writing, eos: int | None) -> None:
         """eos: id that ends a continuation, if there is one."""
         self._writing, self._eos = writing, eos
-        self._names: Sequence[Record] = ()
+        self._rows: Sequence[Row] = ()
         self._limits: Sequence[int] = ()
         self._num_shown: list[int] = []
 
-    def begin(self, names: Sequence[Record], limits: Sequence[int]) -> None:
-        """Begin a batch: what each line of a row begins with, and its largest number of tokens."""
-        self._names, self._limits = names, limits
-        self._num_shown = [0] * len(names)
+    def begin(self, rows: Sequence[Row], limits: Sequence[int]) -> None:
+        """Begin a batch: prompt and number of each row, and its largest number of tokens."""
+        self._rows, self._limits = rows, limits
+        self._num_shown = [0] * len(rows)
 
     def show(self, tokens: Tensor) -> None:
         """Print what is complete of the tokens so far, (B, n) int64; the last turn is not."""
@@ -50,10 +54,14 @@ class Stream:
         turns = split_turns(tokens, self._writing.vocabulary)
         complete = turns if has_ended else turns[:-1]
         if len(complete) > (shown := self._num_shown[row]):
-            told = turn_records(complete, self._writing.vocabulary, self._writing.text)
-            for record in list(told)[shown:]:
+            before = prompt_turns(self._rows[row][0], self._writing)
+            turns = [*before, *complete]
+            told = turn_records(turns, self._writing.vocabulary, self._writing.text)
+            for record in list(told)[len(before) + shown :]:
                 self._print(row, record)
             self._num_shown[row] = len(complete)
 
     def _print(self, row: int, record: Record) -> None:
-        print(json.dumps(self._names[row] | record, ensure_ascii=False), flush=True)
+        prompt, number = self._rows[row]
+        name = {"key": f"{prompt.key}#{number}", "lang": prompt.language}
+        print(json.dumps(name | record, ensure_ascii=False), flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer as Tokenizers
 from tokenizers.decoders import Metaspace
 from tokenizers.models import WordLevel
@@ -21,7 +22,10 @@ from tresse.data.store.text_tokenizer import identify_text_tokenizer, load_text_
 from tresse.engine.checkpoint.checkpoint import export_stage
 from tresse.engine.checkpoint.state import State, read_state
 from tresse.engine.generation.command import main as generate
+from tresse.engine.generation.continuing import Continuation
 from tresse.engine.generation.layout import layouts_of, prompt_tokens
+from tresse.engine.generation.output import Said, Writing
+from tresse.engine.generation.stream import Stream as PrintedTurns
 from tresse.engine.generation.turns import Turn, split_turns, turn_records
 from tresse.engine.model import Transformer
 from tresse.engine.run.recipes import recognition, synthesis
@@ -152,6 +156,28 @@ def test_turns_of_text_join_to_what_their_tokens_say(state: State) -> None:
         {"units": [4]},
         {"text": " sat"},
     ]
+
+
+def test_what_is_printed_is_what_is_written(
+    state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a decoder for which a first word has no space, and another one has."""
+    words = Tokenizers(WordLevel({"▁the": 0, "▁cat": 1, "▁sat": 2}))
+    words.decoder = Metaspace()
+    writing = Writing(vocabulary=state.vocabulary, tokenizers=state.tokenizers, text=words)
+    prompt, first = Document("a", "en-text", [[0]]), UNITS.vocab_size
+    tokens = [first + 1, 7, first + 2]
+    said = Said(prompt, 3, Continuation(tokens, "length"), {})
+    stream = PrintedTurns(writing, state.vocabulary.eos)
+    stream.begin([(prompt, 3)], [9])
+    for end in range(1, 4):
+        stream.show(torch.tensor([tokens[:end]]))
+    stream.end([said.continuation])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all((each.pop("key"), each.pop("lang")) == ("a#3", "en-text") for each in printed)
+    assert printed.pop() == {"ended": "length"}
+    assert printed == said.record(writing)["turns"]
+    assert printed == [{"text": " cat"}, {"units": [7]}, {"text": " sat"}]
 
 
 def with_streams(state: State, *streams: Stream) -> State:
