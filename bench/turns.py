@@ -1,6 +1,6 @@
 """Tokens before the first sound: answers in turns of text and speech beside a full chain.
 
-    python bench/turns.py runs/demo-text/cpt-sft --prompt QUESTIONS --json bench/results/turns.json
+    python bench/turns.py runs/demo-text/cpt-sft --prompt runs/demo-text/story-world-*/dialogues
 
 A model answers questions greedily, one at a time. In turns, the sound can begin when the first turn
 of units is complete. In a full chain all text comes first, as in SpeechGPT: then the same units
@@ -22,7 +22,7 @@ from tresse.data.text_table import format_table
 from tresse.engine.checkpoint.checkpoint import load_model, open_checkpoint
 from tresse.engine.generation.continuing import Continuer
 from tresse.engine.generation.layout import layouts_of, prompt_tokens, tags_of
-from tresse.engine.generation.prompts import PromptSettings, read_prompts, tokenizer_of
+from tresse.engine.generation.prompts import PromptSettings, load_text, read_prompts
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.generation.sounds import SoundSettings
 from tresse.engine.generation.turns import Turn, split_turns
@@ -68,8 +68,9 @@ def main(stage: tyro.conf.Positional[Path], /, options: Options) -> None:
     settings = PromptSettings(
         prompt=options.prompt, lang=(options.lang,), to=options.to, limit=options.limit
     )
-    prompts = read_prompts(settings, SoundSettings(), checkpoint)
-    layout = layouts_of(state, [options.lang], options.to, lambda: tokenizer_of(checkpoint))
+    text = load_text(checkpoint)
+    prompts = read_prompts(settings, SoundSettings(), checkpoint, text)
+    layout = layouts_of(state, [options.lang], options.to, text)
     continuer = Continuer(
         load_model(checkpoint, torch.float32, torch.device("cpu")),
         state.vocabulary,

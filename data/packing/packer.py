@@ -25,7 +25,7 @@ from tresse.data.packing.table_cache import table_cache_prefix
 from tresse.data.packing.templates import template_ids
 from tresse.data.packing.vocabulary import Specials, Vocabulary
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.text_tokenizer import find_text_tokenizer
+from tresse.data.store.text_tokenizer import open_text_tokenizer
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 MAX_LANGUAGES = 255
@@ -251,7 +251,7 @@ def plan_mixed_rows(
             unit=stream.unit,
             words=stream.words,
             templates=template_ids(
-                stream, vocabulary, partial(find_text_tokenizer, corpus.path, corpus.tokenizers)
+                stream, vocabulary, partial(open_text_tokenizer, corpus.path, corpus.tokenizers)
             ),
             counted=_counted(stream),
             targets=targets,

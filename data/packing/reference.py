@@ -16,7 +16,7 @@ from tresse.data.packing.sources import Sources
 from tresse.data.packing.templates import template_ids
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus import Corpus
-from tresse.data.store.text_tokenizer import find_text_tokenizer
+from tresse.data.store.text_tokenizer import open_text_tokenizer
 
 ORDER, DRAW, LANGUAGE_ORDER, ROW_ORDER, WORDS = 1, 2, 3, 4, 5  # the purpose of a hash
 WINDOW = 4096  # documents that best_fit packs at a time
@@ -93,8 +93,8 @@ def document_tokens(
     names = stream.all_languages
     documents = corpus.aligned(names)[index].tolist()
     key = _key_hash(corpus, names[0], documents[0])
-    find_tokenizer = partial(find_text_tokenizer, corpus.path, corpus.tokenizers)
-    fixed = template_ids(stream, vocabulary, find_tokenizer) or [([], [])] * len(names)
+    load = partial(open_text_tokenizer, corpus.path, corpus.tokenizers)
+    fixed = template_ids(stream, vocabulary, load) or [([], [])] * len(names)
     texts = [vocabulary.sentences(corpus, *place) for place in zip(names, documents, strict=True)]
     words = [corpus.words(*place) for place in zip(names, documents, strict=True)]
 

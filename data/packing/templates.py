@@ -2,34 +2,33 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tresse.data.packing.settings import Stream
 from tresse.data.packing.vocabulary import Vocabulary
-from tresse.data.store.text_tokenizer import load_text_tokenizer, tokenise_text
+from tresse.data.store.text_tokenizer import tokenise_text
 
 Fixed = tuple[list[int], list[int]]
 """Ids before and after a stretch of a language."""
 
 
 def template_ids(
-    stream: Stream, vocabulary: Vocabulary, find_tokenizer: Callable[[], Path]
+    stream: Stream, vocabulary: Vocabulary, load_tokenizer: Callable[[], Any]
 ) -> list[Fixed]:
     """Return the ids around each of a stream's languages; empty if it has no templates.
 
-    find_tokenizer: returns the tokenizer.json of the vocabulary's text; called if a template has
-    text. ValueError for a text where there is no text tokenizer.
+    load_tokenizer: returns the `tokenizers.Tokenizer` of the vocabulary's text; called once if a
+    template has text. ValueError for a text where there is no text tokenizer.
     """
     if not stream.templates:
         return []
-    encode = _encoder(vocabulary, find_tokenizer)
+    encode = _encoder(vocabulary, load_tokenizer)
     found = {each.language: (encode(each.before), encode(each.after)) for each in stream.templates}
     return [found.get(language, ([], [])) for language in stream.all_languages]
 
 
 def _encoder(
-    vocabulary: Vocabulary, find_tokenizer: Callable[[], Path]
+    vocabulary: Vocabulary, load_tokenizer: Callable[[], Any]
 ) -> Callable[[str], list[int]]:
     names = "|".join(re.escape(tag) for tag in sorted(vocabulary.tags, key=len, reverse=True))
     loaded = None
@@ -46,7 +45,7 @@ def _encoder(
                         f"template {text!r}: {piece!r} is no tag of the packing, and no language "
                         "of the corpora is text, whose tokenizer could read it"
                     )
-                loaded = loaded or load_text_tokenizer(find_tokenizer())
+                loaded = loaded or load_tokenizer()
                 first = vocabulary.first_id(vocabulary.text)
                 ids += [first + i for i in _ids(loaded, piece, text)]
         return ids

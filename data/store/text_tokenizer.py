@@ -131,6 +131,11 @@ def find_text_tokenizer(folder: Path, tokenizers: Iterable[Tokenizer]) -> Path:
     return folder / FILE
 
 
+def open_text_tokenizer(folder: Path, tokenizers: Iterable[Tokenizer]) -> Any:
+    """Load the text tokenizer of a corpus; errors are those of finding and of loading it."""
+    return load_text_tokenizer(find_text_tokenizer(folder, tokenizers))
+
+
 def verify_text_tokenizer(folder: Path, tokenizers: Iterable[Tokenizer]) -> None:
     """Raise ValueError if the folder of a corpus has the file of another tokenizer than its own."""
     path = folder / FILE

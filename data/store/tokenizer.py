@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -56,7 +57,7 @@ class Tokenizer:
         """True if some tokens are units and some are text."""
         return self.name == MIXED
 
-    @property
+    @cached_property
     def parts(self) -> tuple["Tokenizer", ...]:
         """The tokenizers of units and of text where they are mixed, else this one."""
         if not self.is_mixed:

@@ -1,7 +1,6 @@
 """`tresse generate`: continue prompts by the weights of a stage."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,13 +8,12 @@ import torch
 import tyro
 
 from tresse.data.processes import device, rank
-from tresse.data.store.text_tokenizer import load_text_tokenizer
 from tresse.engine.checkpoint.checkpoint import Checkpoint, load_model, open_checkpoint
 from tresse.engine.generation.job import Amount, Job, generate, lay_out
 from tresse.engine.generation.layout import layouts_of
 from tresse.engine.generation.output import Writing
 from tresse.engine.generation.packed import pack_weights
-from tresse.engine.generation.prompts import PromptSettings, read_prompts, tokenizer_of
+from tresse.engine.generation.prompts import PromptSettings, load_text, read_prompts
 from tresse.engine.generation.sampling import Sampling
 from tresse.engine.generation.sounds import SoundSettings, open_decoder, speech_of
 from tresse.engine.model import DTYPES, Transformer
@@ -61,14 +59,13 @@ def _generate(
     checkpoint = open_checkpoint(stage)
     state = checkpoint.state
     decoder = open_decoder(sound, speech_of(state.vocabulary)) if sound.audio else None
-    read = read_prompts(prompts, sound, checkpoint)
-    find = partial(tokenizer_of, checkpoint)
-    text = None if state.vocabulary.text is None else load_text_tokenizer(find())
+    text = load_text(checkpoint)
+    read = read_prompts(prompts, sound, checkpoint, text)
     job = Job(
         state=state,
         prompts=read,
         to=prompts.to,
-        layouts=layouts_of(state, {each.language: None for each in read}, prompts.to, find),
+        layouts=layouts_of(state, dict.fromkeys(each.language for each in read), prompts.to, text),
         writing=Writing(vocabulary=state.vocabulary, tokenizers=state.tokenizers, text=text),
         stream=stream,
         sampling=sampling,

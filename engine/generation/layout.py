@@ -7,9 +7,9 @@ Where a model was trained on streams with given languages, `to` names the langua
 of speech, its text is recognition; of text, its speech is synthesis.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,32 +60,29 @@ def prompt_tokens(prompt: Document, layout: Layout, state: State) -> PromptToken
     return tokens_of(sentences, layout.before, layout.after)
 
 
-def layouts_of(
-    state: State, languages: Iterable[str], to: str, find_tokenizer: Callable[[], Path]
-) -> dict[str, Layout]:
+def layouts_of(state: State, languages: Iterable[str], to: str, text: Any) -> dict[str, Layout]:
     """Return what stands around prompts in each language, as in the streams of the state's stage.
 
-    to: the language of the continuation; empty: the prompt's own document goes on. find_tokenizer:
-    returns the tokenizer.json that reads the texts of templates. ValueError if no stream has `to`
-    after a language, or if streams differ in what stands between them.
+    to: the language of the continuation; empty: the prompt's own document goes on. text: the
+    `tokenizers.Tokenizer` of the model's texts, which templates may have; None without text.
+    ValueError if no stream has `to` after a language, or if streams differ in what stands between.
     """
-    return {name: _layout(state, name, to, find_tokenizer) for name in languages}
+    return {name: _layout(state, name, to, text) for name in languages}
 
 
-def _layout(state: State, language: str, to: str, find_tokenizer: Callable[[], Path]) -> Layout:
+def _layout(state: State, language: str, to: str, text: Any) -> Layout:
     packing = state.config.data.packing
     specials = state.vocabulary.specials(packing)
     start = [] if specials.before_document is None else [specials.before_document]
     switch = [] if specials.switch is None else [specials.switch]
     found = []
     for stream in _find_streams(state, language, to):
-        fixed = template_ids(stream, state.vocabulary, find_tokenizer)
+        fixed = template_ids(stream, state.vocabulary, lambda: text)
         around = dict(zip(stream.all_languages, fixed, strict=True)) if fixed else {}
         before, after = around.get(language, ([], []))
         after = [*after, *switch, *around.get(to, ([], []))[0]] if to else []
-        takes_turns = to and not stream.given and stream.mode == "alternate"
-        by_document = stream.unit == "document"
-        found.append(Layout(start + before, after, bool(takes_turns and not by_document)))
+        braids = stream.mode == "alternate" and stream.unit != "document"
+        found.append(Layout(start + before, after, braids and bool(to) and not stream.given))
     if any(other != found[0] for other in found):
         raise ValueError(
             f"streams of stage {state.stage} lay out {language}{f' to {to}' if to else ''} in "

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -67,16 +67,17 @@ class PromptSettings:
 
 
 def read_prompts(
-    settings: PromptSettings, sound: SoundSettings, checkpoint: Checkpoint
+    settings: PromptSettings, sound: SoundSettings, checkpoint: Checkpoint, text: Any = None
 ) -> list[Document]:
     """Return the prompts in the order of the files.
 
+    text: the `tokenizers.Tokenizer` of the model's texts (`load_text`); None without text.
     ValueError names the place: a file that cannot be read, a unit outside the vocabulary, a
     language that the model was not trained on, a document that is there twice; or a language or a
     key of the settings that no document has.
     """
     found: dict[tuple[str, str], Document] = {}
-    for document in _chosen(_documents(settings, sound, checkpoint), settings):
+    for document in _chosen(_documents(settings, sound, checkpoint, text), settings):
         prompt = _checked(document, settings.sentences, checkpoint)
         former = found.setdefault((prompt.language, prompt.key), prompt)
         if former is not prompt:
@@ -90,10 +91,10 @@ def read_prompts(
 
 
 def _documents(
-    settings: PromptSettings, sound: SoundSettings, checkpoint: Checkpoint
+    settings: PromptSettings, sound: SoundSettings, checkpoint: Checkpoint, tokenizer: Any
 ) -> Iterator[Document]:
     """Yield all documents of the files and folders, and the texts."""
-    yield from _of_texts(settings, checkpoint)
+    yield from _of_texts(settings, checkpoint, tokenizer)
     recordings: list[Recording] = []
     for path in settings.prompt:
         if (path / FILE).exists():
@@ -109,7 +110,9 @@ def _documents(
         yield from encode(chosen, open_tokenizer(sound, speech_of(checkpoint.state.vocabulary)))
 
 
-def _of_texts(settings: PromptSettings, checkpoint: Checkpoint) -> Iterator[Document]:
+def _of_texts(
+    settings: PromptSettings, checkpoint: Checkpoint, tokenizer: Any
+) -> Iterator[Document]:
     if not settings.text:
         return
     language, tokenizers = settings.lang[0], checkpoint.state.tokenizers
@@ -119,7 +122,6 @@ def _of_texts(settings: PromptSettings, checkpoint: Checkpoint) -> Iterator[Docu
             f"--text: {language!r} is no language of text that {checkpoint.path} was trained on; "
             f"it has {', '.join(known) or 'none'}"
         )
-    tokenizer = load_text_tokenizer(tokenizer_of(checkpoint))
     for number, text in enumerate(settings.text, 1):
         try:
             ids = tokenise_text(tokenizer, text).ids
@@ -129,14 +131,12 @@ def _of_texts(settings: PromptSettings, checkpoint: Checkpoint) -> Iterator[Docu
         yield Document(f"text-{number}", language, [tokens], where=f"--text {text!r}")
 
 
-def tokenizer_of(checkpoint: Checkpoint) -> Path:
-    """Return the tokenizer.json that reads a model's texts; ValueError if it is not there."""
+def load_text(checkpoint: Checkpoint) -> Any:
+    """Load the `tokenizers.Tokenizer` of a model's texts; None for a model without text."""
     if checkpoint.state.order == "text-first":  # exported: with units added to the text's own
-        return checkpoint.path / TEXT_TOKENIZER
+        return load_text_tokenizer(checkpoint.path / TEXT_TOKENIZER)
     found = find_tokenizer(checkpoint.path, checkpoint.state.vocabulary)
-    if found is None:
-        raise ValueError(f"{checkpoint.path}: the model was trained without text")
-    return found
+    return found and load_text_tokenizer(found)
 
 
 def _lists_units(path: Path) -> bool:

@@ -83,12 +83,12 @@ def test_prompts_are_laid_out_as_in_the_streams_of_the_stage(
     language: str, to: str, before: list[str], after: list[str], state: State, stage: Path
 ) -> None:
     vocabulary, file = state.vocabulary, stage.parent / "tokenizer.json"
-    layout = layouts_of(state, [language], to, lambda: file)[language]
+    text = load_text_tokenizer(file)
+    layout = layouts_of(state, [language], to, text)[language]
     first = UNITS.vocab_size
 
     def ids(names: list[str]) -> list[int]:
         known = {n: vocabulary.num_tokens + i for i, n in enumerate(vocabulary.special_names)}
-        text = load_text_tokenizer(file)
         encoded = [
             [known[n]] if n in known else [first + i for i in text.encode(n).ids] for n in names
         ]
@@ -186,30 +186,26 @@ def with_streams(state: State, *streams: Stream) -> State:
     return replace(state, config=replace(state.config, stages=stages))
 
 
-def unused() -> Path:
-    raise AssertionError("no template has text")
-
-
 def test_given_languages_go_before_those_that_take_turns(state: State) -> None:
     drawn = Stream(languages=("en", "en-text"), mode="sample")
     both = with_streams(state, drawn, recognition("en"))
     alone = with_streams(state, recognition("en"))
-    layouts = [layouts_of(each, ["en"], "en-text", unused) for each in (both, alone)]
+    layouts = [layouts_of(each, ["en"], "en-text", None) for each in (both, alone)]
     assert layouts[0] == layouts[1]
     other = replace(recognition("en"), templates=(Template(language="en-text", before="<tts>"),))
     with pytest.raises(ValueError, match="lay out en to en-text in different ways"):
-        layouts_of(with_streams(state, recognition("en"), other), ["en"], "en-text", unused)
+        layouts_of(with_streams(state, recognition("en"), other), ["en"], "en-text", None)
 
 
 def test_languages_that_take_turns_by_sentence_follow_one(state: State) -> None:
     turns = Stream(languages=("en", "en-text"), mode="alternate", language_order="fixed")
     own = with_streams(state, turns)
-    layout = layouts_of(own, ["en"], "en-text", unused)["en"]
+    layout = layouts_of(own, ["en"], "en-text", None)["en"]
     assert prompt_tokens(Document("a", "en", [[5]]), layout, own).tokens.tolist()[1] == 5
     with pytest.raises(ValueError, match=r"2 sentences, but in training .* --sentences 1"):
         prompt_tokens(Document("a", "en", [[5], [6]]), layout, own)
     with pytest.raises(ValueError, match="it has en to en-text"):
-        layouts_of(own, ["en-text"], "en", unused)
+        layouts_of(own, ["en-text"], "en", None)
 
 
 def test_a_language_of_other_tokens_than_in_training_is_refused(
