@@ -119,6 +119,10 @@ class Job:
     stream: bool = False
     """True to print each turn as soon as it is complete."""
 
+    def __post_init__(self) -> None:
+        if self.state.vocabulary.speech is None and not self.amount.max_units:
+            raise ValueError("the model has no units, which --max-seconds counts; give --max-units")
+
     @property
     def frame_rate(self) -> Fraction:
         """Units in a second."""
@@ -126,12 +130,8 @@ class Job:
 
     @property
     def num_tokens(self) -> int:
-        """Largest number of new tokens; ValueError if it is given in seconds of no units."""
-        if self.amount.max_units:
-            return self.amount.max_units
-        if self.state.vocabulary.speech is None:
-            raise ValueError("the model has no units, which --max-seconds counts; give --max-units")
-        return self.amount.num_units(self.frame_rate)
+        """Largest number of new tokens."""
+        return self.amount.max_units or self.amount.num_units(self.frame_rate)
 
     def describe(self) -> Record:
         """Return all of it as JSON."""
@@ -194,7 +194,7 @@ def generate(job: Job, model: Transformer, out: Path) -> str:
 
 def lay_out(job: Job) -> list[PromptTokens]:
     """Return the tokens of all prompts; ValueError names one that leaves no room in a row."""
-    packing, _ = job.state.config.data.packing, job.num_tokens
+    packing = job.state.config.data.packing
     laid = [prompt_tokens(each, job.layouts[each.language], job.state) for each in job.prompts]
     for prompt, own in zip(job.prompts, laid, strict=True):
         if len(own.tokens) > packing.row_length:

@@ -32,7 +32,7 @@ from tresse.data.store.documents import Document
 from tresse.data.store.tokenizer import Tokenizer
 from tresse.data.text_table import format_table
 from tresse.engine.generation.continuing import Continuation, Probabilities
-from tresse.engine.generation.turns import Turn, split_turns, turn_records, units_of
+from tresse.engine.generation.turns import Teller, Turn, split_turns, units_of
 from tresse.engine.run.typed_json import Record
 
 CONTINUATIONS, DETAILS = "continuations.jsonl", "details.jsonl"
@@ -71,7 +71,7 @@ class Said:
     @property
     def key(self) -> str:
         """Key of the whole document."""
-        return f"{self.prompt.key}#{self.number}"
+        return continuation_key(self.prompt, self.number)
 
     def turns(self, writing: Writing) -> list[Turn]:
         """Return the turns of the continuation."""
@@ -92,8 +92,8 @@ class Said:
             record["sentences"] = self.document(writing).sentences
             return record | {"prompt_sentences": len(self.prompt.sentences)}
         prompt, turns = prompt_turns(self.prompt, writing), self.turns(writing)
-        told = list(turn_records([*prompt, *turns], writing.vocabulary, writing.text))
-        return record | {"prompt": told[: len(prompt)], "turns": told[len(prompt) :]}
+        tell = Teller(writing.vocabulary, writing.text)
+        return record | {"prompt": [*map(tell, prompt)], "turns": [*map(tell, turns)]}
 
     def details(self, writing: Writing) -> Record:
         """Return the line of details."""
@@ -122,6 +122,11 @@ class Said:
         if writing.has_text:
             record["text_tokens"] = sum(len(turn.ids) for turn in turns if turn.kind == "text")
         return record
+
+
+def continuation_key(prompt: Document, number: int) -> str:
+    """Return the key of a prompt with one of its continuations."""
+    return f"{prompt.key}#{number}"
 
 
 def prompt_turns(prompt: Document, writing: Writing) -> list[Turn]:

@@ -28,12 +28,17 @@ class Turn:
 def split_turns(tokens: Iterable[int], vocabulary: Vocabulary) -> list[Turn]:
     """Return the turns of ids of a vocabulary; each special token is one of its own."""
     found: list[Turn] = []
-    for kind, token in _places(tokens, vocabulary):
-        if found and found[-1].kind == kind != "token":
-            found[-1].ids.append(token)
-        else:
-            found.append(Turn(kind, [token]))
+    extend_turns(found, tokens, vocabulary)
     return found
+
+
+def extend_turns(turns: list[Turn], tokens: Iterable[int], vocabulary: Vocabulary) -> None:
+    """Add ids to turns, of which the last one may go on."""
+    for kind, token in _places(tokens, vocabulary):
+        if turns and turns[-1].kind == kind != "token":
+            turns[-1].ids.append(token)
+        else:
+            turns.append(Turn(kind, [token]))
 
 
 def _places(tokens: Iterable[int], vocabulary: Vocabulary) -> Iterator[tuple[Kind, int]]:
@@ -48,25 +53,33 @@ def _places(tokens: Iterable[int], vocabulary: Vocabulary) -> Iterator[tuple[Kin
             yield "units", token
 
 
-def turn_records(turns: Sequence[Turn], vocabulary: Vocabulary, text: Any) -> Iterator[Record]:
-    """Yield turns as JSON; text: the tokenizer of the texts, of the tokenizers package.
+class Teller:
+    """Writes the turns of one document as JSON, one after another.
 
     A turn of text goes on from those before it: joined, they are what all of their tokens say.
     """
-    ids: list[int] = []
-    before = ""
-    for turn in turns:
+
+    def __init__(self, vocabulary: Vocabulary, text: Any) -> None:
+        """text: the tokenizer of the texts, of the tokenizers package."""
+        self._vocabulary, self._text = vocabulary, text
+        self._ids: list[int] = []
+        self._told = ""
+
+    def __call__(self, turn: Turn) -> Record:
+        """Return the next turn as JSON."""
         if turn.kind == "token":
-            yield {"token": vocabulary.special_names[turn.ids[0]]}
-        elif turn.kind == "units":
-            yield {"units": turn.ids}
-        else:
-            ids += turn.ids
-            whole = text.decode(ids, skip_special_tokens=False)
-            if not whole.startswith(before):  # it ended within a character
-                whole = before + text.decode(turn.ids, skip_special_tokens=False)
-            yield {"text": whole[len(before) :]}
-            before = whole
+            return {"token": self._vocabulary.special_names[turn.ids[0]]}
+        if turn.kind == "units":
+            return {"units": turn.ids}
+        self._ids += turn.ids
+        before, whole = self._told, self._decode(self._ids)
+        if not whole.startswith(before):  # it ended within a character
+            whole = before + self._decode(turn.ids)
+        self._told = whole
+        return {"text": whole[len(before) :]}
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._text.decode(ids, skip_special_tokens=False)
 
 
 def units_of(turns: Sequence[Turn]) -> list[list[int]]:

@@ -26,7 +26,7 @@ from tresse.engine.generation.continuing import Continuation
 from tresse.engine.generation.layout import layouts_of, prompt_tokens
 from tresse.engine.generation.output import Said, Writing
 from tresse.engine.generation.stream import Stream as PrintedTurns
-from tresse.engine.generation.turns import Turn, split_turns, turn_records
+from tresse.engine.generation.turns import Teller, Turn, split_turns
 from tresse.engine.model import Transformer
 from tresse.engine.run.recipes import recognition, synthesis
 
@@ -151,7 +151,7 @@ def test_turns_of_text_join_to_what_their_tokens_say(state: State) -> None:
     words = Tokenizers(WordLevel({"▁the": 0, "▁cat": 1, "▁sat": 2}))
     words.decoder = Metaspace()
     turns = [Turn("text", [0, 1]), Turn("units", [4]), Turn("text", [2])]
-    assert list(turn_records(turns, state.vocabulary, words)) == [
+    assert list(map(Teller(state.vocabulary, words), turns)) == [
         {"text": "the cat"},
         {"units": [4]},
         {"text": " sat"},
@@ -178,6 +178,26 @@ def test_what_is_printed_is_what_is_written(
     assert printed.pop() == {"ended": "length"}
     assert printed == said.record(writing)["turns"]
     assert printed == [{"text": " cat"}, {"units": [7]}, {"text": " sat"}]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_what_comes_after_the_end_of_a_row_is_not_printed(
+    step: int, state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first row ends with an eos, the second one at its limit, both before the batch."""
+    eos, first = state.vocabulary.eos, UNITS.vocab_size
+    tokens = torch.tensor([[7, 8, eos, 9, first, 9, 9], [7, 8, 5, 9, first, 9, 9]])
+    said = [Continuation([7, 8], "eos"), Continuation([7, 8, 5, 9], "row")]
+    writing = Writing(vocabulary=state.vocabulary, tokenizers=state.tokenizers)
+    stream = PrintedTurns(writing, eos)
+    stream.begin([(Document(key, "en", [[0]]), 0) for key in "ab"], [7, 4])
+    for end in range(step, 8, step):
+        stream.show(tokens[:, :end])
+    stream.end(said)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = {key: [each for each in printed if each["key"] == f"{key}#0"] for key in "ab"}
+    assert [each.get("units", each.get("ended")) for each in told["a"]] == [[7, 8], "eos"]
+    assert [each.get("units", each.get("ended")) for each in told["b"]] == [[7, 8, 5, 9], "row"]
 
 
 def with_streams(state: State, *streams: Stream) -> State:
