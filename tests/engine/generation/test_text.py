@@ -13,7 +13,7 @@ from tokenizers.decoders import Metaspace
 from tokenizers.models import WordLevel
 
 from tests.support.families import LLAMA, UNITS, finished_state, write_stage
-from tests.support.foreign.text_models import write_bpe_tokenizer
+from tests.support.foreign.text_models import write_bpe_tokenizer, write_turns_stage
 from tresse.data.packing.settings import Packing, Stream, Template
 from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.corpus_writer import write_corpus
@@ -28,36 +28,15 @@ from tresse.engine.generation.output import Said, Writing
 from tresse.engine.generation.stream import Stream as PrintedTurns
 from tresse.engine.generation.turns import Teller, Turn, split_turns
 from tresse.engine.model import Transformer
-from tresse.engine.run.recipes import recognition, synthesis
+from tresse.engine.run.recipes import recognition
 
-PACKING = Packing(row_length=96, separators="eos", language_switch=True, tags=("<asr>", "<tts>"))
-TURNS = Stream(
-    languages=("en-answer-text", "en-answer"),
-    given=("en-text",),
-    mode="alternate",
-    language_order="fixed",
-    unit="words",
-    words=(2, 2),
-    templates=(Template(language="en-text", before="a cat "),),
-)
 TEXT = "the old cat"
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage that was trained on recognition, synthesis, and answers in turns."""
-    run = tmp_path_factory.mktemp("text") / "run"
-    run.mkdir()
-    write_bpe_tokenizer(run / "tokenizer.json")
-    text = identify_text_tokenizer(run / "tokenizer.json")
-    languages = {"en": UNITS, "en-answer": UNITS, "en-text": text, "en-answer-text": text}
-    vocabulary = Vocabulary.of([UNITS, text], PACKING)
-    model = Transformer(LLAMA, vocabulary.width, vocabulary.num_used)
-    model.init_weights(seed=1)
-    state = finished_state(LLAMA, PACKING, vocabulary, languages)
-    streams = (TURNS, recognition("en"), synthesis("en"), Stream(languages=("en",)))
-    stages = (replace(state.config.stages[0], streams=streams),)
-    return write_stage(run, model, replace(state, config=replace(state.config, stages=stages)))
+    return write_turns_stage(tmp_path_factory.mktemp("text") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Checkpoints of transformers with a text tokenizer, for runs of text beside speech."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,33 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from tests.support.families import hugging_face_model
+from tests.support.families import (
+    LLAMA,
+    UNITS,
+    finished_state,
+    hugging_face_model,
+    write_stage,
+)
+from tresse.data.packing.settings import Packing, Stream, Template
+from tresse.data.packing.vocabulary import Vocabulary
 from tresse.data.store.text_tokenizer import identify_text_tokenizer
 from tresse.data.store.tokenizer import Tokenizer
+from tresse.engine.model import Transformer
 from tresse.engine.run.config import ModelConfig
+from tresse.engine.run.recipes import recognition, synthesis
 
+TURNS_PACKING = Packing(
+    row_length=96, separators="eos", language_switch=True, tags=("<asr>", "<tts>")
+)
+TURNS = Stream(
+    languages=("en-answer-text", "en-answer"),
+    given=("en-text",),
+    mode="alternate",
+    language_order="fixed",
+    unit="words",
+    words=(2, 2),
+    templates=(Template(language="en-text", before="a cat "),),
+)
 TEXTS = ["the old cat saw the red sun", "a red cat sat on the old mat", "the sun sat on a cat"]
 
 
@@ -43,3 +66,21 @@ def write_text_model(
     model = hugging_face_model(config, num_rows, initializer_range=0.1)
     model.save_pretrained(folder)
     return model.eval(), tokenizer
+
+
+def write_turns_stage(run: Path) -> Path:
+    """Write a random model as a stage that was trained on recognition, synthesis, and answers.
+
+    Questions are in `en-text`; answers take turns of two words of text and their units.
+    """
+    run.mkdir()
+    write_bpe_tokenizer(run / "tokenizer.json")
+    text = identify_text_tokenizer(run / "tokenizer.json")
+    languages = {"en": UNITS, "en-answer": UNITS, "en-text": text, "en-answer-text": text}
+    vocabulary = Vocabulary.of([UNITS, text], TURNS_PACKING)
+    model = Transformer(LLAMA, vocabulary.width, vocabulary.num_used)
+    model.init_weights(seed=1)
+    state = finished_state(LLAMA, TURNS_PACKING, vocabulary, languages)
+    streams = (TURNS, recognition("en"), synthesis("en"), Stream(languages=("en",)))
+    stages = (replace(state.config.stages[0], streams=streams),)
+    return write_stage(run, model, replace(state, config=replace(state.config, stages=stages)))
